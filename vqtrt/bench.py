@@ -1,0 +1,146 @@
+"""How fast a folder becomes codes, stage by stage, beside the loop that people write by hand.
+
+All of it is measured in one run, in turns, because machines are noisy: what counts is the ratios.
+"""
+
+import itertools
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vqtrt.artefacts import Artefacts
+from vqtrt.data.batches import read_batches
+from vqtrt.data.folder import ImageFolder
+from vqtrt.data.source import Images
+from vqtrt.engines import open_engine
+from vqtrt.errors import VqtrtError
+from vqtrt.pipeline import encode_source, list_source
+from vqtrt.tokenizer import Tokenizer
+
+_ENGINE_IMAGES = 2048
+
+
+def bench_encode(
+    model: Artefacts,
+    folder: Path,
+    *,
+    engine: str = "auto",
+    batch_size: int = 64,
+    workers: int,
+    repeat: int = 3,
+    eager: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Rates in images a second, the median of `repeat` turns, and the peak memory.
+
+    `decode_images_per_second`: reading and decoding files alone, with all workers.
+    `engine_images_per_second`: the encoder graph alone, on images in memory.
+    `end_to_end_images_per_second`: what `vqtrt encode` does, files to codes file.
+    `bound_images_per_second`: 1 / (1/decode + 1/engine), the rate of the stages one after the
+    other, each at its best.
+    `eager_loop_images_per_second`: a plain loop of Pillow and torch on the same weights and batch
+    size, one step after the other; None without the run's weights.
+    `peak_rss_bytes`: of the process while it encodes, before torch is loaded for the loop.
+    """
+    source = ImageFolder(folder)
+    count = list_source(source).items
+    tokenizer = Tokenizer(open_engine(model, engine), batch_size=batch_size)
+    size = tokenizer.preprocessing
+    batches = list(
+        itertools.islice(
+            read_batches(source, size, batch_size=batch_size, workers=workers),
+            max(1, _ENGINE_IMAGES // batch_size),
+        )
+    )
+    tokenizer.encode(batches[0].images)
+
+    def decode() -> int:
+        read = read_batches(source, size, batch_size=batch_size, workers=workers)
+        return sum(len(batch.items) for batch in read)
+
+    def run_engine() -> int:
+        return sum(len(tokenizer.encode(batch.images)) for batch in batches)
+
+    def end_to_end() -> int:
+        with tempfile.TemporaryDirectory(prefix="vqtrt-bench-") as scratch:
+            out = Path(scratch) / "codes.npy"
+            return encode_source(
+                tokenizer, source, out, root=str(folder), model=model, workers=workers
+            ).rows
+
+    stages: dict[str, Callable[[], int]] = {
+        "decode": decode,
+        "engine": run_engine,
+        "end_to_end": end_to_end,
+    }
+    rates: dict[str, list[float]] = {name: [] for name in [*stages, "eager_loop"]}
+    turns = repeat * (len(stages) + 1)
+    done = itertools.count(1)
+    for _, (name, stage) in itertools.product(range(repeat), stages.items()):
+        rates[name].append(_rate(stage))
+        progress(next(done), turns)
+    # Kilobytes on Linux. The loop comes after it: torch is not part of encoding.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if eager and model.run is not None:
+        loop = eager_loop(model.run, source, batch_size)
+        for _ in range(repeat):
+            rates["eager_loop"].append(_rate(loop))
+            # End to end again beside it, so that both saw the same machine.
+            rates["end_to_end"].append(_rate(end_to_end))
+            progress(min(next(done), turns), turns)
+    figures: dict[str, Any] = {
+        f"{name}_images_per_second": median(values) if values else None
+        for name, values in rates.items()
+    }
+    bound = 1 / (1 / median(rates["decode"]) + 1 / median(rates["engine"]))
+    return figures | {
+        "bound_images_per_second": bound,
+        "peak_rss_bytes": peak,
+        "images": count,
+        "batch_size": batch_size,
+        "workers": workers,
+        "engine": tokenizer.engine.name,
+    }
+
+
+def _rate(stage: Callable[[], int]) -> float:
+    began = time.perf_counter()
+    images = stage()
+    return images / (time.perf_counter() - began)
+
+
+def eager_loop(run: Path, source: ImageFolder, batch_size: int) -> Callable[[], int]:
+    """The loop that `vqtrt encode` is compared with: read a batch, stack it, run the model."""
+    try:
+        import torch
+    except ImportError as error:
+        raise VqtrtError(
+            'the eager loop needs torch: pip install "vqtrt[train]", or pass --no-eager'
+        ) from error
+
+    from vqtrt.training.run import Run
+
+    opened = Run.open(run)
+    model, size = opened.load_model(), opened.config.data.preprocessing
+
+    def read(name: str) -> Images:
+        return size(Image.open(source.root / name).convert("RGB"))
+
+    def loop() -> int:
+        rows = 0
+        items: Iterator[str] = (item.name for item in source.items())
+        with torch.inference_mode():
+            while names := list(itertools.islice(items, batch_size)):
+                stacked = torch.from_numpy(np.stack([read(name) for name in names]))
+                images = stacked.permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5
+                rows += len(model.quantizer.encode(model.encoder(images)).numpy())
+        return rows
+
+    return loop

@@ -1,0 +1,168 @@
+"""The bundle: a folder with graphs and a `bundle.json` that says what they are, and their hashes.
+
+A bundle is all that inference needs. Nothing in it is trusted before it is checked: `bundle.json`
+carries a hash of itself, and a graph's bytes are hashed before a runtime sees them. The bytes
+that were checked are the bytes that are used; the file is not opened a second time.
+"""
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.errors import VqtrtError
+
+FORMAT_VERSION = 1
+INFO = "bundle.json"
+_MAX_INFO_BYTES = 16 * 2**20
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Part):
+    """An input or output of a graph."""
+
+    name: str
+    dtype: Literal["uint8", "int32", "float32"]
+    shape: tuple[int | str, ...]
+    """Sizes; a string names a size that is free, or how it follows from others (`4*h`)."""
+
+
+class GraphSpec(_Part):
+    """One ONNX file of a bundle."""
+
+    file: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class ModelFacts(_Part):
+    """What a user of the codes has to know of the model."""
+
+    codebook_size: int = Field(ge=2)
+    num_codebooks: int = Field(ge=1)
+    code_dim: int = Field(ge=1)
+    stride: int = Field(ge=1)
+    """Pixels a side that one code stands for."""
+
+
+class Source(_Part):
+    """Where a bundle comes from."""
+
+    run: str
+    """Folder of the run, as it was named at the export."""
+    weights_sha256: str
+    recipe: str
+
+
+class BundleInfo(_Part):
+    """The content of `bundle.json`."""
+
+    format_version: Literal[1] = 1
+    kind: Literal["image"] = "image"
+    vqtrt_version: str
+    model: ModelFacts
+    preprocessing: Preprocessing
+    graphs: dict[str, GraphSpec]
+    opset: int
+    source: Source
+
+
+class Bundle:
+    """A bundle's folder, its `info`, and the SHA-256 of that info, which stands for the whole."""
+
+    def __init__(self, path: Path, info: BundleInfo) -> None:
+        self.path = path
+        self.info = info
+        self.sha256 = _digest(info)
+
+    @classmethod
+    def open(cls, path: Path) -> "Bundle":
+        """Read and check `bundle.json`; graphs are checked when they are read."""
+        content = _read_info(path / INFO)
+        claimed = content.pop("self_sha256", None)
+        version = content.get("format_version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise VqtrtError(
+                f"{path / INFO}: format version {version!r}, but this vqtrt reads version "
+                f"{FORMAT_VERSION}; upgrade vqtrt, or export the run again"
+            )
+        try:
+            info = BundleInfo.model_validate(content)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise VqtrtError(
+                _damaged(path / INFO, f"{where}: {error.errors()[0]['msg']}")
+            ) from None
+        bundle = cls(path, info)
+        if claimed != bundle.sha256:
+            raise VqtrtError(_damaged(path / INFO, "its content does not match its own SHA-256"))
+        return bundle
+
+    @staticmethod
+    def write_info(folder: Path, info: BundleInfo) -> None:
+        """Write `bundle.json` into a folder that holds the graphs already."""
+        content = info.model_dump(mode="json") | {"self_sha256": _digest(info)}
+        (folder / INFO).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def graph_bytes(self, name: str) -> bytes:
+        """The checked bytes of a graph."""
+        spec = self.info.graphs.get(name)
+        if spec is None:
+            known = ", ".join(self.info.graphs)
+            raise VqtrtError(f"{self.path}: no graph {name!r} in this bundle; it has {known}")
+        relative = PurePosixPath(spec.file)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise VqtrtError(_damaged(self.path / INFO, f"graph file {spec.file!r} is outside"))
+        path = self.path / relative
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise VqtrtError(f"{path} is missing; export the run again: {self._export()}") from None
+        except OSError as error:
+            raise VqtrtError(f"{path}: cannot be read ({error.strerror})") from error
+        if hashlib.sha256(content).hexdigest() != spec.sha256:
+            raise VqtrtError(_damaged(path, "its SHA-256 is not the one in bundle.json"))
+        return content
+
+    def _export(self) -> str:
+        return f"vqtrt export {self.info.source.run}"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(info: BundleInfo) -> str:
+    text = json.dumps(info.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return f"{path} is damaged ({reason}); export the run again with `vqtrt export`"
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_INFO_BYTES:
+            raise VqtrtError(_damaged(path, f"larger than {_MAX_INFO_BYTES} bytes"))
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise VqtrtError(
+            f"{path.parent} is no bundle: it has no {INFO}; `vqtrt export` makes one"
+        ) from None
+    except OSError as error:
+        raise VqtrtError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError):
+        raise VqtrtError(_damaged(path, "not valid JSON")) from None
+    if not isinstance(content, dict):
+        raise VqtrtError(_damaged(path, "not a JSON object"))
+    return content

@@ -1,0 +1,1 @@
+"""Reading and writing data: lazy, in a fixed order, and without torch."""

@@ -1,0 +1,191 @@
+"""The journal of a codes file in the making: JSON lines, of which the last may be torn.
+
+Notable: the first line is `{"header": …}`; then, in order, `[name, label]` a row, `{"reject": …,
+"reason": …}` an item without a row, and `{"commit": rows, "files": items}`. A commit counts only if
+every line before it is whole and adds up to its numbers: after a power cut, a file may hold
+anything past its last sync.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from vqtrt.data.codes import CodesHeader
+from vqtrt.errors import VqtrtError
+
+BUFFER_BYTES = 1 << 20
+MAX_LINE_BYTES = 16 << 20
+
+
+class Commit(NamedTuple):
+    """A point to resume from."""
+
+    rows: int
+    files: int
+    """Items done, written or rejected."""
+    journal_bytes: int
+    """The journal's length up to and with the commit's line."""
+
+
+class Appender:
+    """A file that grows at its end, over a descriptor that it owns.
+
+    Not Python's buffered file: that one tries its failed write again when it is closed, and a full
+    disk would then be reported twice, the second time from where nobody can catch it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._buffer = bytearray()
+        self.size = os.fstat(fd).st_size
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open for appending; made if missing.
+
+        Never through a link: the name can be foreseen by others who may write in the folder.
+        """
+        return cls(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+
+    def append(self, data: bytes) -> None:
+        """Add bytes; they reach the file when the buffer is full or at `sync`."""
+        self._buffer += data
+        self.size += len(data)
+        if len(self._buffer) >= BUFFER_BYTES:
+            self._flush()
+
+    def sync(self) -> None:
+        """Return once everything is on disk."""
+        self._flush()
+        os.fsync(self._fd)
+
+    def truncate(self, size: int) -> None:
+        """Drop what lies past `size` bytes and append from there."""
+        os.ftruncate(self._fd, size)
+        os.lseek(self._fd, size, os.SEEK_SET)
+        self.size = size
+
+    def patch(self, data: bytes) -> None:
+        """Overwrite the file's first bytes, on disk when this returns."""
+        if os.pwrite(self._fd, data, 0) != len(data):
+            raise OSError("short write of the header")
+        os.fsync(self._fd)
+
+    def lock(self) -> None:
+        """Take the file for this descriptor alone; `BlockingIOError` if another has it."""
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether `path` still names this file."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), path.lstat())
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Close without flushing: what is not synced is given up."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _flush(self) -> None:
+        with memoryview(self._buffer) as view:
+            done = 0
+            while done < len(view):
+                done += os.write(self._fd, view[done:])
+        self._buffer.clear()
+
+
+def last_commit(journal: Path, header: CodesHeader, rows_on_disk: int) -> Commit | None:
+    """The last commit that holds, or None where there is nothing to resume.
+
+    Raises `VqtrtError` where the journal was begun with another header, `OSError` where it cannot
+    be read.
+    """
+    if not journal.is_file() or rows_on_disk < 0:
+        return None
+    found: Commit | None = None
+    rows = files = end = 0
+    for line in _lines(journal):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        end += len(line)
+        if end == len(line):
+            if not isinstance(entry, dict) or not isinstance(entry.get("header"), dict):
+                break
+            _compare(entry["header"], header, journal)
+        elif isinstance(entry, list) and [type(part) for part in entry] == [str, int]:
+            rows, files = rows + 1, files + 1
+        elif isinstance(entry, dict) and "reject" in entry:
+            files += 1
+        elif entry == {"commit": rows, "files": files} and rows <= rows_on_disk:
+            found = Commit(rows, files, end)
+        else:
+            break
+    return found
+
+
+def write_json(path: Path, head: dict[str, Any], journal: Path, *, labels: bool) -> None:
+    """Write the final JSON, one element a line, from a synced journal; synced when it returns."""
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    out = Appender(fd)
+    try:
+        for key, value in head.items():
+            out.append(f"{'{' if not out.size else ','}\n{json.dumps(key)}: ".encode())
+            out.append(json.dumps(value).encode("ascii"))
+        # A label has no comma: the last one of a row's line ends the name.
+        out.append(b',\n"files": [')
+        _append_list(out, (line[1 : line.rindex(b",")] for line in _rows(journal)))
+        if labels:
+            out.append(b',\n"labels": [')
+            _append_list(out, (line[line.rindex(b",") + 1 : -2] for line in _rows(journal)))
+        out.append(b',\n"rejected": [')
+        _append_list(out, _rejects(journal))
+        out.append(b"\n}\n")
+        out.sync()
+    finally:
+        out.close()
+
+
+def _append_list(out: Appender, elements: Iterator[bytes]) -> None:
+    """The elements and the closing bracket."""
+    for i, element in enumerate(elements):
+        out.append((b",\n" if i else b"\n") + element.strip())
+    out.append(b"]")
+
+
+def _rows(journal: Path) -> Iterator[bytes]:
+    return (line for line in _lines(journal) if line.startswith(b"["))
+
+
+def _rejects(journal: Path) -> Iterator[bytes]:
+    for line in _lines(journal):
+        if line.startswith(b'{"reject"'):
+            entry = json.loads(line)
+            element = {"file": str(entry["reject"]), "reason": str(entry.get("reason", ""))}
+            yield json.dumps(element).encode("ascii")
+
+
+def _lines(journal: Path) -> Iterator[bytes]:
+    """Whole lines with their newline; ends before a torn or endless one."""
+    with journal.open("rb") as file:
+        while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
+            yield line
+
+
+def _compare(old: dict[str, Any], header: CodesHeader, journal: Path) -> None:
+    # Through JSON, which makes lists of tuples, as it did with the old one.
+    new = json.loads(json.dumps(header.model_dump()))
+    for field in [*new, *(old.keys() - new.keys())]:
+        if old.get(field) != new.get(field):
+            then, now = (ascii(side.get(field))[:60] for side in (old, new))
+            raise VqtrtError(
+                f"{journal.with_suffix('')}: begun with another {ascii(field)[1:-1][:60]} "
+                f"({then} then, {now} now); mend that, or start anew without --resume"
+            )

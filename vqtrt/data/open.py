@@ -1,0 +1,63 @@
+"""From what a user writes for a data set to the source that reads it."""
+
+from pathlib import Path
+from typing import Literal
+
+from vqtrt.data.arrays import open_array_images
+from vqtrt.data.cifar import TEST, TRAIN, open_cifar10
+from vqtrt.data.decode import shown
+from vqtrt.data.folder import ImageFolder
+from vqtrt.data.shapes import Shapes
+from vqtrt.data.source import ImageSource
+from vqtrt.errors import VqtrtError
+
+Split = Literal["train", "test", "all"]
+"""Parts of a data set. Only CIFAR-10 and shapes have parts; of the others every split is all."""
+
+_SHAPES_COUNT = {"train": 20_000, "all": 20_000, "test": 2_000}
+_TEST_SEED = 1 << 63  # XORed in: no seed that a user gives (below 2^63) meets another's test split
+
+
+def open_images(path: str | Path, split: str = "all") -> ImageSource:
+    """Open a folder of images, CIFAR-10 (folder, `.tar.gz`, `.bin`), `.npy`, `.npz`, or shapes.
+
+    Shapes are made, not read: `shapes`, `shapes:COUNT` or `shapes:COUNT:SEED`, unless something of
+    that name exists. Their splits `train` and `all` are the same; `test` never overlaps with them.
+
+    Raises `VqtrtError` for what is missing, unknown or damaged.
+    """
+    if split not in ("train", "test", "all"):
+        raise VqtrtError(f"{split!r} is not a split; give train, test or all")
+    where = Path(path)
+    try:
+        exists, folder = where.exists(), where.is_dir()
+    except (OSError, ValueError) as error:  # too long, a NUL byte, a parent that is closed
+        raise VqtrtError(f"{shown(path)}: cannot be opened ({error}); check the path") from error
+    if not exists:
+        if str(path).partition(":")[0] == "shapes":
+            return _open_shapes(str(path), split)
+        raise VqtrtError(f"{shown(path)}: no such file or folder; check the path")
+    if folder:
+        if any((where / name).is_file() for name in TRAIN + TEST):
+            return open_cifar10(where, split)  # type: ignore[arg-type]
+        return ImageFolder(where)
+    name = where.name.lower()
+    if name.endswith((".tar.gz", ".tgz", ".bin")):
+        return open_cifar10(where, split)  # type: ignore[arg-type]
+    if name.endswith((".npy", ".npz")):
+        return open_array_images(where)
+    raise VqtrtError(
+        f"{shown(path)}: not a data set; give a folder of images (for one image, the folder it "
+        "is in), an .npy or .npz, or CIFAR-10 as .tar.gz, .bin or folder"
+    )
+
+
+def _open_shapes(text: str, split: str) -> Shapes:
+    numbers = text.split(":")[1:]
+    if len(numbers) > 2 or not all(n.isascii() and n.isdigit() and len(n) < 20 for n in numbers):
+        raise VqtrtError(f"{shown(text)}: give shapes, shapes:COUNT or shapes:COUNT:SEED")
+    count = int(numbers[0]) if numbers else _SHAPES_COUNT[split]
+    seed = int(numbers[1]) if len(numbers) > 1 else 0
+    if seed >= _TEST_SEED:
+        raise VqtrtError(f"{shown(text)}: the seed must be below 2^63")
+    return Shapes(count, seed ^ _TEST_SEED if split == "test" else seed)

@@ -1,0 +1,56 @@
+"""How an image of any size becomes the size a model was trained on: resize, then centre-crop."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from vqtrt.errors import ImageError, VqtrtError
+
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Preprocessing(BaseModel):
+    """Part of a model: recorded in its config and its bundle, so encode repeats what train did."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    height: int = Field(32, gt=0, le=16384)
+    """Rows of the result, in pixels."""
+    width: int = Field(32, gt=0, le=16384)
+    """Columns of the result, in pixels."""
+    resample: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    """Filter of the resize; antialiased when shrinking, as Pillow does."""
+
+    def with_size(self, text: str) -> "Preprocessing":
+        """The same with another size, written `HxW`, or `128` for a square."""
+        height, cross, width = text.lower().partition("x")
+        try:
+            sides = {"height": int(height), "width": int(width if cross else height)}
+            return Preprocessing.model_validate(self.model_dump() | sides)
+        except ValueError:
+            raise VqtrtError(
+                f"size {text!r}: expected HxW in pixels, such as 128x128, or 128 for a square"
+            ) from None
+
+    def scaled_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) after the resize: both sides cover the target, one fits it exactly."""
+        scale = max(self.width / width, self.height / height)
+        return max(self.width, round(width * scale)), max(self.height, round(height * scale))
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize an RGB image so that it covers the target, crop the middle; (height, width, 3)."""
+        if image.mode != "RGB":
+            raise ImageError(f"expected an RGB image, got mode {image.mode}")
+        if image.size != (self.width, self.height):
+            size = self.scaled_size(*image.size)
+            image = image.resize(size, _RESAMPLING[self.resample])
+            left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2
+            image = image.crop((left, top, left + self.width, top + self.height))
+        return np.asarray(image, dtype=np.uint8)

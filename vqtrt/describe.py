@@ -1,0 +1,114 @@
+"""What a path is: a run, a bundle or a codes file, in a few facts (`vqtrt info`)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vqtrt.artefacts import find_model
+from vqtrt.bundle import Bundle
+from vqtrt.config import load_config
+from vqtrt.data.codes import read_codes
+from vqtrt.errors import VqtrtError
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Facts about an artefact, ready for JSON; `what` is "run", "bundle" or "codes"."""
+    if path.suffix == ".npy":
+        return _codes(path)
+    if (path / "bundle.json").is_file():
+        return _bundle(path)
+    if (path / "config.yaml").is_file():
+        return _run(path)
+    if path.exists():
+        raise VqtrtError(f"{path} is neither a run, nor a bundle, nor a codes file (.npy)")
+    raise VqtrtError(f"{path}: no such file or folder")
+
+
+def _run(path: Path) -> dict[str, Any]:
+    config = load_config(path / "config.yaml")
+    size, quantizer = config.data.preprocessing, config.model.quantizer
+    stride = config.model.stride
+    last = _last_figures(path / "metrics.jsonl")
+    return {
+        "what": "run",
+        "recipe": config.recipe,
+        "data": config.data.path,
+        "image_size": [size.height, size.width],
+        "code_shape": [size.height // stride, size.width // stride],
+        "codebook_size": quantizer.codebook_size,
+        "num_codebooks": quantizer.num_codebooks,
+        "quantizer": quantizer.kind,
+        "steps_planned": config.train.steps,
+        "steps_done": last.get("step", 0),
+        "held_out_nmse": last.get("nmse"),
+        "held_out_perplexity": last.get("perplexity"),
+        "trained": (path / "model.safetensors").is_file(),
+        "bundle": str(bundle) if (bundle := find_model(path).bundle) else None,
+    }
+
+
+def _last_figures(metrics: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    if metrics.is_file():
+        with metrics.open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.endswith("}\n"):
+                    values = json.loads(line)
+                    figures |= {"step": values["step"]} | values.get("evaluation", {})
+    return figures
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    bundle = Bundle.open(path)
+    info = bundle.info
+    for graph in info.graphs:
+        bundle.graph_bytes(graph)
+    return {
+        "what": "bundle",
+        "format_version": info.format_version,
+        "kind": info.kind,
+        "codebook_size": info.model.codebook_size,
+        "num_codebooks": info.model.num_codebooks,
+        "stride": info.model.stride,
+        "image_size": [info.preprocessing.height, info.preprocessing.width],
+        "graphs": {
+            name: {
+                "file": spec.file,
+                "inputs": [_tensor(t.dtype, t.name, t.shape) for t in spec.inputs],
+                "outputs": [_tensor(t.dtype, t.name, t.shape) for t in spec.outputs],
+            }
+            for name, spec in info.graphs.items()
+        },
+        "opset": info.opset,
+        "made_by": f"vqtrt {info.vqtrt_version}",
+        "from_run": info.source.run,
+        "recipe": info.source.recipe,
+        "sha256": bundle.sha256,
+        "hashes": "match",
+    }
+
+
+def _tensor(dtype: str, name: str, shape: tuple[int | str, ...]) -> str:
+    return f"{name}: {dtype} ({', '.join(map(str, shape))})"
+
+
+def _codes(path: Path) -> dict[str, Any]:
+    codes = read_codes(path)
+    facts: dict[str, Any] = {
+        "what": "codes",
+        "rows": len(codes.codes),
+        "shape": list(codes.codes.shape[1:]),
+        "dtype": str(codes.codes.dtype),
+    }
+    if codes.header is None:
+        return facts | {"json": None}
+    return facts | {
+        "codebook_size": codes.header.codebook_size,
+        "image_size": list(codes.header.image_size),
+        "classes": list(codes.header.classes),
+        "rejected": len(codes.rejected),
+        "from": codes.header.root,
+        "model": codes.header.model,
+        "bundle_sha256": codes.header.bundle_sha256,
+        "made_by": f"vqtrt {codes.header.vqtrt_version}",
+    }

@@ -1,0 +1,61 @@
+"""PyTorch, from a run's own weights: the reference that the other engines are compared with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from vqtrt.bundle import file_sha256
+from vqtrt.engines.base import Graph
+from vqtrt.errors import VqtrtError
+
+if TYPE_CHECKING:
+    from vqtrt.models.graphs import EncoderGraph
+
+
+class TorchEngine:
+    """A run's model in torch, float32, on the GPU where there is one."""
+
+    name = "torch"
+
+    def __init__(self, run: Path, *, device: str | None = None, threads: int | None = None) -> None:
+        import torch
+
+        from vqtrt.models.facts import model_facts
+        from vqtrt.training.run import Run
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        opened = Run.open(run)
+        self.model = opened.load_model().to(self.device)
+        self.facts = model_facts(opened.config.model)
+        self.preprocessing = opened.config.data.preprocessing
+        self.identity = file_sha256(opened.weights)
+
+    def encoder(self) -> "EncoderGraph":
+        """The encoder as the module that is exported."""
+        from vqtrt.models.graphs import EncoderGraph
+
+        return EncoderGraph(self.model).to(self.device)
+
+    def open(self, graph: str) -> Graph:
+        """The graph's module, run in inference mode."""
+        import torch
+
+        from vqtrt.models.graphs import DecoderGraph
+
+        module: torch.nn.Module
+        if graph == "encoder":
+            module = self.encoder()
+        elif graph == "decoder":
+            module = DecoderGraph(self.model).to(self.device)
+        else:
+            raise VqtrtError(f"the engine torch has no graph {graph!r}")
+
+        def run(array: NDArray[Any]) -> NDArray[Any]:
+            with torch.inference_mode():
+                result: NDArray[Any] = module(torch.from_numpy(array).to(self.device)).cpu().numpy()
+            return result
+
+        return run

@@ -1,0 +1,54 @@
+"""How well a tokenizer keeps pictures, over a whole set, on any engine (`vqtrt eval`)."""
+
+from collections.abc import Callable
+
+from vqtrt.data.batches import OnError, read_batches
+from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.source import ImageSource
+from vqtrt.errors import VqtrtError
+from vqtrt.metrics import CodeUsage, ImageMetrics
+from vqtrt.tokenizer import Tokenizer
+
+
+def evaluate(
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    *,
+    preprocessing: Preprocessing | None = None,
+    workers: int,
+    on_error: OnError = "stop",
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, float | int | None]:
+    """Encode and decode every image; the figures of `ImageMetrics` and `CodeUsage`.
+
+    Keys: `mse` (pixels in [0, 1]), `nmse` (mse over the set's variance), `psnr` (dB), `ssim`,
+    `perplexity` and `usage` (share of the codebook that occurs) over the whole set, `codes_used`,
+    `unigram_bits` (entropy of the codes, bits), `images`, `rejected`.
+    """
+    metrics = ImageMetrics()
+    usage = CodeUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
+    images = rejected = 0
+    for batch in read_batches(
+        source,
+        preprocessing or tokenizer.preprocessing,
+        batch_size=tokenizer.batch_size,
+        workers=workers,
+        on_error=on_error,
+    ):
+        rejected += len(batch.rejected)
+        if batch.items:
+            codes = tokenizer.encode(batch.images)
+            metrics.update(batch.images, tokenizer.decode(codes))
+            usage.update(codes)
+            images += len(batch.items)
+        progress(images + rejected)
+    if not images:
+        raise VqtrtError("none of the images could be read: there is nothing to evaluate")
+    return metrics.result() | {
+        "perplexity": usage.perplexity,
+        "usage": usage.usage,
+        "codes_used": usage.codes_used,
+        "unigram_bits": usage.unigram_bits,
+        "images": images,
+        "rejected": rejected,
+    }

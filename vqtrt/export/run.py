@@ -1,0 +1,54 @@
+"""`vqtrt export`: the bundle of a run, and its verification on real images."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from vqtrt.artefacts import Artefacts
+from vqtrt.data.batches import read_batches
+from vqtrt.data.open import open_images
+from vqtrt.data.source import Images
+from vqtrt.errors import VqtrtError
+from vqtrt.export.onnx import export_run
+from vqtrt.export.verify import verify
+from vqtrt.training.run import Run
+
+_BATCH = 128
+_EXPORT_IMAGES = 256
+
+
+def export_bundle(model: Artefacts, out: Path | None = None) -> Artefacts:
+    """Export the run to `out` (default: RUN/bundle); returns the run with its new bundle."""
+    if model.run is None:
+        raise VqtrtError(f"{model.path} is a bundle already: name the run to export")
+    bundle = export_run(Run.open(model.run), out or model.run / "bundle")
+    return Artefacts(model.run, bundle.path, model.chosen_by)
+
+
+def verify_bundle(model: Artefacts) -> dict[str, Any]:
+    """Verify on images of the run's own data, or on `shapes` where that is not at hand."""
+    assert model.run is not None  # noqa: S101 - `export_bundle` gives one
+    data = Run.open(model.run).config.data.path
+    try:
+        open_images(data, split="test")
+    except VqtrtError:
+        data = "shapes"
+    batches = images_for(model, data, "test", limit=_EXPORT_IMAGES, workers=2)
+    return verify(model, batches, engine="onnxruntime")
+
+
+def images_for(
+    model: Artefacts, data: str, split: Literal["train", "test", "all"], *, limit: int, workers: int
+) -> Iterator[Images]:
+    """Batches of the first `limit` images of `data`, as the model's preprocessing makes them."""
+    if model.run is not None:
+        preprocessing = Run.open(model.run).config.data.preprocessing
+    else:
+        preprocessing = model.open_bundle().info.preprocessing
+    source = open_images(data, split=split)
+    batches = read_batches(source, preprocessing, batch_size=_BATCH, workers=workers)
+    left = limit
+    for batch in islice(batches, -(-limit // _BATCH)):
+        yield batch.images[:left]
+        left -= len(batch.images)

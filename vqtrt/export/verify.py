@@ -1,0 +1,141 @@
+"""Does a model on an engine do what torch does? Measured on real images, on the written files.
+
+The codes are the contract: the share of equal codes, and for each code that differs its margin,
+the relative gap between the squared distance to the entry that was chosen and to the nearest one,
+in float64. Float32 rounding can decide only between entries that are equally near, so beyond a
+margin of 1e-5 every code has to agree.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vqtrt.artefacts import Artefacts
+from vqtrt.bundle import Bundle, file_sha256
+from vqtrt.data.source import Images
+from vqtrt.engines import open_engine
+from vqtrt.engines.torch import TorchEngine
+from vqtrt.errors import VqtrtError
+from vqtrt.tokenizer import Tokenizer
+
+MARGIN = 1e-5
+"""Where two entries are nearer to each other than this, rounding may choose either."""
+BATCH_SIZES = (1, 2, 7, 64)
+
+
+def verify(
+    model: Artefacts,
+    batches: Iterable[Images],
+    *,
+    engine: str = "auto",
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Compare an engine with torch on batches of uint8 images (n, H, W, 3).
+
+    Keys: `code_agreement` (share of equal codes), `code_agreement_beyond_margin` (a differing code
+    counts only where its margin exceeds 1e-5), `mismatches`, `max_mismatch_margin` (0 where there
+    is none), `decoder_max_abs_diff` (grey levels, on torch's codes), `batch_invariance` (share of
+    codes that are the same at batch sizes 1, 2, 7 and 64), `images`, `codes`, `engine`, `passed`.
+    Raises `VqtrtError` where the run's weights are not those of the bundle.
+    """
+    if model.run is None:
+        raise VqtrtError(
+            f"{model.path}: verify compares with the weights that were exported: pass the run "
+            "(a bundle in RUN/bundle finds its run by itself)"
+        )
+    if model.bundle is not None:
+        _check_weights(model, Bundle.open(model.bundle))
+    reference = TorchEngine(model.run, device="cpu")
+    tested = Tokenizer(open_engine(model, engine), batch_size=max(BATCH_SIZES))
+    expected = Tokenizer(reference)
+    comparison = _Comparison(reference)
+    for images in batches:
+        codes = expected.encode(images)
+        comparison.add_codes(images, codes, tested.encode(images))
+        comparison.add_pictures(expected.decode(codes), tested.decode(codes))
+        comparison.add_batches(tested, images)
+        progress(comparison.images)
+    if not comparison.images:
+        raise VqtrtError("verify needs at least one image")
+    return comparison.result() | {"engine": tested.engine.name}
+
+
+def _check_weights(model: Artefacts, bundle: Bundle) -> None:
+    assert model.run is not None  # noqa: S101 - the caller asked for it
+    weights = model.run / "model.safetensors"
+    if not weights.is_file() or file_sha256(weights) != bundle.info.source.weights_sha256:
+        raise VqtrtError(
+            f"{bundle.path} was exported from other weights than {weights} holds now: "
+            f"type `vqtrt export {model.run}`"
+        )
+
+
+class _Comparison:
+    """Counts of what agreed and what did not."""
+
+    def __init__(self, reference: TorchEngine) -> None:
+        self.encoder = reference.encoder()
+        self.codebooks = reference.model.quantizer.codebook.double()
+        self.images = self.codes = self.mismatches = self.beyond = 0
+        self.max_margin = 0.0
+        self.max_difference = 0
+        self.batch_codes = self.batch_mismatches = 0
+
+    def add_codes(self, images: Images, expected: NDArray[Any], tested: NDArray[Any]) -> None:
+        self.images += len(images)
+        self.codes += expected.size
+        rows = np.flatnonzero((expected != tested).reshape(len(images), -1).any(1))
+        for row in rows:
+            margins = self._margins(images[row], expected[row], tested[row])
+            self.mismatches += len(margins)
+            self.beyond += int((margins > MARGIN).sum())
+            self.max_margin = max(self.max_margin, float(margins.max()))
+
+    def _margins(
+        self, image: Images, expected: NDArray[Any], tested: NDArray[Any]
+    ) -> NDArray[np.float64]:
+        with torch.inference_mode():
+            z = self.encoder.vectors(torch.from_numpy(image[None]))[0].double()
+        c, d = self.codebooks.shape[0], self.codebooks.shape[2]
+        z = z.reshape(-1, c, 1, d)
+        both = torch.from_numpy(np.stack([expected, tested], -1).astype(np.int64)).reshape(-1, c, 2)
+        differs = (both[..., 0] != both[..., 1]).any(1)
+        distances = (z[differs] - self.codebooks).square().sum(-1)
+        nearest = distances.amin(-1)
+        chosen = distances.gather(-1, both[differs]).amax(-1)
+        margin = (chosen - nearest) / chosen.clamp_min(1e-300)
+        margins: NDArray[np.float64] = margin[(both[..., 0] != both[..., 1])[differs]].numpy()
+        return margins
+
+    def add_pictures(self, expected: Images, tested: Images) -> None:
+        difference = np.abs(expected.astype(np.int16) - tested.astype(np.int16))
+        self.max_difference = max(self.max_difference, int(difference.max(initial=0)))
+
+    def add_batches(self, tokenizer: Tokenizer, images: Images) -> None:
+        run = tokenizer.graph("encoder")
+        first: NDArray[Any] | None = None
+        for size in BATCH_SIZES:
+            starts = range(0, len(images), size)
+            codes = np.concatenate([run(images[start : start + size]) for start in starts])
+            if first is None:
+                first = codes
+                continue
+            self.batch_codes += codes.size
+            self.batch_mismatches += int((codes != first).sum())
+
+    def result(self) -> dict[str, Any]:
+        invariance = 1 - self.batch_mismatches / self.batch_codes
+        return {
+            "code_agreement": 1 - self.mismatches / self.codes,
+            "code_agreement_beyond_margin": 1 - self.beyond / self.codes,
+            "mismatches": self.mismatches,
+            "max_mismatch_margin": self.max_margin,
+            "decoder_max_abs_diff": self.max_difference,
+            "batch_invariance": invariance,
+            "images": self.images,
+            "codes": self.codes,
+            "passed": self.beyond == 0 and self.max_difference <= 1 and invariance == 1,
+        }

@@ -1,0 +1,15 @@
+"""Quantizers: vectors to codes and back. One family a file, one interface (`base.py`)."""
+
+from vqtrt.config import QuantizerConfig
+from vqtrt.models.quantize.base import Quantized, VectorQuantizer
+from vqtrt.models.quantize.ema import EMAQuantizer
+from vqtrt.models.quantize.gradient import GradientQuantizer
+
+__all__ = ["EMAQuantizer", "GradientQuantizer", "Quantized", "VectorQuantizer", "build_quantizer"]
+
+_KINDS: dict[str, type[VectorQuantizer]] = {"ema": EMAQuantizer, "gradient": GradientQuantizer}
+
+
+def build_quantizer(config: QuantizerConfig) -> VectorQuantizer:
+    """The quantizer that the settings name."""
+    return _KINDS[config.kind](config)

@@ -1,0 +1,161 @@
+"""What all quantizers share: the nearest code, the straight-through step, care for dead codes.
+
+Distances are float32 whatever the rest of the model runs in, as `|e|² − 2·z·e`: the term `|z|²`
+is the same for every code, and half precision would flip codes. The same function serves
+training, the torch engine and the exported graph, so that all three mean the same codes.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtrt.config import QuantizerConfig
+
+
+class Quantized(NamedTuple):
+    """What a quantizer makes of the encoder's output."""
+
+    vectors: Tensor
+    """(N, C·D, h, w) float32, the chosen entries; gradients pass straight through to the input."""
+    codes: Tensor
+    """(N, h, w, C) int64, 0 ≤ code < K."""
+    loss: Tensor
+    """Scalar: codebook loss plus β times commitment loss, each averaged over all latents."""
+    perplexity: Tensor
+    """Scalar: exp of the entropy of the batch's codes, averaged over the codebooks."""
+
+
+def distance_terms(codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """(−2·e, |e|²) of a codebook (K, D): a distance is one affine map of z. (K, D) and (K,)."""
+    return -2.0 * codebook, codebook.square().sum(-1)
+
+
+def nearest_codes(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Index (...) int64 of the entry nearest to z (..., D), by `distance_terms`; first of ties."""
+    return F.linear(z, weight, bias).argmin(-1)
+
+
+class VectorQuantizer(nn.Module, ABC):
+    """C codebooks of K entries of length D; `codebook` is (C, K, D), float32."""
+
+    codebook: Tensor
+    usage: Tensor
+    """(C, K) float32: moving average of how often each code is used in a step."""
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        shape = (config.num_codebooks, config.codebook_size)
+        self.register_buffer("usage", torch.ones(shape))
+
+    @abstractmethod
+    def _learn(self, z: Tensor, codes: Tensor, quantized: Tensor) -> Tensor:
+        """Codebook loss for z (C, M, D), codes (C, M); in training also what moves the codebook."""
+
+    @abstractmethod
+    def _replace(self, mask: Tensor, vectors: Tensor, usage: Tensor) -> None:
+        """Set the entries where mask (C, K) is true to vectors (C, K, D), used `usage` a step."""
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantize the encoder's output z (N, C·D, h, w); in training mode also learn from it."""
+        with torch.autocast(z.device.type, enabled=False):
+            flat = self._split(z.float())
+            codes = self._nearest(flat.detach())
+            quantized = self._gather(codes)
+            commitment = F.mse_loss(flat, quantized.detach())
+            loss = self.config.beta * commitment + self._learn(flat, codes, quantized)
+            vectors = self._join(flat + (quantized - flat).detach(), z.shape)
+        n, _, h, w = z.shape
+        return Quantized(vectors, codes.T.reshape(n, h, w, -1), loss, self._perplexity(codes))
+
+    def encode(self, z: Tensor) -> Tensor:
+        """Codes (N, h, w, C) int64 of the encoder's output z (N, C·D, h, w)."""
+        n, _, h, w = z.shape
+        return self._nearest(self._split(z.float())).T.reshape(n, h, w, -1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Entries (N, C·D, h, w) for codes (N, h, w, C)."""
+        books = enumerate(self.codebook)
+        entries = [F.embedding(codes[..., i], book) for i, book in books]
+        return torch.cat(entries, -1).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def start_from(self, z: Tensor) -> None:
+        """Take the first codebook from encoder output z (N, C·D, h, w): no entry starts dead."""
+        flat = self._split(z.float())
+        entries = _draw(flat, self.config.codebook_size)
+        # More codes than latents: repeated entries would stay equal forever without a nudge.
+        if self.config.codebook_size > flat.shape[1]:
+            entries = entries + 1e-3 * entries.std() * torch.randn_like(entries)
+        uniform = torch.full_like(self.usage, flat.shape[1] / self.config.codebook_size)
+        self._replace(torch.ones_like(self.usage, dtype=torch.bool), _from_first(entries), uniform)
+
+    @torch.no_grad()
+    def _restart_dead(self, z: Tensor) -> None:
+        """Replace the codes that are hardly used by vectors of this step, z (C, M, D)."""
+        if self.config.restart_below == 0:
+            return
+        uniform = self.usage.sum(-1, keepdim=True) / self.config.codebook_size
+        dead = self.usage < self.config.restart_below * uniform
+        entries = _from_first(_draw(z, self.config.codebook_size))
+        self._replace(dead, entries, uniform.expand_as(self.usage))
+
+    def _count(self, codes: Tensor) -> Tensor:
+        """How often each code occurs in codes (C, M), summed over processes: (C, K) float32."""
+        k = self.config.codebook_size
+        counts = torch.stack([torch.bincount(row, minlength=k) for row in codes]).float()
+        return sum_over_processes(counts)
+
+    def _nearest(self, flat: Tensor) -> Tensor:
+        terms = zip(flat, self.codebook, strict=True)
+        return torch.stack([nearest_codes(z, *distance_terms(book)) for z, book in terms])
+
+    def _gather(self, codes: Tensor) -> Tensor:
+        pairs = zip(codes, self.codebook, strict=True)
+        return torch.stack([F.embedding(row, book) for row, book in pairs])
+
+    def _split(self, z: Tensor) -> Tensor:
+        """(N, C·D, h, w) to (C, N·h·w, D)."""
+        c, d = self.config.num_codebooks, self.config.dim
+        return z.permute(0, 2, 3, 1).reshape(-1, c, d).transpose(0, 1)
+
+    @staticmethod
+    def _join(flat: Tensor, shape: torch.Size) -> Tensor:
+        n, channels, h, w = shape
+        return flat.transpose(0, 1).reshape(n, h, w, channels).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def _perplexity(self, codes: Tensor) -> Tensor:
+        k = self.config.codebook_size
+        counts = torch.stack([torch.bincount(row, minlength=k) for row in codes]).float()
+        p = counts / codes.shape[1]
+        return torch.exp(torch.special.entr(p).sum(-1)).mean()
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """The sum over all processes of a distributed run; the value itself in a single one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def _from_first(value: Tensor) -> Tensor:
+    """The first process's value on every process, so that all codebooks stay equal."""
+    value = value.contiguous()
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast(value, src=0)
+    return value
+
+
+def _draw(flat: Tensor, count: int) -> Tensor:
+    """`count` random vectors of each (M, D) of flat (C, M, D), without repeats where M allows."""
+    m = flat.shape[1]
+    if m >= count:
+        index = torch.randperm(m, device=flat.device)[:count]
+    else:
+        index = torch.randint(m, (count,), device=flat.device)
+    return flat[:, index].detach().clone()

@@ -1,0 +1,38 @@
+"""The VQ-VAE: encoder, quantizer, decoder, and the loss of the paper's equation 3."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtrt.config import ModelConfig
+from vqtrt.models.image import Decoder, Encoder
+from vqtrt.models.quantize import build_quantizer
+
+
+class Losses(NamedTuple):
+    """What a training step looks at; scalars."""
+
+    total: Tensor
+    """Reconstruction plus codebook and commitment loss."""
+    reconstruction: Tensor
+    """Mean squared error over the variance of the data, so 1 is what a constant picture scores."""
+    perplexity: Tensor
+    """Of this batch's codes."""
+
+
+class VQVAE(nn.Module):
+    """Images (N, 3, H, W) in [−0.5, 0.5]; H and W divisible by the stride."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quantizer = build_quantizer(config.quantizer)
+        self.decoder = Decoder(config)
+
+    def forward(self, images: Tensor, variance: float) -> Losses:
+        """Losses of a batch; `variance` is that of the data's pixels, on the scale of `images`."""
+        quantized = self.quantizer(self.encoder(images))
+        error = F.mse_loss(self.decoder(quantized.vectors).float(), images) / variance
+        return Losses(error + quantized.loss, error.detach(), quantized.perplexity)

@@ -1,0 +1,222 @@
+"""Whole data sets through a tokenizer: folder to codes file, and codes file to pictures.
+
+Reading ahead happens in threads (`data/batches.py`) while the engine works on the batch before,
+so both run at once; memory holds a few batches whatever the folder's size.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import vqtrt
+from vqtrt.artefacts import Artefacts
+from vqtrt.data.batches import OnError, read_batches
+from vqtrt.data.codes import Codes, CodesHeader, check_codes
+from vqtrt.data.codes_writer import CodesWriter
+from vqtrt.data.grid import save_png
+from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.source import Images, ImageSource
+from vqtrt.errors import VqtrtError
+from vqtrt.tokenizer import Tokenizer
+
+Progress = Callable[[int, int], None]
+"""Called with (items done, items in all) as the work goes on."""
+
+_COMMIT_SECONDS = 2.0
+
+
+class Listing(NamedTuple):
+    """What a source holds, without its images."""
+
+    items: int
+    sha256: str
+    """Of the names in their order."""
+
+
+class EncodeResult(NamedTuple):
+    """What `encode_source` wrote."""
+
+    out: Path
+    rows: int
+    rejected: int
+    resumed_at: int
+    """Items that an earlier, interrupted job had done already."""
+
+
+def list_source(source: ImageSource) -> Listing:
+    """Count a source's items and hash their names; images are not read."""
+    digest, count = hashlib.sha256(), 0
+    for item in source.items():
+        digest.update(os.fsencode(item.name) + b"\0")
+        count += 1
+    return Listing(count, digest.hexdigest())
+
+
+def encode_source(
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    out: Path,
+    *,
+    root: str,
+    model: Artefacts,
+    preprocessing: Preprocessing | None = None,
+    workers: int,
+    on_error: OnError = "stop",
+    resume: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> EncodeResult:
+    """Write the codes of a source to `out` (.npy) and a .json beside it, in the source's order.
+
+    `preprocessing` replaces the model's own. Where an image cannot be read, raises `ImageError`
+    and leaves no `out`; with `on_error="skip"` the .json lists it as rejected. What was done when
+    a job stopped is kept beside `out`, and `resume` continues it.
+    """
+    size = preprocessing or tokenizer.preprocessing
+    shape = tokenizer.code_shape(size.height, size.width)
+    listing = list_source(source)
+    header = CodesHeader(
+        codebook_size=tokenizer.codebook_size,
+        num_codebooks=tokenizer.num_codebooks,
+        code_shape=(shape[0], shape[1]),
+        image_size=(size.height, size.width),
+        classes=source.classes,
+        root=root,
+        listing_sha256=listing.sha256,
+        bundle_sha256=tokenizer.engine.identity,
+        model={"path": str(model.path), "engine": tokenizer.engine.name},
+        preprocessing=size.model_dump(mode="json"),
+        vqtrt_version=vqtrt.__version__,
+    )
+    with CodesWriter(out, header=header, resume=resume) as writer:
+        resumed_at, rejected, committed = writer.files_done, 0, time.monotonic()
+        progress(resumed_at, listing.items)
+        for batch in read_batches(
+            source,
+            size,
+            batch_size=tokenizer.batch_size,
+            workers=workers,
+            on_error=on_error,
+            skip=resumed_at,
+        ):
+            if batch.items:
+                names, labels = [i.name for i in batch.items], [i.label for i in batch.items]
+                writer.write(names, labels, tokenizer.encode(batch.images))
+            for item, reason in batch.rejected:
+                writer.reject(item.name, reason)
+            rejected += len(batch.rejected)
+            if time.monotonic() - committed > _COMMIT_SECONDS:
+                writer.commit()
+                committed = time.monotonic()
+            progress(writer.files_done, listing.items)
+        if writer.files_done != listing.items:
+            raise VqtrtError(
+                f"{root}: held {listing.items} files at first and {writer.files_done} at the end; "
+                "encode it again while nothing changes it"
+            )
+        rows, total = writer.rows, writer.files_done
+        return EncodeResult(writer.finish(), rows, total - rows, resumed_at)
+
+
+def decode_codes(
+    tokenizer: Tokenizer,
+    codes: Codes,
+    out: Path,
+    *,
+    workers: int,
+    progress: Progress = lambda done, total: None,
+) -> int:
+    """Write every row of `codes` as a PNG below the folder `out`; returns how many.
+
+    A picture is named like the file that its row came from, or by its row. All codes are checked
+    first, and pictures appear in `out` only when all of them are decoded.
+    """
+    check_codes(
+        codes.codes, tokenizer.codebook_size, None, tokenizer.num_codebooks, name=str(codes.path)
+    )
+    rows = len(codes.codes)
+    names = picture_names(codes)
+    progress(0, rows)
+    with _staged(out) as stage, ThreadPoolExecutor(workers) as pool:
+        for start in range(0, rows, tokenizer.batch_size):
+            stop = min(start + tokenizer.batch_size, rows)
+            images = tokenizer.decode(codes.codes[start:stop])
+            targets = [stage / name for name in names[start:stop]]
+            # The list waits for the batch: at most one batch of pictures is in memory.
+            list(pool.map(_write_picture, targets, images))
+            progress(stop, rows)
+    return rows
+
+
+def picture_names(codes: Codes) -> list[str]:
+    """A relative path ending in .png for each row, all different and none outside the folder."""
+    if not codes.files:
+        return [f"{row:06d}.png" for row in range(len(codes.codes))]
+    taken: set[str] = set()
+    names = []
+    for file in codes.files:
+        path = PurePosixPath(file)
+        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in file:
+            raise VqtrtError(
+                f"{codes.path}: its .json names {file!r}, which is outside the output folder; "
+                "mend or remove the .json"
+            )
+        # a.jpg and a.png of one folder must not become one picture.
+        name = str(path.with_suffix(".png"))
+        if name in taken:
+            name = f"{path}.png"
+        while name in taken:
+            name = f"{name[:-4]}_.png"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _write_picture(path: Path, image: Images) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(path, image)
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A folder beside `out` whose content moves into it at the end; removed if anything fails."""
+    if out.exists() and not out.is_dir():
+        raise VqtrtError(f"{out} is a file: name a folder with --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise VqtrtError(f"{out}: cannot be written ({error.strerror})") from error
+    try:
+        yield stage
+        stage.chmod(0o777 & ~_umask())
+        _merge(stage, out)
+    except OSError as error:
+        raise VqtrtError(f"{out}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _merge(stage: Path, out: Path) -> None:
+    if not out.exists():
+        stage.rename(out)
+        return
+    for path in sorted(stage.rglob("*")):
+        target = out / path.relative_to(stage)
+        if path.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            path.replace(target)
+
+
+def _umask() -> int:
+    # The only way to read it is to set it; mkdtemp made the folder private.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,151 @@
+"""What the commands show: bars and choices on standard error, results on standard output."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from vqtrt.training.loop import StepFigures
+
+console = Console(stderr=True, highlight=False)
+
+
+def note(message: str) -> None:
+    """A line on standard error, as it is."""
+    console.print(message, markup=False, soft_wrap=True)
+
+
+def show(figures: Mapping[str, Any], as_json: bool) -> None:
+    """Results on standard output: one JSON object and nothing else, or a line a figure."""
+    if as_json:
+        print(json.dumps(figures))
+        return
+    width = max(len(name) for name in figures)
+    for name, value in figures.items():
+        print(f"{name:<{width}}  {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if value is None:
+        return "-"
+    return str(value)
+
+
+class _Rate(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate, or nothing before the first items."""
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        *columns,
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        # In a log, a bar is noise.
+        disable=not console.is_terminal,
+    )
+
+
+class Counter:
+    """A progress bar that is told how many items are done."""
+
+    def __init__(self, progress: Progress, description: str, total: int | None) -> None:
+        self._progress = progress
+        self._task = progress.add_task(description, total=total)
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        """Show `done` items, of `total` where that is known only now."""
+        self._progress.update(self._task, completed=done)
+        if total is not None:
+            self._progress.update(self._task, total=total)
+
+
+@contextmanager
+def counting(description: str, total: int | None = None) -> Iterator[Counter]:
+    """A bar on standard error for as long as the block runs."""
+    with _bar(_Rate()) as progress:
+        yield Counter(progress, description, total)
+
+
+@contextmanager
+def waiting(description: str) -> Iterator[None]:
+    """A spinner for work whose length is not known."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        progress.add_task(description, total=None)
+        yield
+
+
+class TrainingBar:
+    """Shows training: a bar in a terminal, a line a report elsewhere."""
+
+    def __init__(self) -> None:
+        self._progress = _bar(TextColumn("{task.fields[figures]}"))
+        self._task = self._progress.add_task("training", total=None, figures="")
+
+    def started(self, step: int, steps: int) -> None:
+        """Start the bar at `step` of `steps`."""
+        self._progress.start()
+        self._progress.update(self._task, total=steps, completed=step)
+        if step:
+            note(f"resumed at step {step}")
+
+    def advanced(self, step: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=step)
+
+    def reported(self, figures: "StepFigures") -> None:
+        """Show the newest means."""
+        text = (
+            f"loss {figures.loss:.4f}  reconstruction {figures.reconstruction:.4f}  "
+            f"perplexity {figures.perplexity:.0f}  {figures.images_per_second:,.0f} images/s"
+        )
+        self._progress.update(self._task, figures=text)
+        if not console.is_terminal:
+            note(f"step {figures.step}  {text}")
+
+    def evaluated(self, step: int, figures: dict[str, float | None], picture: Path) -> None:
+        """Print the held-out figures, and where the picture is."""
+        shown = {"nmse": "nmse", "psnr": "psnr", "perplexity": "perplexity", "usage": "usage"}
+        text = "  ".join(
+            f"{name} {value:.4g}"
+            for key, name in shown.items()
+            if (value := figures[key]) is not None
+        )
+        note(f"step {step}  held out: {text}  {picture}")
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+
+def fail(message: str) -> None:
+    """One line on standard error."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)

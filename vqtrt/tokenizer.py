@@ -1,0 +1,131 @@
+"""Images to codes and back, over any engine."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vqtrt.artefacts import find_model
+from vqtrt.bundle import ModelFacts
+from vqtrt.data.codes import check_codes, codes_dtype
+from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.source import Images
+from vqtrt.engines import Engine, Graph, open_engine
+from vqtrt.errors import VqtrtError
+
+Codes = NDArray[Any]
+"""(N, h, w), or (N, h, w, C) for C codebooks; the smallest unsigned dtype that holds them."""
+
+
+class Tokenizer:
+    """A model, ready to turn images into codes and codes into images.
+
+    Graphs are opened when they are first needed. `batch_size` bounds how many images go through
+    the engine at once; the codes of an image do not depend on it.
+    """
+
+    def __init__(self, engine: Engine, *, batch_size: int = 64) -> None:
+        if batch_size < 1:
+            raise VqtrtError(f"batch size {batch_size}: must be at least 1")
+        self.engine = engine
+        self.batch_size = batch_size
+        self._graphs: dict[str, Graph] = {}
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Codebook size, number of codebooks, stride."""
+        return self.engine.facts
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How files are brought to the size that the model was trained on."""
+        return self.engine.preprocessing
+
+    @property
+    def codebook_size(self) -> int:
+        """K: codes are 0 to K − 1."""
+        return self.facts.codebook_size
+
+    @property
+    def num_codebooks(self) -> int:
+        """C: codes at each position."""
+        return self.facts.num_codebooks
+
+    def code_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Shape of one image's codes: (h, w), or (h, w, C) for C > 1 codebooks.
+
+        Raises `VqtrtError` where the size cannot be divided by the model's stride.
+        """
+        stride = self.facts.stride
+        if height < stride or width < stride or height % stride or width % stride:
+            raise VqtrtError(
+                f"images of {height}x{width} pixels: height and width must be multiples of "
+                f"{stride} for this model"
+            )
+        grid = (height // stride, width // stride)
+        return grid if self.num_codebooks == 1 else (*grid, self.num_codebooks)
+
+    def encode(self, images: ArrayLike) -> Codes:
+        """Codes of RGB images: uint8 (N, H, W, 3); or of one image (H, W, 3), without N.
+
+        H and W must be multiples of the stride. Raises `VqtrtError` for another dtype or shape.
+        """
+        array = np.asarray(images)
+        if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
+            raise VqtrtError(
+                f"images must be uint8 of shape (N, H, W, 3), not {array.dtype} {array.shape}"
+            )
+        shape = self.code_shape(*array.shape[-3:-1])
+        if array.ndim == 3:
+            one: Codes = self.encode(array[None])[0]
+            return one
+        return self._in_batches("encoder", array, shape, codes_dtype(self.codebook_size))
+
+    def decode(self, codes: ArrayLike) -> Images:
+        """Images uint8 (N, H, W, 3) of codes (N, h, w) or (N, h, w, C); without N, one image.
+
+        Any integer dtype. Raises `VqtrtError` for another shape or a code that is not in the
+        codebook.
+        """
+        array = np.asarray(codes)
+        grid = 2 if self.num_codebooks == 1 else 3
+        if array.ndim == grid:
+            image: Images = self.decode(array[None])[0]
+            return image
+        check_codes(array, self.codebook_size, None, self.num_codebooks)
+        stride = self.facts.stride
+        shape = (array.shape[1] * stride, array.shape[2] * stride, 3)
+        return self._in_batches("decoder", array.astype(np.int32), shape, np.dtype(np.uint8))
+
+    def graph(self, name: str) -> Graph:
+        """The engine's graph, opened once."""
+        if name not in self._graphs:
+            self._graphs[name] = self.engine.open(name)
+        return self._graphs[name]
+
+    def _in_batches(
+        self,
+        name: str,
+        array: NDArray[Any],
+        item_shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+    ) -> NDArray[Any]:
+        run = self.graph(name)
+        array = np.ascontiguousarray(array)
+        out = np.empty((len(array), *item_shape), dtype)
+        for start in range(0, len(array), self.batch_size):
+            stop = start + self.batch_size
+            out[start:stop] = run(array[start:stop])
+        return out
+
+
+def load(
+    path: str | Path | None = None, *, engine: str = "auto", batch_size: int = 64
+) -> Tokenizer:
+    """Open a run or a bundle as a tokenizer.
+
+    `path` is a folder; without one, `$VQTRT_MODEL` or the newest run under ./runs. `engine` is
+    `auto`, `onnxruntime` or `torch`. Raises `VqtrtError` where there is no such model or engine.
+    """
+    return Tokenizer(open_engine(find_model(path), engine), batch_size=batch_size)

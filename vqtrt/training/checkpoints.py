@@ -1,0 +1,132 @@
+"""Checkpoints: safetensors and JSON, written under another name and renamed when complete.
+
+A checkpoint is a folder `checkpoints/step-00001000/` with the model, the optimizer's tensors and
+a small state. A crash at any moment leaves the checkpoint before it whole. Nothing is pickled.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vqtrt.errors import VqtrtError
+
+FORMAT_VERSION = 1
+_NAME = re.compile(r"step-(\d{8})")
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's parameters and buffers as safetensors, atomically."""
+    _save_tensors(module.state_dict(), path)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Read what `save_weights` wrote; names and shapes must be the module's own."""
+    state = _load_tensors(path)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise VqtrtError(f"{path}: these weights are of another model ({reason})") from error
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a run, of which the newest `keep` are kept."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        if not self.folder.is_dir():
+            return []
+        names = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in names if match)
+
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+        """Write the checkpoint of `step` steps done, and remove the oldest beyond `keep`."""
+        final = self._path(step)
+        temporary = final.with_name(f".{final.name}.partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_weights(model, temporary / "model.safetensors")
+        tensors, groups = _flatten(optimizer.state_dict())
+        _save_tensors(tensors, temporary / "optimizer.safetensors")
+        state = {"format_version": FORMAT_VERSION, "step": step, "param_groups": groups}
+        write_text(temporary / "state.json", json.dumps(state, indent=1))
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self._path(old))
+        return final
+
+    def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Restore the newest checkpoint; returns its step."""
+        steps = self.steps()
+        if not steps:
+            raise VqtrtError(
+                f"{self.folder}: no checkpoint to resume from; train again without --resume"
+            )
+        path = self._path(steps[-1])
+        load_weights(model, path / "model.safetensors")
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if state["format_version"] > FORMAT_VERSION:
+            raise VqtrtError(f"{path}: written by a newer vqtrt; upgrade to resume it")
+        tensors = _load_tensors(path / "optimizer.safetensors")
+        optimizer.load_state_dict(_unflatten(tensors, state["param_groups"]))
+        return int(state["step"])
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small text file atomically."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    # A new name, then a rename: writing over a file that is mapped would destroy it.
+    temporary = path.with_name(f".{path.name}.partial")
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary
+    )
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise VqtrtError(f"{path}: not readable as safetensors ({error})") from error
+
+
+def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimizer's state as tensors named `PARAMETER.KEY`, and its groups as plain values."""
+    tensors = {
+        f"{parameter}.{key}": torch.as_tensor(value)
+        for parameter, values in state["state"].items()
+        for key, value in values.items()
+    }
+    return tensors, state["param_groups"]
+
+
+def _unflatten(tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        parameter, key = name.split(".", 1)
+        state.setdefault(int(parameter), {})[key] = value
+    return {"state": state, "param_groups": groups}

@@ -1,0 +1,87 @@
+"""A run: the folder that training writes and everything later reads.
+
+config.yaml          all settings, as `vqtrt.config.Config`
+model.safetensors    the weights of the newest checkpoint
+metrics.jsonl        a JSON object a line: training figures, and evaluations
+checkpoints/         what `--resume` continues from
+reconstructions/     a PNG an evaluation: originals over reconstructions
+tensorboard/         the same figures for TensorBoard
+bundle/              what `vqtrt export` writes
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vqtrt.config import Config, load_config
+from vqtrt.errors import VqtrtError
+from vqtrt.models.vqvae import VQVAE
+from vqtrt.training.checkpoints import load_weights, write_text
+
+
+class Run:
+    """A run's folder and its config."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> "Run":
+        """Start a run in a new or empty folder."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise VqtrtError(
+                f"{path} exists already: pass --resume to continue it, or another --out"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(path / "config.yaml", config.to_yaml())
+        except OSError as error:
+            raise VqtrtError(f"{path}: cannot be written ({error.strerror})") from error
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Read the config of an existing run."""
+        if not (path / "config.yaml").is_file():
+            raise VqtrtError(f"{path} is no run: it has no config.yaml; `vqtrt train` makes one")
+        return cls(path, load_config(path / "config.yaml"))
+
+    @property
+    def weights(self) -> Path:
+        """The trained weights."""
+        return self.path / "model.safetensors"
+
+    def load_model(self) -> VQVAE:
+        """The trained model, in evaluation mode, on the CPU."""
+        if not self.weights.is_file():
+            raise VqtrtError(
+                f"{self.path} has no weights yet: `vqtrt train --resume --out {self.path}` goes on"
+            )
+        model = VQVAE(self.config.model)
+        load_weights(model, self.weights)
+        return model.eval().requires_grad_(False)
+
+
+class MetricsFile:
+    """`metrics.jsonl`: appended to as training goes."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        """Open for appending after step `start`; lines of later steps are dropped."""
+        kept = []
+        if start and path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                # A crash can tear the last line; it belongs to a step that is done again.
+                if line.endswith("}") and json.loads(line)["step"] <= start:
+                    kept.append(line + "\n")
+        write_text(path, "".join(kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, figures: dict[str, Any]) -> None:
+        """Append one line; it is on disk when this returns, or the next checkpoint lacks it."""
+        self._file.write(json.dumps(figures) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,48 @@
+"""What `vqtrt train` is about to do: which settings, into which folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vqtrt.artefacts import RUNS, newest_run
+from vqtrt.config import Config, load_config
+from vqtrt.errors import VqtrtError
+
+_DEFAULT_RECIPE = "shapes"
+
+
+def plan(
+    recipe: str | None, out: Path | None, overrides: Sequence[str], *, resume: bool
+) -> tuple[Config, Path]:
+    """The config and the run folder; with `resume`, those of a run that exists.
+
+    A new run without `out` goes to runs/RECIPE, or runs/RECIPE-2 and so on. A run to resume is
+    `out`, or the newest under ./runs (of the recipe, where one is named); its own settings hold,
+    with the overrides on top, but its model may not change.
+    """
+    if resume:
+        return _existing(recipe, out, overrides)
+    config = load_config(recipe or _DEFAULT_RECIPE, overrides)
+    return config, out or _free(RUNS / config.recipe)
+
+
+def _existing(
+    recipe: str | None, out: Path | None, overrides: Sequence[str]
+) -> tuple[Config, Path]:
+    path = out or newest_run(recipe or "")
+    if path is None:
+        raise VqtrtError(f"nothing to resume: {RUNS} holds no run; name one with --out")
+    if not (path / "config.yaml").is_file():
+        raise VqtrtError(f"nothing to resume: {path} holds no run; train without --resume")
+    before = load_config(path / "config.yaml")
+    config = load_config(path / "config.yaml", overrides)
+    if config.model != before.model:
+        raise VqtrtError(f"{path}: a resumed run keeps its model; leave out --set model.…")
+    return config, path
+
+
+def _free(path: Path) -> Path:
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
