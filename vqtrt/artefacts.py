@@ -1,6 +1,7 @@
 """Which run or bundle is meant: the named one, `$VQTRT_MODEL`, or the newest run under ./runs."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from vqtrt.errors import VqtrtError
 
 RUNS = Path("runs")
 VARIABLE = "VQTRT_MODEL"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,11 @@ def find_model(named: str | Path | None = None) -> Artefacts:
     if named is not None:
         return _at(Path(named), "named")
     if os.environ.get(VARIABLE):
-        return _at(Path(os.environ[VARIABLE]), f"${VARIABLE}")
-    run = newest_run()
+        try:
+            return _at(Path(os.environ[VARIABLE]), f"${VARIABLE}")
+        except VqtrtError as error:
+            raise VqtrtError(f"{error} (named by ${VARIABLE})") from None
+    run = newest_run(trained=True) or newest_run()
     if run is None:
         raise VqtrtError(
             "no model: ./runs holds no run; type `vqtrt train shapes` to make one, "
@@ -51,14 +56,23 @@ def find_model(named: str | Path | None = None) -> Artefacts:
     return _at(run, f"newest under {RUNS}")
 
 
-def newest_run(prefix: str = "") -> Path | None:
-    """The run under ./runs whose weights (or, before any, settings) are newest."""
-    runs = [path.parent for path in RUNS.glob(f"{prefix}*/config.yaml")]
+def newest_run(recipe: str | None = None, *, trained: bool = False) -> Path | None:
+    """The run under ./runs (of a recipe) whose weights, or before any settings, are newest.
+
+    With `trained`, only runs that have weights: one that has just begun is of no use yet.
+    """
+    runs = [path.parent for path in RUNS.glob("*/config.yaml")]
+    if recipe is not None:
+        # As `vqtrt train` names them: RECIPE, RECIPE-2 and so on.
+        numbered = re.compile(rf"{re.escape(recipe)}(-\d+)?")
+        runs = [run for run in runs if numbered.fullmatch(run.name)]
+    if trained:
+        runs = [run for run in runs if (run / WEIGHTS).is_file()]
     return max(runs, key=_age, default=None)
 
 
 def _age(run: Path) -> tuple[int, str]:
-    weights = run / "model.safetensors"
+    weights = run / WEIGHTS
     newest = weights if weights.exists() else run / "config.yaml"
     return newest.stat().st_mtime_ns, run.name
 

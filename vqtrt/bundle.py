@@ -18,6 +18,7 @@ from vqtrt.errors import VqtrtError
 FORMAT_VERSION = 1
 INFO = "bundle.json"
 _MAX_INFO_BYTES = 16 * 2**20
+_MAX_GRAPH_BYTES = 2**31  # what a protobuf message can hold
 
 
 class _Part(BaseModel):
@@ -122,11 +123,17 @@ class Bundle:
             raise VqtrtError(_damaged(self.path / INFO, f"graph file {spec.file!r} is outside"))
         path = self.path / relative
         try:
+            if path.exists() and not path.is_file():
+                raise VqtrtError(_damaged(path, "not a file"))
+            if path.stat().st_size > _MAX_GRAPH_BYTES:
+                raise VqtrtError(_damaged(path, "larger than an ONNX file can be"))
             content = path.read_bytes()
         except FileNotFoundError:
             raise VqtrtError(f"{path} is missing; export the run again: {self._export()}") from None
         except OSError as error:
             raise VqtrtError(f"{path}: cannot be read ({error.strerror})") from error
+        except ValueError:
+            raise VqtrtError(_damaged(self.path / INFO, f"no file: {spec.file!r}")) from None
         if hashlib.sha256(content).hexdigest() != spec.sha256:
             raise VqtrtError(_damaged(path, "its SHA-256 is not the one in bundle.json"))
         return content

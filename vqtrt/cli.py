@@ -5,13 +5,16 @@ Nothing heavy is imported at the top: `vqtrt --help` answers before torch would 
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqtrt.errors import VqtrtError
+from vqtrt.errors import ImageError, Interrupted, VqtrtError, explain
+from vqtrt.terminal import Commands, fail
 
 if TYPE_CHECKING:
     from vqtrt.artefacts import Artefacts
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from vqtrt.tokenizer import Tokenizer
 
 app = typer.Typer(
+    cls=Commands,
     help="VQ-VAE from training to deployment: pictures to codes and back, on any engine.",
     no_args_is_help=True,
     add_completion=False,
@@ -62,7 +66,9 @@ Model = Annotated[
 ]
 Engine = Annotated[EngineName, typer.Option(help="What runs the model.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one engine call.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads that read (default: all cores).")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Threads for files (default: one a core, at most 16).")
+]
 OnErrorOption = Annotated[
     OnErrorName, typer.Option("--on-error", help="At a file that is no image: stop, or skip it.")
 ]
@@ -109,7 +115,8 @@ def train(
 @app.command()
 def export(
     run: Annotated[
-        Path | None, typer.Argument(help="Run (default: the newest under ./runs).")
+        Path | None,
+        typer.Argument(help="Run (default: $VQTRT_MODEL, else the newest under ./runs)."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Bundle folder (default: RUN/bundle).")] = None,
     check: Annotated[
@@ -136,7 +143,8 @@ def export(
 @app.command()
 def verify(
     model: Annotated[
-        Path | None, typer.Argument(help="Run or bundle (default: as --model).")
+        Path | None,
+        typer.Argument(help="Run or bundle (default: $VQTRT_MODEL, else the newest run)."),
     ] = None,
     data: Annotated[str, typer.Argument(help="Images to compare on.")] = "shapes",
     engine: Engine = EngineName.AUTO,
@@ -179,7 +187,7 @@ def encode(
 
     source = open_images(data, split=split.value)
     found, tokenizer = _open(model, engine, batch_size)
-    with terminal.counting("encoding") as counter:
+    with terminal.counting("encoding") as counter, _skippable():
         result = encode_source(
             tokenizer,
             source,
@@ -219,6 +227,8 @@ def decode(
 
     opened = read_codes(codes)
     _, tokenizer = _open(model, engine, batch_size)
+    if opened.header and opened.header.weights_sha256 != tokenizer.engine.weights_sha256:
+        terminal.note(f"warning: another model made {codes}: {opened.header.model.get('path')}")
     with terminal.counting("decoding") as counter:
         count = decode_codes(tokenizer, opened, out, workers=_workers(workers), progress=counter)
     terminal.note(f"wrote {count} pictures into {out}")
@@ -236,6 +246,9 @@ def evaluate(
     on_error: OnErrorOption = OnErrorName.STOP,
     size: Size = None,
     split: Split = SplitName.TEST,
+    grid: Annotated[
+        Path | None, typer.Option(help="PNG to write: the first images over their reconstructions.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure how well pictures survive: MSE, NMSE, PSNR, SSIM, codebook perplexity and usage."""
@@ -245,13 +258,14 @@ def evaluate(
 
     source = open_images(data, split=split.value)
     _, tokenizer = _open(model, engine, batch_size)
-    with terminal.counting("evaluating") as counter:
+    with terminal.counting("evaluating") as counter, _skippable():
         figures = evaluate_model(
             tokenizer,
             source,
             preprocessing=_resized(tokenizer, size),
             workers=_workers(workers),
             on_error=on_error.value,
+            grid=grid,
             progress=counter,
         )
     terminal.show(figures, as_json)
@@ -344,6 +358,15 @@ def _resized(tokenizer: "Tokenizer", size: str | None) -> "Preprocessing | None"
     return None if size is None else tokenizer.preprocessing.with_size(size)
 
 
+@contextmanager
+def _skippable() -> Iterator[None]:
+    """Of the commands that read images, only some can pass over one: those say so."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{error}; --on-error skip passes over such files") from error
+
+
 def _require_passed(figures: dict[str, Any]) -> None:
     if not figures["passed"]:
         raise VqtrtError(
@@ -359,21 +382,8 @@ def _main_process() -> bool:
 
 def main() -> None:
     """Run a command; a `VqtrtError` is printed as one line, with exit status 1."""
-    from vqtrt.terminal import fail
-
     try:
         app()
-    except VqtrtError as error:
-        fail(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt as error:
-        fail("; ".join(["interrupted", *getattr(error, "__notes__", [])]))
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output went away, as `| head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        fail(f"{name}{error.strerror or error}")
-        sys.exit(1)
+    except (VqtrtError, MemoryError, OSError) as error:
+        fail(explain(error))
+        sys.exit(130 if isinstance(error, Interrupted) else 1)

@@ -6,23 +6,26 @@ A recipe is a YAML file in `vqtrt/recipes/`; a run keeps the settings it was tra
 
 import difflib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.errors import VqtrtError
 
 RECIPES = Path(__file__).parent / "recipes"
+_MAX_YAML_BYTES = 2**20
+# PyYAML lets through what a date such as 2024-13-45 and a very deep nesting raise.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 class Settings(BaseModel):
     """Base of all settings: no unknown keys, no change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class QuantizerConfig(Settings):
@@ -39,7 +42,7 @@ class QuantizerConfig(Settings):
     beta: float = Field(0.25, ge=0)
     """Weight of the commitment loss; results hardly vary from 0.1 to 2.0 (section 3.2)."""
     decay: float = Field(0.99, gt=0, lt=1)
-    """Decay of the moving averages (appendix A.1)."""
+    """Decay of the moving averages (appendix A.1), once they have warmed up."""
     epsilon: float = Field(1e-5, gt=0)
     """Laplace smoothing of the counts, as in the authors' Sonnet code."""
     restart_below: float = Field(0.03, ge=0, lt=1)
@@ -68,6 +71,31 @@ class ModelConfig(Settings):
     def stride(self) -> int:
         """Pixels a side that one code stands for."""
         return 1 << self.strided_layers
+
+
+class PixelCNNConfig(Settings):
+    """The gated PixelCNN prior (arXiv 1606.05328)."""
+
+    kind: Literal["pixelcnn"] = "pixelcnn"
+    layers: int = Field(15, ge=2, le=256)
+    channels: int = Field(64, ge=1)
+    """Channels of each stack."""
+    kernel: int = Field(3, ge=3, le=31)
+    """Columns of a kernel, odd. It has to be large enough that no position is out of reach."""
+    first_kernel: int = Field(7, ge=3, le=31)
+    """Columns of the first layer's kernel, odd."""
+    head: int = Field(256, ge=1)
+    """Channels between the skip connections and the logits."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    codebook_size: int = Field(512, ge=2)
+    num_codebooks: int = Field(1, ge=1)
+    num_classes: int = Field(0, ge=0)
+    """Labels that it is conditioned on; 0 for none."""
+
+    @property
+    def reach(self) -> int:
+        """Rows and columns that a position sees in each direction."""
+        return self.first_kernel // 2 + (self.layers - 1) * (self.kernel // 2)
 
 
 class DataConfig(Settings):
@@ -99,12 +127,19 @@ class TrainConfig(Settings):
     checkpoint_every: int = Field(1000, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
 
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _no(cls, value: object) -> object:
+        # YAML 1.1 reads a bare `no` as false.
+        return "no" if value is False else value
+
 
 class Config(Settings):
     """All settings of a run."""
 
     format_version: Literal[1] = 1
-    recipe: str = "custom"
+    recipe: str = Field("custom", pattern=r"^\w[\w.-]*$")
+    """A name, which the run's folder gets too."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -153,12 +188,14 @@ def parse_config(settings: Mapping[str, Any], where: str) -> Config:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _MAX_YAML_BYTES:
+            raise VqtrtError(f"{path}: larger than {_MAX_YAML_BYTES} bytes: not a settings file")
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise VqtrtError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise VqtrtError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         reason = " ".join(str(error).split())
         raise VqtrtError(f"{path}: not valid YAML ({reason})") from error
     if settings is None:
@@ -174,19 +211,24 @@ def _set(settings: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise VqtrtError(f"--set {override!r}: expected key=value, such as train.steps=2000")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise VqtrtError(f"--set {override!r}: {text!r} is not a valid YAML value") from None
-    if isinstance(value, str):
-        value = _number(value)
     *parents, last = key.split(".")
     table = settings
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise VqtrtError(f"--set {override!r}: {parent!r} is a value, not a group of settings")
-    table[last] = value
+    group = _group(parents)
+    field = group.model_fields.get(last) if group else None
+    # A text is taken as it stands: a folder may be called 2024, or yes.
+    table[last] = text if field and field.annotation is str else _value(override, text)
+
+
+def _value(override: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except _NOT_YAML:
+        raise VqtrtError(f"--set {override!r}: {text!r} is not a valid YAML value") from None
+    return _number(value) if isinstance(value, str) else value
 
 
 def _number(text: str) -> str | float:
@@ -206,15 +248,24 @@ def _first_problem(error: ValidationError) -> str:
     return f"{key}: {message} (got {problem['input']!r})" if key else message
 
 
-def _suggestion(location: tuple[int | str, ...]) -> str:
+def _group(location: Sequence[int | str]) -> type[BaseModel] | None:
+    """The settings that stand at a place in the config, if there are such."""
     model: type[BaseModel] = Config
-    for part in location[:-1]:
-        annotation = model.model_fields[str(part)].annotation
+    for part in location:
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
         if get_origin(annotation) is types.UnionType:
             annotation = get_args(annotation)[0]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return ""
+            return None
         model = annotation
+    return model
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    model = _group(location[:-1])
+    if model is None:
+        return ""
     known = list(model.model_fields)
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     if close:

@@ -83,7 +83,8 @@ def _bundle(path: Path) -> dict[str, Any]:
         "made_by": f"vqtrt {info.vqtrt_version}",
         "from_run": info.source.run,
         "recipe": info.source.recipe,
-        "sha256": bundle.sha256,
+        "weights_sha256": info.source.weights_sha256,
+        "bundle_sha256": bundle.sha256,
         "hashes": "match",
     }
 
@@ -109,6 +110,6 @@ def _codes(path: Path) -> dict[str, Any]:
         "rejected": len(codes.rejected),
         "from": codes.header.root,
         "model": codes.header.model,
-        "bundle_sha256": codes.header.bundle_sha256,
+        "weights_sha256": codes.header.weights_sha256,
         "made_by": f"vqtrt {codes.header.vqtrt_version}",
     }

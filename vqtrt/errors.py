@@ -4,6 +4,11 @@ Every message is one line: what is wrong, with which file or value, and what to 
 The CLI prints it without a traceback and exits with status 1.
 """
 
+import errno
+from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class VqtrtError(Exception):
     """A mistake in the input, the settings or the environment, and how to mend it."""
@@ -11,3 +16,28 @@ class VqtrtError(Exception):
 
 class ImageError(VqtrtError):
     """One image that cannot be read; `--on-error skip` passes over it."""
+
+
+class Interrupted(VqtrtError):  # noqa: N818
+    """Ctrl-C, with what the interrupted work had to say."""
+
+
+def unwritable(path: Path, error: OSError) -> VqtrtError:
+    """What to raise where an output cannot be written."""
+    if error.errno in _FULL:
+        return VqtrtError(f"No space left on {path.parent}: make room there or change --out")
+    # What stands where a folder is wanted "exists" for mkdir.
+    exists = isinstance(error, FileExistsError)
+    why = "a file is where a folder has to be" if exists else error.strerror or str(error)
+    return VqtrtError(f"{path}: cannot be written ({why}); mend that or change --out")
+
+
+def explain(error: Exception) -> str:
+    """The message of an error that ends a command."""
+    if isinstance(error, MemoryError):
+        return "out of memory; a smaller --batch-size, or smaller images, need less"
+    if not isinstance(error, OSError):
+        return str(error)
+    name = f"{error.filename}: " if error.filename else ""
+    mend = "; make room there" if error.errno in _FULL else ""
+    return f"{name}{error.strerror or error}{mend}"

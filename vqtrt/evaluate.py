@@ -1,13 +1,19 @@
 """How well a tokenizer keeps pictures, over a whole set, on any engine (`vqtrt eval`)."""
 
 from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 
 from vqtrt.data.batches import OnError, read_batches
+from vqtrt.data.grid import pairs_grid, save_png
 from vqtrt.data.preprocessing import Preprocessing
-from vqtrt.data.source import ImageSource
+from vqtrt.data.source import Images, ImageSource
 from vqtrt.errors import VqtrtError
 from vqtrt.metrics import CodeUsage, ImageMetrics
 from vqtrt.tokenizer import Tokenizer
+
+_GRID_IMAGES = 64
 
 
 def evaluate(
@@ -17,17 +23,20 @@ def evaluate(
     preprocessing: Preprocessing | None = None,
     workers: int,
     on_error: OnError = "stop",
+    grid: Path | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float | int | None]:
     """Encode and decode every image; the figures of `ImageMetrics` and `CodeUsage`.
 
     Keys: `mse` (pixels in [0, 1]), `nmse` (mse over the set's variance), `psnr` (dB), `ssim`,
     `perplexity` and `usage` (share of the codebook that occurs) over the whole set, `codes_used`,
-    `unigram_bits` (entropy of the codes, bits), `images`, `rejected`.
+    `unigram_bits` (entropy of the codes, bits), `images`, `rejected`. `grid` names a PNG to write:
+    the first images over their reconstructions.
     """
     metrics = ImageMetrics()
     usage = CodeUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
     images = rejected = 0
+    shown: list[tuple[Images, Images]] = []
     for batch in read_batches(
         source,
         preprocessing or tokenizer.preprocessing,
@@ -38,12 +47,18 @@ def evaluate(
         rejected += len(batch.rejected)
         if batch.items:
             codes = tokenizer.encode(batch.images)
-            metrics.update(batch.images, tokenizer.decode(codes))
+            decoded = tokenizer.decode(codes)
+            metrics.update(batch.images, decoded)
+            if images < _GRID_IMAGES:
+                shown.append((batch.images, decoded))
             usage.update(codes)
             images += len(batch.items)
         progress(images + rejected)
     if not images:
         raise VqtrtError("none of the images could be read: there is nothing to evaluate")
+    if grid is not None:
+        originals, decoded = (np.concatenate(part) for part in zip(*shown, strict=True))
+        save_png(grid, pairs_grid(originals[:_GRID_IMAGES], decoded[:_GRID_IMAGES]))
     return metrics.result() | {
         "perplexity": usage.perplexity,
         "usage": usage.usage,

@@ -15,15 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from PIL import Image
+
 import vqtrt
 from vqtrt.artefacts import Artefacts
 from vqtrt.data.batches import OnError, read_batches
 from vqtrt.data.codes import Codes, CodesHeader, check_codes
 from vqtrt.data.codes_writer import CodesWriter
-from vqtrt.data.grid import save_png
+from vqtrt.data.folder import ImageFolder
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images, ImageSource
-from vqtrt.errors import VqtrtError
+from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.tokenizer import Tokenizer
 
 Progress = Callable[[int, int], None]
@@ -78,6 +80,10 @@ def encode_source(
     and leaves no `out`; with `on_error="skip"` the .json lists it as rejected. What was done when
     a job stopped is kept beside `out`, and `resume` continues it.
     """
+    if isinstance(source, ImageFolder) and _is_below(out, source.root):
+        raise VqtrtError(
+            f"{out}: is inside {root}, whose files are encoded; give --out a path outside of it"
+        )
     size = preprocessing or tokenizer.preprocessing
     shape = tokenizer.code_shape(size.height, size.width)
     listing = list_source(source)
@@ -89,7 +95,7 @@ def encode_source(
         classes=source.classes,
         root=root,
         listing_sha256=listing.sha256,
-        bundle_sha256=tokenizer.engine.identity,
+        weights_sha256=tokenizer.engine.weights_sha256,
         model={"path": str(model.path), "engine": tokenizer.engine.name},
         preprocessing=size.model_dump(mode="json"),
         vqtrt_version=vqtrt.__version__,
@@ -122,6 +128,10 @@ def encode_source(
             )
         rows, total = writer.rows, writer.files_done
         return EncodeResult(writer.finish(), rows, total - rows, resumed_at)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.parent.resolve().is_relative_to(folder.resolve())
 
 
 def decode_codes(
@@ -158,19 +168,17 @@ def picture_names(codes: Codes) -> list[str]:
     """A relative path ending in .png for each row, all different and none outside the folder."""
     if not codes.files:
         return [f"{row:06d}.png" for row in range(len(codes.codes))]
-    taken: set[str] = set()
+    paths = [_inside(file, codes.path) for file in codes.files]
+    taken = {str(folder) for path in paths for folder in path.parents}
     names = []
-    for file in codes.files:
-        path = PurePosixPath(file)
-        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in file:
-            raise VqtrtError(
-                f"{codes.path}: its .json names {file!r}, which is outside the output folder; "
-                "mend or remove the .json"
-            )
-        # a.jpg and a.png of one folder must not become one picture.
-        name = str(path.with_suffix(".png"))
+    for row, path in enumerate(paths):
+        # a.jpg and a.png of one folder must not become one picture, nor take a folder's name.
+        # An array's item, `images.npy[17]`, has no suffix to replace.
+        name = f"{path}.png" if path.name.endswith("]") else str(path.with_suffix(".png"))
         if name in taken:
             name = f"{path}.png"
+        if name in taken:
+            name = f"{path}-{row:06d}.png"
         while name in taken:
             name = f"{name[:-4]}_.png"
         taken.add(name)
@@ -178,9 +186,25 @@ def picture_names(codes: Codes) -> list[str]:
     return names
 
 
+def _inside(file: str, codes: Path) -> PurePosixPath:
+    """A row's file as a path that stays in the output folder; the .json may be a stranger's."""
+    path = PurePosixPath(file)
+    try:
+        usable = b"\0" not in os.fsencode(file) and bool(path.name)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable or path.is_absolute() or ".." in path.parts:
+        raise VqtrtError(
+            f"{codes}: its .json names {file!r}, which is no file in the output folder; "
+            "mend or remove the .json"
+        )
+    return path
+
+
 def _write_picture(path: Path, image: Images) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(path, image)
+    # The folder is not in place yet, so the file need not appear all at once.
+    Image.fromarray(image).save(path, "PNG")
 
 
 @contextmanager
@@ -192,13 +216,13 @@ def _staged(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
     except OSError as error:
-        raise VqtrtError(f"{out}: cannot be written ({error.strerror})") from error
+        raise unwritable(out, error) from error
     try:
         yield stage
         stage.chmod(0o777 & ~_umask())
         _merge(stage, out)
     except OSError as error:
-        raise VqtrtError(f"{out}: cannot be written ({error.strerror})") from error
+        raise unwritable(out, error) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 

@@ -20,16 +20,27 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from typer.core import TyperGroup
+
+from vqtrt.errors import Interrupted, VqtrtError
 
 if TYPE_CHECKING:
     from vqtrt.training.loop import StepFigures
 
 console = Console(stderr=True, highlight=False)
 
+_TRAIN = {"accelerate", "onnx", "onnxscript", "safetensors", "tensorboard", "torch"}
+"""What the extra `train` installs."""
+
 
 def note(message: str) -> None:
     """A line on standard error, as it is."""
-    console.print(message, markup=False, soft_wrap=True)
+    console.print(printable(message), markup=False, emoji=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """The text on one line, control characters escaped: names and messages come from strangers."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(figures: Mapping[str, Any], as_json: bool) -> None:
@@ -37,12 +48,24 @@ def show(figures: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures))
         return
-    width = max(len(name) for name in figures)
+    lines = list(_flat(figures))
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(printable(f"{name:<{width}}  {_text(value)}"))
+
+
+def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values; a name within a group as `group.name`."""
     for name, value in figures.items():
-        print(f"{name:<{width}}  {_text(value)}")
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value)) or "-"
     if isinstance(value, float):
         return f"{value:.6g}"
     if value is None:
@@ -103,6 +126,27 @@ def waiting(description: str) -> Iterator[None]:
         yield
 
 
+class Commands(TyperGroup):
+    """The commands, where two errors become messages that their users can read."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            # Inference is installed without torch, and then some commands cannot run.
+            package = (error.name or "").partition(".")[0]
+            if package not in _TRAIN:
+                raise
+            raise VqtrtError(
+                f'{package} is not installed, which this needs: pip install "vqtrt[train]"'
+            ) from error
+        except KeyboardInterrupt as error:
+            # Typer would exit in silence, and drop where the work can go on.
+            notes = getattr(error, "__notes__", [])
+            raise Interrupted("; ".join(["interrupted", *notes])) from error
+
+
 class TrainingBar:
     """Shows training: a bar in a terminal, a line a report elsewhere."""
 
@@ -148,4 +192,4 @@ class TrainingBar:
 
 def fail(message: str) -> None:
     """One line on standard error."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)

@@ -23,7 +23,7 @@ def header(**changes: Any) -> CodesHeader:
         "classes": ("cat", "dog"),
         "root": "data",
         "listing_sha256": "a" * 64,
-        "bundle_sha256": "b" * 64,
+        "weights_sha256": "b" * 64,
         "model": {"run": "r1"},
         "preprocessing": {"resize": 12, "crop": [12, 16]},
         "vqtrt_version": "0.1.0",
@@ -266,7 +266,7 @@ def test_half_a_partial_starts_from_the_beginning(out: Path, lost: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("bundle_sha256", "c" * 64),
+        ("weights_sha256", "c" * 64),
         ("listing_sha256", "c" * 64),
         ("preprocessing", {"resize": 13}),
         ("code_shape", (4, 4)),

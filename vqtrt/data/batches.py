@@ -125,7 +125,7 @@ class _Pending:
         if not errors:
             return Batch(list(self.items), self.images)
         if on_error == "stop":
-            raise ImageError(f"{errors[min(errors)]}; --on-error skip passes over such files")
+            raise ImageError(errors[min(errors)])
         good = [row for row in range(len(self.items)) if row not in errors]
         rejected = [(self.items[row], errors[row]) for row in sorted(errors)]
         return Batch([self.items[row] for row in good], self.images[good], rejected)

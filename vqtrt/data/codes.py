@@ -46,8 +46,10 @@ class CodesHeader(BaseModel):
     root: Name
     """The data's path, as the user gave it."""
     listing_sha256: str
-    bundle_sha256: str
+    weights_sha256: str
+    """Of the weights that the graphs were exported from: equal weights, equal codes."""
     model: dict[str, str]
+    """Where the model was (`path`), and the `engine` that ran it."""
     preprocessing: dict[str, Any]
     vqtrt_version: str
 
@@ -160,7 +162,7 @@ def check_codes(
     if codes.dtype.kind not in "iu":
         raise VqtrtError(f"{name}: holds {codes.dtype}, but codes are integers; cast them first")
     extra = (num_codebooks,) if num_codebooks > 1 else ()
-    fits = codes.ndim == 3 + len(extra) and codes.shape[3:] == extra
+    fits = codes.ndim == 3 + len(extra) and codes.shape[3:] == extra and 0 not in codes.shape[1:]
     if not fits or (code_shape is not None and codes.shape[1:3] != tuple(code_shape)):
         raise VqtrtError(
             f"{name}: has shape {codes.shape}, but the model takes "

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vqtrt.data.codes import FORMAT_VERSION, CodesHeader
 from vqtrt.data.codes_journal import Appender, Commit, last_commit, write_json
-from vqtrt.errors import VqtrtError
+from vqtrt.errors import VqtrtError, unwritable
 
 
 def npy_header(dtype: np.dtype[Any], row_shape: tuple[int, ...], rows: int) -> bytes:
@@ -262,9 +262,4 @@ class CodesWriter:
             yield
         except OSError as err:
             self._broken = True
-            if err.errno in (errno.ENOSPC, errno.EDQUOT):
-                message = f"No space left on {self.out.parent}: make room there or change --out"
-            else:
-                why = err.strerror or str(err)
-                message = f"{self.out}: cannot be written ({why}); mend that or change --out"
-            raise VqtrtError(message) from err
+            raise unwritable(self.out, err) from err

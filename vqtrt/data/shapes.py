@@ -116,20 +116,20 @@ class _Kind:
 
 
 _KINDS = (
-    _Kind("red circle", _circle, (-4, 6), 0.88, 0.9, 0),
-    _Kind("orange ring", _ring, (24, 32), 0.95, 0.97, 0),
-    _Kind("yellow star", _star, (50, 57), 0.85, 0.97, 14),
-    _Kind("green triangle", _triangle, (110, 135), 0.8, 0.75, 12),
-    _Kind("cyan cross", _cross, (176, 188), 0.75, 0.9, 12),
-    _Kind("blue square", _square, (213, 228), 0.8, 0.93, 12),
-    _Kind("purple diamond", _diamond, (266, 280), 0.68, 0.85, 8),
-    _Kind("pink heart", _heart, (328, 340), 0.45, 0.98, 10),
-    _Kind("white moon", _moon, (40, 220), 0.05, 0.97, 20),
-    _Kind("brown arrow", _arrow, (22, 28), 0.65, 0.62, 12),
+    _Kind("blue-square", _square, (213, 228), 0.8, 0.93, 12),
+    _Kind("brown-arrow", _arrow, (22, 28), 0.65, 0.62, 12),
+    _Kind("cyan-cross", _cross, (176, 188), 0.75, 0.9, 12),
+    _Kind("green-triangle", _triangle, (110, 135), 0.8, 0.75, 12),
+    _Kind("orange-ring", _ring, (24, 32), 0.95, 0.97, 0),
+    _Kind("pink-heart", _heart, (328, 340), 0.45, 0.98, 10),
+    _Kind("purple-diamond", _diamond, (266, 280), 0.68, 0.85, 8),
+    _Kind("red-circle", _circle, (-4, 6), 0.88, 0.9, 0),
+    _Kind("white-moon", _moon, (40, 220), 0.05, 0.97, 20),
+    _Kind("yellow-star", _star, (50, 57), 0.85, 0.97, 14),
 )
 
 CLASSES = tuple(kind.name for kind in _KINDS)
-"""The ten classes in the order of their labels."""
+"""The ten classes in the order of their labels: sorted, like the folders of `write_shapes`."""
 
 
 class Shapes:
@@ -224,9 +224,9 @@ def write_shapes(folder: Path, count: int, seed: int = 0, size: int = 32) -> Non
         if any(folder.iterdir()):
             raise VqtrtError(f"{shown(folder)}: not empty; give a new folder")
         for name in CLASSES:
-            (folder / name.replace(" ", "-")).mkdir()
+            (folder / name).mkdir()
         for item in shapes.items():
-            path = folder / CLASSES[item.label].replace(" ", "-") / f"{item.key:06}.png"
+            path = folder / CLASSES[item.label] / f"{item.key:06}.png"
             Image.fromarray(shapes.image(item.key)).save(path)
     except OSError as error:
         raise VqtrtError(

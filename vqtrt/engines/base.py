@@ -19,8 +19,8 @@ class Engine(Protocol):
     """What `--engine` calls it."""
     facts: ModelFacts
     preprocessing: Preprocessing
-    identity: str
-    """SHA-256 that stands for the graphs or weights: equal identity, equal model."""
+    weights_sha256: str
+    """Of the weights that the model was trained to: equal weights, equal codes."""
 
     def open(self, graph: str) -> Graph:
         """Make a graph ready to run: `encoder` or `decoder`."""

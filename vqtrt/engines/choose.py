@@ -22,7 +22,7 @@ def open_engine(model: Artefacts, name: str = "auto", *, threads: int | None = N
         raise VqtrtError(f"no engine {name!r}: choose one of {', '.join(ENGINES)}")
     if name == "auto":
         name = _fastest(model)
-    if not _installed(name):
+    if not installed(name):
         raise VqtrtError(f"the engine {name} is not installed: {_INSTALL[name]}")
     if name == "onnxruntime":
         from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
@@ -39,9 +39,9 @@ def open_engine(model: Artefacts, name: str = "auto", *, threads: int | None = N
 
 
 def _fastest(model: Artefacts) -> str:
-    if model.bundle is not None and _installed("onnxruntime"):
+    if model.bundle is not None and installed("onnxruntime"):
         return "onnxruntime"
-    if model.run is not None and _installed("torch"):
+    if model.run is not None and installed("torch"):
         return "torch"
     if model.bundle is not None:
         raise VqtrtError(f"no engine is installed that runs a bundle: {_INSTALL['onnxruntime']}")
@@ -51,5 +51,6 @@ def _fastest(model: Artefacts) -> str:
     )
 
 
-def _installed(package: str) -> bool:
+def installed(package: str) -> bool:
+    """Whether a package can be imported, without importing it."""
     return importlib.util.find_spec(package) is not None

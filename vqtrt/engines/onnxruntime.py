@@ -22,7 +22,7 @@ class OnnxRuntimeEngine:
         self.bundle = bundle
         self.facts = bundle.info.model
         self.preprocessing = bundle.info.preprocessing
-        self.identity = bundle.sha256
+        self.weights_sha256 = bundle.info.source.weights_sha256
         self._threads = threads
 
     def open(self, graph: str) -> Graph:
@@ -31,7 +31,7 @@ class OnnxRuntimeEngine:
 
         content = self.bundle.graph_bytes(graph)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised, too
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
@@ -41,16 +41,32 @@ class OnnxRuntimeEngine:
             )
         except Exception as error:
             # ONNX Runtime raises its own exception classes, which share no base but this one.
-            reason = " ".join(str(error).split())
             raise VqtrtError(
                 f"{self.bundle.path}: onnxruntime {onnxruntime.__version__} refuses the graph "
-                f"{graph!r} ({reason})"
+                f"{graph!r} ({_one_line(error)})"
             ) from error
-        (source,), (target,) = session.get_inputs(), session.get_outputs()
+        sources, targets = session.get_inputs(), session.get_outputs()
+        if len(sources) != 1 or len(targets) != 1:
+            raise VqtrtError(
+                f"{self.bundle.path}: the graph {graph!r} has {len(sources)} inputs and "
+                f"{len(targets)} outputs, not one of each; export the run again"
+            )
+        (source,), (target,) = sources, targets
 
         def run(array: NDArray[Any]) -> NDArray[Any]:
-            (result,) = session.run([target.name], {source.name: array})
+            try:
+                (result,) = session.run([target.name], {source.name: array})
+            except Exception as error:
+                raise VqtrtError(
+                    f"{self.bundle.path}: onnxruntime {onnxruntime.__version__} cannot run the "
+                    f"graph {graph!r} on {array.dtype} {array.shape} ({_one_line(error)}); if it "
+                    "lacks memory, a smaller batch size needs less"
+                ) from error
             out: NDArray[Any] = result
             return out
 
         return run
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

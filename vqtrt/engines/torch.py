@@ -31,7 +31,7 @@ class TorchEngine:
         self.model = opened.load_model().to(self.device)
         self.facts = model_facts(opened.config.model)
         self.preprocessing = opened.config.data.preprocessing
-        self.identity = file_sha256(opened.weights)
+        self.weights_sha256 = file_sha256(opened.weights)
 
     def encoder(self) -> "EncoderGraph":
         """The encoder as the module that is exported."""
@@ -54,8 +54,10 @@ class TorchEngine:
             raise VqtrtError(f"the engine torch has no graph {graph!r}")
 
         def run(array: NDArray[Any]) -> NDArray[Any]:
+            # torch warns of arrays that it could not write to.
+            tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
             with torch.inference_mode():
-                result: NDArray[Any] = module(torch.from_numpy(array).to(self.device)).cpu().numpy()
+                result: NDArray[Any] = module(tensor.to(self.device)).cpu().numpy()
             return result
 
         return run

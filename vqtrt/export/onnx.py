@@ -22,7 +22,7 @@ from torch.export import Dim
 
 import vqtrt
 from vqtrt.bundle import INFO, Bundle, BundleInfo, GraphSpec, Source, TensorSpec, file_sha256
-from vqtrt.errors import VqtrtError
+from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.models.facts import model_facts
 from vqtrt.models.graphs import DecoderGraph, EncoderGraph
 from vqtrt.training.run import Run
@@ -39,6 +39,8 @@ _TYPES: dict[int, str] = {
 
 def export_run(run: Run, out: Path) -> Bundle:
     """Write the bundle of a run into the folder `out`; a bundle that stood there is replaced."""
+    if out.exists() and not out.is_dir():
+        raise VqtrtError(f"{out} is a file: name a folder with --out")
     if out.exists() and any(out.iterdir()) and not (out / INFO).is_file():
         raise VqtrtError(f"{out} is not empty and no bundle: name another folder with --out")
     model = run.load_model()
@@ -140,16 +142,21 @@ def _replacing(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
     except OSError as error:
-        raise VqtrtError(f"{out}: cannot be written ({error.strerror})") from error
+        raise unwritable(out, error) from error
     old = stage.with_suffix(".old")
     try:
         yield stage
         stage.chmod(0o755)
         if out.exists():
             out.rename(old)
-        stage.rename(out)
+        try:
+            stage.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
     except OSError as error:
-        raise VqtrtError(f"{out}: cannot be written ({error.strerror})") from error
+        raise unwritable(out, error) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

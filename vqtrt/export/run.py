@@ -9,6 +9,7 @@ from vqtrt.artefacts import Artefacts
 from vqtrt.data.batches import read_batches
 from vqtrt.data.open import open_images
 from vqtrt.data.source import Images
+from vqtrt.engines import installed
 from vqtrt.errors import VqtrtError
 from vqtrt.export.onnx import export_run
 from vqtrt.export.verify import verify
@@ -29,6 +30,11 @@ def export_bundle(model: Artefacts, out: Path | None = None) -> Artefacts:
 def verify_bundle(model: Artefacts) -> dict[str, Any]:
     """Verify on images of the run's own data, or on `shapes` where that is not at hand."""
     assert model.run is not None  # noqa: S101 - `export_bundle` gives one
+    if not installed("onnxruntime"):
+        raise VqtrtError(
+            f"{model.bundle} is written, but verifying it needs a runtime: "
+            'pip install "vqtrt[cpu]" (or "vqtrt[gpu]"), or pass --no-verify'
+        )
     data = Run.open(model.run).config.data.path
     try:
         open_images(data, split="test")

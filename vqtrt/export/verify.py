@@ -46,8 +46,8 @@ def verify(
             f"{model.path}: verify compares with the weights that were exported: pass the run "
             "(a bundle in RUN/bundle finds its run by itself)"
         )
-    if model.bundle is not None:
-        _check_weights(model, Bundle.open(model.bundle))
+    if engine != "torch":
+        _check_weights(model, model.open_bundle())
     reference = TorchEngine(model.run, device="cpu")
     tested = Tokenizer(open_engine(model, engine), batch_size=max(BATCH_SIZES))
     expected = Tokenizer(reference)

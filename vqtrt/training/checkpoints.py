@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vqtrt.errors import VqtrtError
+from vqtrt.errors import VqtrtError, unwritable
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})")
@@ -52,24 +52,46 @@ class Checkpoints:
         names = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
         return sorted(int(match[1]) for match in names if match)
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
-        """Write the checkpoint of `step` steps done, and remove the oldest beyond `keep`."""
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> Path:
+        """Write the checkpoint of `step` steps done, and remove the oldest beyond `keep`.
+
+        Raises `VqtrtError` where it cannot be written; the checkpoints before it are then whole.
+        """
         final = self._path(step)
         temporary = final.with_name(f".{final.name}.partial")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_weights(model, temporary / "model.safetensors")
         tensors, groups = _flatten(optimizer.state_dict())
-        _save_tensors(tensors, temporary / "optimizer.safetensors")
         state = {"format_version": FORMAT_VERSION, "step": step, "param_groups": groups}
-        write_text(temporary / "state.json", json.dumps(state, indent=1))
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self._path(old))
+        # The scale of float16's gradients: part of what the next step does.
+        state["scaler"] = scaler.state_dict() if scaler else None
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save_weights(model, temporary / "model.safetensors")
+            _save_tensors(tensors, temporary / "optimizer.safetensors")
+            write_text(temporary / "state.json", json.dumps(state, indent=1))
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+            for old in self.steps()[: -self.keep]:
+                shutil.rmtree(self._path(old))
+        except OSError as error:
+            raise unwritable(final, error) from error
+        finally:
+            # After a failure only: a disk that is full needs the room.
+            shutil.rmtree(temporary, ignore_errors=True)
         return final
 
-    def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    def load_newest(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> int:
         """Restore the newest checkpoint; returns its step."""
         steps = self.steps()
         if not steps:
@@ -78,12 +100,26 @@ class Checkpoints:
             )
         path = self._path(steps[-1])
         load_weights(model, path / "model.safetensors")
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if state["format_version"] > FORMAT_VERSION:
-            raise VqtrtError(f"{path}: written by a newer vqtrt; upgrade to resume it")
         tensors = _load_tensors(path / "optimizer.safetensors")
-        optimizer.load_state_dict(_unflatten(tensors, state["param_groups"]))
-        return int(state["step"])
+        try:
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            if state["format_version"] > FORMAT_VERSION:
+                raise VqtrtError(f"{path}: written by a newer vqtrt; upgrade to resume it")
+            optimizer.load_state_dict(_unflatten(tensors, state["param_groups"]))
+            if scaler and state.get("scaler"):
+                scaler.load_state_dict(state["scaler"])
+            step = int(state["step"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            reason = " ".join(f"{type(error).__name__} {error}".split())
+            raise VqtrtError(
+                f"{path} is damaged ({reason}); remove it to resume from the one before it"
+            ) from error
+        for parameter, values in optimizer.state.items():
+            for key, value in values.items():
+                if value.shape == parameter.shape:
+                    # In the parameter's order of memory (channels last): files know only one.
+                    values[key] = torch.empty_like(parameter).copy_(value)
+        return step
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
@@ -92,16 +128,22 @@ class Checkpoints:
 def write_text(path: Path, text: str) -> None:
     """Replace a small text file atomically."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     # A new name, then a rename: writing over a file that is mapped would destroy it.
     temporary = path.with_name(f".{path.name}.partial")
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary
-    )
+    content = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        save_file(content, temporary)
+    except SafetensorError as error:
+        # What it makes of an OSError; the text holds the system's own words.
+        raise OSError(f"{path}: cannot be written ({error})") from error
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -24,7 +24,7 @@ from vqtrt.errors import VqtrtError
 from vqtrt.metrics import CodeUsage, ImageMetrics
 from vqtrt.models.graphs import to_bytes, to_unit
 from vqtrt.models.vqvae import VQVAE, Losses
-from vqtrt.training.checkpoints import Checkpoints, save_weights
+from vqtrt.training.checkpoints import Checkpoints, save_weights, write_text
 from vqtrt.training.loader import CachedSource, split_items, training_batches
 from vqtrt.training.run import MetricsFile, Run
 
@@ -66,7 +66,7 @@ def train(config: Config, path: Path, watcher: Watcher, *, resume: bool = False)
     checkpoint is then kept.
     """
     torch.manual_seed(config.train.seed)
-    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    accelerator = _accelerator(config.train.mixed_precision)
     if config.train.batch_size % accelerator.num_processes:
         raise VqtrtError(
             f"train.batch_size {config.train.batch_size} cannot be divided among "
@@ -74,12 +74,27 @@ def train(config: Config, path: Path, watcher: Watcher, *, resume: bool = False)
         )
     data = _Data(config)
     if accelerator.is_main_process:
-        run = Run(path, config) if resume else Run.create(path, config)
+        if resume:
+            write_text(path / "config.yaml", config.to_yaml())
+        else:
+            Run.create(path, config)
     accelerator.wait_for_everyone()
     run = Run(path, config)
-    trainer = _Trainer(run, data, accelerator, watcher)
-    trainer.train(trainer.resume() if resume else trainer.start())
+    try:
+        trainer = _Trainer(run, data, accelerator, watcher)
+        start = trainer.resume() if resume else trainer.start()
+    except BaseException:
+        if not resume and accelerator.is_main_process:
+            run.discard()
+        raise
+    trainer.train(start)
     return run
+
+
+def _accelerator(mixed_precision: str) -> Accelerator:
+    if mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise VqtrtError("float16 needs a GPU: take --set train.mixed_precision=bf16, or no")
+    return Accelerator(mixed_precision=mixed_precision)
 
 
 class _Data:
@@ -142,9 +157,15 @@ class _Trainer:
         return 0
 
     def resume(self) -> int:
-        """Restore the newest checkpoint; returns the step to go on with."""
+        """Restore the newest checkpoint; returns the step to go on with, 0 before the first."""
+        if not self.checkpoints.steps() and not self.run.weights.exists():
+            return self.start()
         self.model.to(self.accelerator.device)
-        return self.checkpoints.load_newest(self.model, self.optimizer)
+        step = self.checkpoints.load_newest(self.model, self.optimizer, self.accelerator.scaler)
+        for group in self.optimizer.param_groups:
+            # The checkpoint brings its own; a run may be resumed with another.
+            group["lr"] = self.config.learning_rate
+        return step
 
     def train(self, start: int) -> None:
         """Train from step `start` to the end."""
@@ -194,9 +215,13 @@ class _Trainer:
             save = done % config.checkpoint_every == 0 or done == config.steps
             if done % config.log_every == 0 or evaluate or save:
                 self._report(means, done, log)
+            if save:
+                state = self.model.state_dict().values()
+                if not torch.stack([value.isfinite().all() for value in state]).all():
+                    raise self._diverged("the weights are no longer finite", done)
             # Saved before it is evaluated: what an evaluation reports can then be resumed from.
             if save and log:
-                self.checkpoints.save(done, self.model, self.optimizer)
+                self.checkpoints.save(done, self.model, self.optimizer, self.accelerator.scaler)
                 save_weights(self.model, self.run.weights)
             if evaluate and log:
                 self._evaluate(done, log)
@@ -206,18 +231,19 @@ class _Trainer:
     def _report(self, means: "_Means", step: int, log: "_Log | None") -> None:
         total, reconstruction, perplexity = means.take(self.accelerator)
         if not math.isfinite(total):
-            kept = self.checkpoints.steps()
-            last = (
-                f"step {kept[-1]} is kept in {self.checkpoints.folder}" if kept else "none was kept"
-            )
-            raise VqtrtError(
-                f"the loss is {total} at step {step}; of the good checkpoints {last}; "
-                f"try a lower rate: --set train.learning_rate={self.config.learning_rate / 3:.1e}"
-            )
+            raise self._diverged(f"the loss is {total}", step)
         if log:
             rate = means.count * self.config.batch_size / means.seconds
             log.figures(StepFigures(step, total, reconstruction, perplexity, rate))
         means.reset()
+
+    def _diverged(self, what: str, step: int) -> VqtrtError:
+        kept = self.checkpoints.steps()
+        last = f"step {kept[-1]} is kept in {self.checkpoints.folder}" if kept else "none was kept"
+        return VqtrtError(
+            f"{what} at step {step}; of the good checkpoints {last}; "
+            f"try a lower rate: --set train.learning_rate={self.config.learning_rate / 3:.1e}"
+        )
 
     @torch.no_grad()
     def _evaluate(self, step: int, log: "_Log") -> None:

@@ -10,11 +10,12 @@ bundle/              what `vqtrt export` writes
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from vqtrt.config import Config, load_config
-from vqtrt.errors import VqtrtError
+from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.models.vqvae import VQVAE
 from vqtrt.training.checkpoints import load_weights, write_text
 
@@ -37,7 +38,7 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
             write_text(path / "config.yaml", config.to_yaml())
         except OSError as error:
-            raise VqtrtError(f"{path}: cannot be written ({error.strerror})") from error
+            raise unwritable(path, error) from error
         return cls(path, config)
 
     @classmethod
@@ -46,6 +47,12 @@ class Run:
         if not (path / "config.yaml").is_file():
             raise VqtrtError(f"{path} is no run: it has no config.yaml; `vqtrt train` makes one")
         return cls(path, load_config(path / "config.yaml"))
+
+    def discard(self) -> None:
+        """Remove the run if it holds its settings alone."""
+        if [entry.name for entry in self.path.iterdir()] == ["config.yaml"]:
+            (self.path / "config.yaml").unlink()
+            self.path.rmdir()
 
     @property
     def weights(self) -> Path:
@@ -70,18 +77,25 @@ class MetricsFile:
         """Open for appending after step `start`; lines of later steps are dropped."""
         kept = []
         if start and path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                # A crash can tear the last line; it belongs to a step that is done again.
-                if line.endswith("}") and json.loads(line)["step"] <= start:
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if _step(line) <= start:
                     kept.append(line + "\n")
         write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, figures: dict[str, Any]) -> None:
-        """Append one line; it is on disk when this returns, or the next checkpoint lacks it."""
+        """Append one line and hand it to the system, so that `tail -f` shows it."""
         self._file.write(json.dumps(figures) + "\n")
         self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _step(line: str) -> float:
+    """The step of a line. A crash can tear the last one; it belongs to a step that is redone."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -20,7 +20,8 @@ def plan(
     with the overrides on top, but its model may not change.
     """
     if resume:
-        return _existing(recipe, out, overrides)
+        named = load_config(recipe).recipe if recipe else None
+        return _existing(named, out, overrides)
     config = load_config(recipe or _DEFAULT_RECIPE, overrides)
     return config, out or _free(RUNS / config.recipe)
 
@@ -28,9 +29,10 @@ def plan(
 def _existing(
     recipe: str | None, out: Path | None, overrides: Sequence[str]
 ) -> tuple[Config, Path]:
-    path = out or newest_run(recipe or "")
+    path = out or newest_run(recipe)
     if path is None:
-        raise VqtrtError(f"nothing to resume: {RUNS} holds no run; name one with --out")
+        which = f"{RUNS} holds no run of {recipe}" if recipe else f"{RUNS} holds no run"
+        raise VqtrtError(f"nothing to resume: {which}; name one with --out")
     if not (path / "config.yaml").is_file():
         raise VqtrtError(f"nothing to resume: {path} holds no run; train without --resume")
     before = load_config(path / "config.yaml")

@@ -45,12 +45,15 @@ class VectorQuantizer(nn.Module, ABC):
     codebook: Tensor
     usage: Tensor
     """(C, K) float32: moving average of how often each code is used in a step."""
+    updates: Tensor
+    """Scalar int64: training steps so far."""
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
         shape = (config.num_codebooks, config.codebook_size)
         self.register_buffer("usage", torch.ones(shape))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @abstractmethod
     def _learn(self, z: Tensor, codes: Tensor, quantized: Tensor) -> Tensor:
@@ -75,7 +78,8 @@ class VectorQuantizer(nn.Module, ABC):
     def encode(self, z: Tensor) -> Tensor:
         """Codes (N, h, w, C) int64 of the encoder's output z (N, C·D, h, w)."""
         n, _, h, w = z.shape
-        return self._nearest(self._split(z.float())).T.reshape(n, h, w, -1)
+        with torch.autocast(z.device.type, enabled=False):
+            return self._nearest(self._split(z.float())).T.reshape(n, h, w, -1)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Entries (N, C·D, h, w) for codes (N, h, w, C)."""
@@ -103,6 +107,17 @@ class VectorQuantizer(nn.Module, ABC):
         dead = self.usage < self.config.restart_below * uniform
         entries = _from_first(_draw(z, self.config.codebook_size))
         self._replace(dead, entries, uniform.expand_as(self.usage))
+
+    def _next_decay(self) -> Tensor:
+        """The decay of this step: the averages are short at first and grow to `config.decay`.
+
+        In its first steps the encoder moves far. Averages over 100 steps would stay behind, a few
+        entries would win all vectors, and the dead ones would not be noticed for hundreds of
+        steps. (The authors' Sonnet code has short averages at first too: it removes their bias.)
+        """
+        step = self.updates.float()
+        self.updates += 1
+        return torch.clamp((1 + step) / (10 + step), max=self.config.decay)
 
     def _count(self, codes: Tensor) -> Tensor:
         """How often each code occurs in codes (C, M), summed over processes: (C, K) float32."""

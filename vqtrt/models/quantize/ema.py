@@ -32,12 +32,12 @@ class EMAQuantizer(VectorQuantizer):
 
     @torch.no_grad()
     def _update(self, z: Tensor, codes: Tensor) -> None:
-        decay = self.config.decay
+        decay = self._next_decay()
         sums = torch.zeros_like(self.total)
         for book, row, vectors in zip(sums, codes, z, strict=True):
             book.index_add_(0, row, vectors)
-        self.usage.mul_(decay).add_(self._count(codes), alpha=1 - decay)
-        self.total.mul_(decay).add_(sum_over_processes(sums), alpha=1 - decay)
+        self.usage.lerp_(self._count(codes), 1 - decay)
+        self.total.lerp_(sum_over_processes(sums), 1 - decay)
         n = self.usage.sum(-1, keepdim=True)
         k, epsilon = self.config.codebook_size, self.config.epsilon
         smoothed = (self.usage + epsilon) / (n + k * epsilon) * n

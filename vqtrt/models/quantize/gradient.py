@@ -20,8 +20,7 @@ class GradientQuantizer(VectorQuantizer):
     def _learn(self, z: Tensor, codes: Tensor, quantized: Tensor) -> Tensor:
         if self.training:
             with torch.no_grad():
-                decay = self.config.decay
-                self.usage.mul_(decay).add_(self._count(codes), alpha=1 - decay)
+                self.usage.lerp_(self._count(codes), 1 - self._next_decay())
                 self._restart_dead(z)
         return F.mse_loss(quantized, z.detach())
 

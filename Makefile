@@ -1,0 +1,40 @@
+# `make demo` shows what vqtrt does; `make test` checks that it still does. Both install first.
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: install demo test lint types unit clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,train,dev]"
+	@touch $@
+
+demo: $(INSTALLED)
+	rm -rf demo
+	vqtrt shapes demo/images --num 500
+	vqtrt train shapes --out demo/run
+	vqtrt export demo/run
+	vqtrt encode demo/images --model demo/run --out demo/codes.npy
+	vqtrt decode demo/codes.npy --model demo/run --out demo/recon
+	vqtrt eval demo/images --model demo/run --grid demo/reconstructions.png
+	@echo "Originals over reconstructions: demo/reconstructions.png"
+
+test: lint types unit
+
+lint: $(INSTALLED)
+	ruff check .
+	ruff format --check .
+
+types: $(INSTALLED)
+	mypy
+
+unit: $(INSTALLED)
+	python -m pytest
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,184 @@
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from vqtrt.artefacts import Artefacts, find_model
+from vqtrt.bundle import Bundle
+from vqtrt.data.open import open_images
+from vqtrt.engines.torch import TorchEngine
+from vqtrt.errors import VqtrtError
+from vqtrt.export.verify import BATCH_SIZES, verify
+from vqtrt.training.checkpoints import save_weights
+from vqtrt.training.run import Run
+
+KEYS = {
+    "code_agreement",
+    "code_agreement_beyond_margin",
+    "mismatches",
+    "max_mismatch_margin",
+    "decoder_max_abs_diff",
+    "batch_invariance",
+    "images",
+    "codes",
+    "engine",
+    "passed",
+}
+
+
+@pytest.fixture(scope="module")
+def images(tiny_run):
+    size = Run.open(tiny_run).config.data.preprocessing
+    source = open_images("shapes:70", "test")
+    return np.stack([source.read(item, size) for item in source.items()])
+
+
+@pytest.fixture
+def copied(tiny_run, tmp_path):
+    """A run of one's own, bundle and all."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    return run
+
+
+def change_graph(bundle, name, change):
+    """Change a graph's file and mend the hashes, as an export from other code would."""
+    path = bundle / f"{name}.onnx"
+    proto = onnx.load(path)
+    change(proto)
+    path.write_bytes(proto.SerializeToString())
+    opened = Bundle.open(bundle)
+    spec = opened.info.graphs[name]
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    graphs = opened.info.graphs | {name: spec.model_copy(update={"sha256": sha256})}
+    Bundle.write_info(bundle, opened.info.model_copy(update={"graphs": graphs}))
+
+
+def scale_weights(proto, factor):
+    """Scale the first convolution of a graph."""
+    for tensor in proto.graph.initializer:
+        if len(tensor.dims) == 4:
+            array = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array * np.float32(factor), tensor.name))
+            return
+    raise AssertionError("no convolution")
+
+
+@pytest.mark.parametrize("name", ["tiny_run", "tiny_run2"])
+def test_a_good_bundle_passes(name, request, images):
+    run = request.getfixturevalue(name)
+    seen = []
+    figures = verify(
+        find_model(run), [images[:64], images[64:]], engine="onnxruntime", progress=seen.append
+    )
+    assert set(figures) == KEYS
+    assert figures["passed"] is True
+    assert figures["engine"] == "onnxruntime"
+    assert figures["images"] == 70
+    assert figures["codes"] == 70 * 16 * (2 if name == "tiny_run2" else 1)
+    assert figures["code_agreement_beyond_margin"] == 1
+    assert figures["code_agreement"] > 0.99
+    assert figures["batch_invariance"] == 1
+    assert figures["decoder_max_abs_diff"] <= 1
+    assert figures["max_mismatch_margin"] <= 1e-5
+    assert seen == [64, 70]
+    json.dumps(figures, allow_nan=False)
+
+
+def test_the_measured_batches_are_those_of_the_contract():
+    assert BATCH_SIZES == (1, 2, 7, 64)
+
+
+def test_torch_agrees_with_itself(tiny_run, images):
+    figures = verify(find_model(tiny_run), [images], engine="torch")
+    assert (figures["passed"], figures["code_agreement"], figures["engine"]) == (True, 1, "torch")
+
+
+def test_a_damaged_encoder_is_found(copied, images):
+    change_graph(copied / "bundle", "encoder", lambda proto: scale_weights(proto, 1.5))
+    figures = verify(find_model(copied), [images], engine="onnxruntime")
+    assert figures["passed"] is False
+    assert figures["max_mismatch_margin"] > 1e-5
+    assert figures["mismatches"] > 0
+    assert figures["code_agreement"] == 1 - figures["mismatches"] / figures["codes"]
+    assert figures["code_agreement_beyond_margin"] < 1
+    assert figures["decoder_max_abs_diff"] <= 1
+
+
+def test_a_damaged_decoder_is_found(copied, images):
+    change_graph(copied / "bundle", "decoder", lambda proto: scale_weights(proto, 1.5))
+    figures = verify(find_model(copied), [images], engine="onnxruntime")
+    assert figures["passed"] is False
+    assert figures["decoder_max_abs_diff"] > 1
+    assert figures["code_agreement_beyond_margin"] == 1
+
+
+def test_margins_are_the_relative_gap_in_float64(tiny_run2, images, monkeypatch):
+    """Against loops over the definition, for codes that were changed by hand."""
+    model = find_model(tiny_run2)
+    reference = TorchEngine(tiny_run2, device="cpu")
+    opened = reference.open("encoder")
+    changed = [(3, 1, 2, 0), (3, 1, 2, 1), (5, 0, 0, 1)]
+
+    def damaged(self, graph):
+        real = TorchEngine.__dict__["open"](self, graph)
+
+        def run(array):
+            out = real(array)
+            if graph == "encoder" and len(array) == len(images):
+                for place in changed:
+                    out[place] = (out[place] + 1) % 16
+            return out
+
+        return run
+
+    class Damaged(TorchEngine):
+        open = damaged
+
+    monkeypatch.setattr(
+        "vqtrt.export.verify.open_engine", lambda *args: Damaged(tiny_run2, device="cpu")
+    )
+    some = images[:64]
+    images = some
+    figures = verify(model, [some], engine="torch")
+    codes = opened(some)
+    with torch.inference_mode():
+        z = reference.encoder().vectors(torch.from_numpy(some)).double().numpy()
+    codebook = reference.model.quantizer.codebook.double().numpy()
+    margins = []
+    for n, y, x, c in changed:
+        vector = z[n, y, x, c * 8 : c * 8 + 8]
+        distances = ((vector - codebook[c]) ** 2).sum(-1)
+        chosen = distances[(codes[n, y, x, c] + 1) % 16]
+        margins.append((chosen - distances.min()) / chosen)
+    assert figures["mismatches"] == 3
+    assert figures["max_mismatch_margin"] == pytest.approx(max(margins), rel=1e-9)
+    assert figures["code_agreement"] == 1 - 3 / codes.size
+    # The whole batch of 64 differs from the batches of 1 and 2 and 7, of three sizes compared.
+    assert figures["batch_invariance"] == pytest.approx(1 - 3 / (3 * codes.size))
+    assert figures["passed"] is False
+
+
+def test_other_weights_than_those_of_the_bundle(copied, images):
+    run = Run.open(copied)
+    model = run.load_model()
+    with torch.no_grad():
+        model.encoder[0].weight.mul_(1.1)
+    save_weights(model, run.weights)
+    with pytest.raises(VqtrtError, match=r"exported from other weights.*vqtrt export") as error:
+        verify(find_model(copied), [images], engine="onnxruntime")
+    assert "\n" not in str(error.value)
+
+
+def test_a_bundle_alone_has_nothing_to_compare_with(tiny_bundle, images):
+    with pytest.raises(VqtrtError, match="pass the run"):
+        verify(Artefacts(None, tiny_bundle, "named"), [images])
+
+
+def test_no_images(tiny_run):
+    with pytest.raises(VqtrtError, match="at least one image"):
+        verify(find_model(tiny_run), [], engine="onnxruntime")

@@ -1,0 +1,106 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from vqtrt import terminal
+
+NASTY = "a\nb\r\tc\x1b[31mred\x07 \u202e \udcff :star: [bold]x[/]"
+
+
+def test_an_error_is_one_printable_line(capsys):
+    terminal.fail(NASTY)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: a b c\\x1b[31mred\\x07 \\u202e \\udcff :star: [bold]x[/]")
+    assert err.count("\n") == 1
+    assert err.rstrip("\n").isprintable()
+
+
+def test_a_note_is_one_line_on_standard_error(capsys):
+    terminal.note(NASTY + "x" * 500)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.rstrip("\n").isprintable()
+    assert ":star: [bold]x[/]" in err
+
+
+def test_show_as_json_is_one_object(capsys):
+    figures = {"a": 1.5, "b": None, "c": [1, 2], "d": {"e": NASTY}}
+    terminal.show(figures, True)
+    out, err = capsys.readouterr()
+    assert json.loads(out) == figures
+    assert out.count("\n") == 1
+    assert err == ""
+
+
+def test_show_is_a_line_a_figure(capsys):
+    terminal.show(
+        {
+            "mse": 0.00012345678,
+            "count": 12345678,
+            "none": None,
+            "shape": [4, 4],
+            "empty": [],
+            "model": {"path": "x\ny", "more": {"deep": True}},
+        },
+        False,
+    )
+    out, _ = capsys.readouterr()
+    assert out.splitlines() == [
+        "mse              0.000123457",
+        "count            12345678",
+        "none             -",
+        "shape            4, 4",
+        "empty            -",
+        "model.path       x\\ny",
+        "model.more.deep  True",
+    ]
+
+
+def test_no_bars_in_a_log(capfd):
+    with terminal.counting("counting") as counter:
+        for done in range(5):
+            counter(done, 5)
+    with terminal.waiting("waiting"):
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
+def test_training_is_a_line_a_report_in_a_log(capsys, tmp_path):
+    bar = terminal.TrainingBar()
+    bar.started(0, 10)
+    bar.advanced(5)
+    bar.reported(
+        SimpleNamespace(
+            step=5, loss=1.5, reconstruction=1.25, perplexity=12.3, images_per_second=1234.5
+        )
+    )
+    figures = {"mse": 0.1, "nmse": 0.25, "psnr": None, "perplexity": 3.0, "usage": 0.5}
+    bar.evaluated(5, figures, tmp_path / "grid.png")
+    bar.stop()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "step 5  loss 1.5000  reconstruction 1.2500  perplexity 12  1,234 images/s",
+        f"step 5  held out: nmse 0.25  perplexity 3  usage 0.5  {tmp_path / 'grid.png'}",
+    ]
+
+
+def test_a_resumed_training_says_where(capsys):
+    bar = terminal.TrainingBar()
+    bar.started(7, 10)
+    bar.stop()
+    assert capsys.readouterr().err == "resumed at step 7\n"
+
+
+@pytest.mark.parametrize("total", [None, 5])
+def test_a_bar_in_a_terminal(monkeypatch, total):
+    console = Console(force_terminal=True, width=100, stderr=True, record=True)
+    monkeypatch.setattr(terminal, "console", console)
+    with terminal.counting("counting", total) as counter:
+        counter(5) if total else counter(5, 5)
+    assert "counting" in (text := console.export_text())
+    assert "5/5" in text
