@@ -115,6 +115,7 @@ ENCODE = "encode pics --out new.npy --model bundle"
 DECODE = "decode codes.npy --out new --model bundle"
 TRAIN = "train shapes --data shapes:20 --out new"
 IMAGE = r"not an image that can be read.*replace or remove it.*--on-error skip"
+NOTHING = "x: none of its 1 files is an image that can be read.*check the path"
 
 IMAGES = [
     Case("empty folder", lambda: Path("empty").mkdir(), "encode empty --out new.npy", "no files"),
@@ -129,6 +130,7 @@ IMAGES = [
     Case("no split", nothing, "encode shapes:x --out new.npy", "shapes:COUNT"),
     Case("eval", text("pics/4.png"), "eval pics --model bundle", r"pics/4\.png: " + IMAGE),
     Case("eval nothing", text("x/1"), "eval x --on-error skip -m bundle", "nothing to evaluate"),
+    Case("no image", text("x/1.txt"), "encode x --out new.npy -m bundle --on-error skip", NOTHING),
     Case("verify", text("pics/4.png"), "verify runs/tiny pics", r"4\.png: not an image"),
     Case("bench", text("pics/4.png"), "bench encode pics --model bundle", r"4\.png: not an image"),
     Case("bench no folder", nothing, "bench encode nope --model bundle", "no such folder"),
@@ -154,7 +156,8 @@ OUTPUTS = [
     Case("train to /proc", nothing, "train shapes --out /proc/x", "cannot be written"),
     Case("shapes over", nothing, "shapes pics", "pics: not empty; give a new folder"),
     Case("shapes to a file", nothing, "shapes file", "cannot be written"),
-    Case("grid", nothing, "eval pics -m bundle --grid x/g.png", r"x/g\.png: cannot be written"),
+    Case("grid", nothing, "eval pics -m bundle --grid x/g.png", "x: no such folder; create"),
+    Case("grid a folder", nothing, "eval pics -m bundle --grid pics", "pics: is a folder; give a"),
 ]
 
 MODELS = [
@@ -205,6 +208,7 @@ SETTINGS = [
     Case("stride", nothing, f"{TRAIN} --set data.preprocessing.height=30", "the stride 4; change"),
     Case("recipe name", nothing, f"{TRAIN} --set recipe=../../evil", "recipe: "),
     Case("data", nothing, "train --data nope", "nope: no such file or folder; check the path"),
+    Case("recipe's data", nothing, "train cifar10", "cifar10/train: no such .*; pass --data to na"),
     Case("one image", nothing, "train --data shapes:1 --out new", "at least 2 images"),
     Case("size", nothing, f"{ENCODE} --size 30x30", "30x30 pixels: .*must be multiples of 4"),
     Case("no size", nothing, f"{ENCODE} --size banana", "expected HxW in pixels, such as 128x128"),

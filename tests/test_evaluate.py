@@ -83,6 +83,16 @@ def test_grid_shows_the_first_images_over_their_reconstructions(tmp_path):
     np.testing.assert_array_equal(shown[36:68:2, 2:34:2], decoded)
 
 
+def test_a_grid_that_cannot_be_written_is_known_before_any_work(tmp_path):
+    read = []
+    source = FakeSource(5, before=read.append)
+    with pytest.raises(VqtrtError, match=r"nope: no such folder; create it first"):
+        figures(source, grid=tmp_path / "nope/grid.png")
+    with pytest.raises(VqtrtError, match=r"is a folder; give a file name, such as .*/grid\.png"):
+        figures(source, grid=tmp_path)
+    assert read == []
+
+
 def test_progress():
     calls = []
     figures(FakeSource(10, [1]), on_error="skip", progress=calls.append)

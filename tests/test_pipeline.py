@@ -169,10 +169,19 @@ def test_skipping_lists_every_file_once(folder, out):
     np.testing.assert_array_equal(codes.codes, np.load(out.with_name("clean.npy")))
 
 
-def test_nothing_but_rejects(out):
-    result = encode(FakeSource(5, bad=range(5)), out, on_error="skip")
-    assert (result.rows, result.rejected) == (0, 5)
-    assert np.load(out).shape == (0, 4, 4)
+@pytest.mark.parametrize("seconds", [2, -1], ids=["at once", "after a commit"])
+def test_nothing_but_rejects_leaves_nothing(out, monkeypatch, seconds):
+    monkeypatch.setattr(pipeline, "_COMMIT_SECONDS", seconds)
+    with pytest.raises(VqtrtError, match="none of its 5 files is an image") as caught:
+        encode(FakeSource(5, bad=range(5)), out, on_error="skip")
+    assert "--resume" not in str(caught.value)
+    assert left(out) == []
+    encode(FakeSource(5, bad=range(4)), out, on_error="skip")
+    kept = out.read_bytes()
+    with pytest.raises(VqtrtError, match="none of its 5 files is an image"):
+        encode(FakeSource(5, bad=range(5)), out, on_error="skip")
+    assert left(out) == BOTH
+    assert out.read_bytes() == kept
 
 
 @pytest.mark.parametrize("when", ["read", "engine"])
@@ -218,12 +227,13 @@ def test_resume_refuses_another_listing_or_model(folder, out, monkeypatch):
         encode(ImageFolder(folder), out, batch_size=2)
     kept = {name: (out.parent / name).read_bytes() for name in PARTIAL}
     (folder / "zz.png").rename(folder / "zzz.png")
-    with pytest.raises(VqtrtError, match="listing_sha256"):
+    words = "the data's list of files changed since it was begun; .*anew without --resume"
+    with pytest.raises(VqtrtError, match=words):
         encode(ImageFolder(folder), out, resume=True)
     (folder / "zzz.png").rename(folder / "zz.png")
     other = FakeEngine()
     other.weights_sha256 = "0" * 64
-    with pytest.raises(VqtrtError, match="weights_sha256"):
+    with pytest.raises(VqtrtError, match="the model changed since it was begun"):
         encode(ImageFolder(folder), out, resume=True, engine=other)
     assert {name: (out.parent / name).read_bytes() for name in PARTIAL} == kept
 

@@ -1,4 +1,4 @@
-"""VQ-VAE from training to deployment: images and speech to discrete codes and back.
+"""VQ-VAE from training to deployment: images to discrete codes and back.
 
 import vqtrt
 

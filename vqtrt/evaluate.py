@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vqtrt.data.batches import OnError, read_batches
-from vqtrt.data.grid import pairs_grid, save_png
+from vqtrt.data.grid import check_png, pairs_grid, save_png
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images, ImageSource
 from vqtrt.errors import VqtrtError
@@ -31,8 +31,11 @@ def evaluate(
     Keys: `mse` (pixels in [0, 1]), `nmse` (mse over the set's variance), `psnr` (dB), `ssim`,
     `perplexity` and `usage` (share of the codebook that occurs) over the whole set, `codes_used`,
     `unigram_bits` (entropy of the codes, bits), `images`, `rejected`. `grid` names a PNG to write:
-    the first images over their reconstructions.
+    the first images over their reconstructions. Raises `VqtrtError` before any work where it
+    cannot be written.
     """
+    if grid is not None:
+        check_png(grid)
     metrics = ImageMetrics()
     usage = CodeUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
     images = rejected = 0

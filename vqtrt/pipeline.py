@@ -78,7 +78,8 @@ def encode_source(
 
     `preprocessing` replaces the model's own. Where an image cannot be read, raises `ImageError`
     and leaves no `out`; with `on_error="skip"` the .json lists it as rejected. What was done when
-    a job stopped is kept beside `out`, and `resume` continues it.
+    a job stopped is kept beside `out`, and `resume` continues it. Where no image at all can be
+    read, raises `VqtrtError` and leaves nothing.
     """
     if isinstance(source, ImageFolder) and _is_below(out, source.root):
         raise VqtrtError(
@@ -127,6 +128,13 @@ def encode_source(
                 "encode it again while nothing changes it"
             )
         rows, total = writer.rows, writer.files_done
+        if not rows:
+            writer.discard()
+            raise VqtrtError(
+                f"{root}: none of its {total} files is an image that can be read: there is nothing "
+                "to encode; check the path (without --on-error skip, the first file's fault is "
+                "named)"
+            )
         return EncodeResult(writer.finish(), rows, total - rows, resumed_at)
 
 

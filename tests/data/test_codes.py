@@ -264,22 +264,24 @@ def test_half_a_partial_starts_from_the_beginning(out: Path, lost: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "message"),
     [
-        ("weights_sha256", "c" * 64),
-        ("listing_sha256", "c" * 64),
-        ("preprocessing", {"resize": 13}),
-        ("code_shape", (4, 4)),
-        ("codebook_size", 513),
-        ("classes", ()),
+        ("weights_sha256", "c" * 64, "the model changed since it was begun"),
+        ("listing_sha256", "c" * 64, "the data's list of files changed since it was begun"),
+        ("preprocessing", {"resize": 13}, r"begun with another preprocessing \("),
+        ("code_shape", (4, 4), r"begun with another code_shape \("),
+        ("codebook_size", 513, r"begun with another codebook_size \("),
+        ("classes", (), r"begun with another classes \("),
     ],
 )
-def test_resume_with_another_header_names_the_field(out: Path, field: str, value: Any) -> None:
+def test_resume_with_another_header_names_what_differs(
+    out: Path, field: str, value: Any, message: str
+) -> None:
     with CodesWriter(out, header=header(), resume=False) as writer:
         put(writer, values(5), 0, 5)
         writer.commit()
     before = {name: (out.parent / name).read_bytes() for name in PARTIAL}
-    with pytest.raises(VqtrtError, match=rf"another {field} \(.*anew without --resume"):
+    with pytest.raises(VqtrtError, match=f"{message}.*; mend that, or start anew without --res"):
         CodesWriter(out, header=header(**{field: value}), resume=True)
     assert {name: (out.parent / name).read_bytes() for name in PARTIAL} == before
     # And the lock is free again.

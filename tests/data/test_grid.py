@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqtrt.data.grid import image_grid, pairs_grid, save_png
+from vqtrt.data.grid import check_png, image_grid, pairs_grid, save_png
 from vqtrt.errors import VqtrtError
 
 
@@ -65,6 +65,20 @@ def test_png_is_lossless_replaces_and_leaves_nothing_else(tmp_path: Path) -> Non
         assert picture.format == "PNG"
         np.testing.assert_array_equal(np.asarray(picture), grid)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_places_for_a_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_png(tmp_path / "grid.png")
+    for path, message in [
+        (tmp_path, "is a folder; give a file name"),
+        (tmp_path / "missing" / "grid.png", "missing: no such folder; create it first"),
+    ]:
+        with pytest.raises(VqtrtError, match=message):
+            check_png(path)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(VqtrtError, match=r"grid\.png: cannot be written \(no permission\)"):
+        check_png(tmp_path / "grid.png")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_png_that_cannot_be_written_keeps_the_old_one(

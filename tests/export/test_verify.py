@@ -6,13 +6,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vqtrt.artefacts import Artefacts, find_model
 from vqtrt.bundle import Bundle
 from vqtrt.data.open import open_images
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
+from vqtrt.export import verify as verify_module
 from vqtrt.export.verify import BATCH_SIZES, verify
+from vqtrt.tokenizer import Tokenizer
 from vqtrt.training.checkpoints import save_weights
 from vqtrt.training.run import Run
 
@@ -161,6 +164,40 @@ def test_margins_are_the_relative_gap_in_float64(tiny_run2, images, monkeypatch)
     # The whole batch of 64 differs from the batches of 1 and 2 and 7, of three sizes compared.
     assert figures["batch_invariance"] == pytest.approx(1 - 3 / (3 * codes.size))
     assert figures["passed"] is False
+
+
+class Largest(TorchDispatchMode):
+    """How many elements the largest tensor has that torch makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("name", ["tiny_run", "tiny_run2"])
+def test_chunks_change_no_margin_and_bound_the_memory(name, request, images, monkeypatch):
+    reference = TorchEngine(request.getfixturevalue(name), device="cpu")
+    codes = Tokenizer(reference).encode(images[:1])[0]
+    wrong = (codes + 5) % 16
+    comparison = verify_module._Comparison(reference)
+    # A codebook so large that all distances at once (16 positions x C x 3,000 x 8) stand out.
+    rows = torch.randint(16, (3000,), generator=torch.Generator().manual_seed(0))
+    comparison.codebooks = torch.cat(
+        [comparison.codebooks, 0.01 + comparison.codebooks[:, rows]], dim=1
+    )
+    whole = comparison._margins(images[0], codes, wrong)
+    assert whole.shape == (codes.size,)
+    for chunk in (1, 4_000, 100_000):
+        monkeypatch.setattr(verify_module, "_CHUNK", chunk)
+        with Largest() as largest:
+            margins = comparison._margins(images[0], codes, wrong)
+        np.testing.assert_allclose(margins, whole, rtol=1e-12)
+        # 8,192: room for what the tiny encoder makes on the way.
+        assert largest.elements <= max(chunk, 8192)
 
 
 def test_other_weights_than_those_of_the_bundle(copied, images):

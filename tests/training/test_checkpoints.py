@@ -1,8 +1,10 @@
 import json
 import pickle
+import resource
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from vqtrt.errors import VqtrtError
@@ -162,6 +164,40 @@ def test_a_failure_while_weights_are_written_leaves_the_old_ones(tmp_path, monke
     with pytest.raises(OSError, match="gone"):
         save_weights(model, path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("I/O error: No space left on device (os error 28)", "^No space left on .*: make room"),
+        ("I/O error: File too large (os error 27)", r"cannot be written \(File too large\); mend"),
+        ("no such dtype", r"cannot be written \(.*no such dtype.*\); mend that"),
+    ],
+)
+def test_what_safetensors_makes_of_a_failure_is_said_once(tmp_path, monkeypatch, words, message):
+    def fail(*args):
+        raise SafetensorError(f"Error while serializing: {words}")
+
+    monkeypatch.setattr(module, "save_file", fail)
+    with pytest.raises(VqtrtError, match=message) as caught:
+        Checkpoints(tmp_path, keep=1).save(1, *build())
+    assert str(caught.value).count("cannot be written") <= 1
+    assert "os error" not in str(caught.value)
+
+
+def test_a_file_that_may_not_grow_is_said_once(tmp_path):
+    """What `ulimit -f` does, through the real safetensors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(VqtrtError) as caught:
+            Checkpoints(tmp_path, keep=1).save(1, *build())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    path = tmp_path / "step-00000001"
+    assert str(caught.value) == (
+        f"{path}: cannot be written (File too large); mend that or change --out"
+    )
 
 
 def test_nothing_to_resume_from(tmp_path):

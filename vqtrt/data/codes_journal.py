@@ -179,6 +179,10 @@ def _lines(journal: Path) -> Iterator[bytes]:
             yield line
 
 
+_IN_WORDS = {"listing_sha256": "the data's list of files", "weights_sha256": "the model"}
+"""What it means that one of the hashes differs: the hash itself says nothing to a user."""
+
+
 def _compare(old: dict[str, Any], header: CodesHeader, journal: Path) -> None:
     # Through JSON, which makes lists of tuples, as it did with the old one. The hashes say what
     # the data and the model are; how their paths were typed does not matter.
@@ -187,7 +191,9 @@ def _compare(old: dict[str, Any], header: CodesHeader, journal: Path) -> None:
     for field in [*new, *(old.keys() - new.keys())]:
         if old.get(field) != new.get(field):
             then, now = (ascii(side.get(field))[:60] for side in (old, new))
+            what = f"begun with another {ascii(field)[1:-1][:60]} ({then} then, {now} now)"
+            if field in _IN_WORDS:
+                what = f"{_IN_WORDS[field]} changed since it was begun"
             raise VqtrtError(
-                f"{journal.with_suffix('')}: begun with another {ascii(field)[1:-1][:60]} "
-                f"({then} then, {now} now); mend that, or start anew without --resume"
+                f"{journal.with_suffix('')}: {what}; mend that, or start anew without --resume"
             )

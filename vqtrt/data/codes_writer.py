@@ -155,6 +155,11 @@ class CodesWriter:
         self._close()
         return self.partial if kept else None
 
+    def discard(self) -> None:
+        """Stop, and keep nothing, whatever was committed."""
+        self._committed = Commit(0, 0, 0)
+        self.abort()
+
     def __enter__(self) -> Self:
         return self
 

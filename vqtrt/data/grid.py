@@ -70,6 +70,16 @@ def pairs_grid(
     return image_grid(rows, scale=scale)
 
 
+def check_png(path: Path) -> None:
+    """Raise `VqtrtError` where `save_png` could not write: known before the work, not after it."""
+    if path.is_dir():
+        raise VqtrtError(f"{path}: is a folder; give a file name, such as {path / 'grid.png'}")
+    if not path.parent.is_dir():
+        raise VqtrtError(f"{path.parent}: no such folder; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise VqtrtError(f"{path}: cannot be written (no permission); give another name")
+
+
 def save_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write a uint8 image (H, W, 3) as PNG: the whole file, or none.
 

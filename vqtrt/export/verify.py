@@ -24,6 +24,8 @@ from vqtrt.tokenizer import Tokenizer
 MARGIN = 1e-5
 """Where two entries are nearer to each other than this, rounding may choose either."""
 BATCH_SIZES = (1, 2, 7, 64)
+_CHUNK = 1 << 22
+"""Differences (float64) held at once while the nearest entries are looked for."""
 
 
 def verify(
@@ -99,15 +101,20 @@ class _Comparison:
     ) -> NDArray[np.float64]:
         with torch.inference_mode():
             z = self.encoder.vectors(torch.from_numpy(image[None]))[0].double()
-        c, d = self.codebooks.shape[0], self.codebooks.shape[2]
-        z = z.reshape(-1, c, 1, d)
+        c, k, d = self.codebooks.shape
         both = torch.from_numpy(np.stack([expected, tested], -1).astype(np.int64)).reshape(-1, c, 2)
-        differs = (both[..., 0] != both[..., 1]).any(1)
-        distances = (z[differs] - self.codebooks).square().sum(-1)
-        nearest = distances.amin(-1)
-        chosen = distances.gather(-1, both[differs]).amax(-1)
+        differs = both[..., 0] != both[..., 1]
+        some = differs.any(1)
+        z, both = z.reshape(-1, c, 1, d)[some], both[some]
+        chosen = (z - self.codebooks[torch.arange(c)[:, None], both]).square().sum(-1).amax(-1)
+        nearest = torch.full_like(chosen, torch.inf)
+        # In chunks: if all codes are wrong, all distances at once would not fit in memory.
+        step = max(1, _CHUNK // z.numel())
+        for start in range(0, k, step):
+            entries = self.codebooks[:, start : start + step]
+            nearest = nearest.minimum((z - entries).square().sum(-1).amin(-1))
         margin = (chosen - nearest) / chosen.clamp_min(1e-300)
-        margins: NDArray[np.float64] = margin[(both[..., 0] != both[..., 1])[differs]].numpy()
+        margins: NDArray[np.float64] = margin[differs[some]].numpy()
         return margins
 
     def add_pictures(self, expected: Images, tested: Images) -> None:

@@ -142,8 +142,10 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         save_file(content, temporary)
     except SafetensorError as error:
-        # What it makes of an OSError; the text holds the system's own words.
-        raise OSError(f"{path}: cannot be written ({error})") from error
+        # What it makes of an OSError, whose number stands in the text alone.
+        if code := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        raise OSError(str(error)) from error
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -97,13 +97,21 @@ def _accelerator(mixed_precision: str) -> Accelerator:
     return Accelerator(mixed_precision=mixed_precision)
 
 
+def _open(path: str) -> ImageSource:
+    try:
+        return open_images(path, split="train")
+    except VqtrtError as error:
+        # The path is often a recipe's, which the user never typed.
+        raise VqtrtError(f"{error}; pass --data to name what to train on") from error
+
+
 class _Data:
     """The training and the held-out images of a config."""
 
     def __init__(self, config: Config) -> None:
         self.config: DataConfig = config.data
         self.seed = config.train.seed
-        source = open_images(config.data.path, split="train")
+        source = _open(config.data.path)
         self.train, self.held_out = split_items(source, config.data.holdout, self.seed)
         self.source: ImageSource = CachedSource(
             source, len(self.train) + len(self.held_out), config.data

@@ -1,0 +1,182 @@
+"""What the documents say is so: commands run, links lead somewhere, and nothing is left out.
+
+Console blocks run in order, those of the README first in a new folder, then those of the pages in
+the same folder; Python blocks after them. Blocks tagged `sh` need data or machines, and are not
+run.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from doubles import vqtrt
+from pydantic import BaseModel
+
+from vqtrt import cli
+from vqtrt.config import Config, recipe_names
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*PAGES, *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))]
+
+CUT_SHORT = [
+    "data.path=shapes:400",
+    "train.steps=20",
+    "train.evaluate_every=20",
+    "train.checkpoint_every=10",
+]
+"""Appended with `--set` to every `vqtrt train` of the documents, so that it takes seconds."""
+RESUMED = ["train.steps=30"]
+"""The same for every `vqtrt train --resume`: ten steps more."""
+
+
+def blocks(path: Path, tag: str) -> list[str]:
+    """The text of the fenced blocks with a tag."""
+    return re.findall(rf"^```{tag}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[str]:
+    lines = [line for block in blocks(path, "console") for line in block.splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+def anchors(path: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def section(title: str) -> str:
+    """The one part of the pages with this heading, up to the next of its level."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for heading in re.finditer(rf"^(#+) {title}$", text, re.MULTILINE):
+            rest = text[heading.end() :]
+            end = re.search(rf"^#{{1,{len(heading[1])}}} ", rest, re.MULTILINE)
+            found.append(rest[: end.start()] if end else rest)
+    (one,) = found
+    return one
+
+
+def settings(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every key that `--set` takes, with its default."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.default
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of a page's tables by the first, which stands in backticks."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    return {cells[0].strip("`"): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def value(cell: str) -> object:
+    """A default as the tables write it: code as text, `none`, or a plain YAML value."""
+    if cell.startswith("`"):
+        return cell.strip("`")
+    if cell == "none":
+        return None
+    loaded = yaml.safe_load(cell)
+    return float(loaded) if isinstance(loaded, str) else loaded
+
+
+@pytest.mark.slow
+def test_what_the_documents_show_runs(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VQTRT_MODEL", raising=False)
+    for page in PAGES:
+        for command in commands(page):
+            program, *args = shlex.split(command)
+            assert program == "vqtrt", command
+            if args[0] == "train":
+                shorter = RESUMED if "--resume" in args else CUT_SHORT
+                args += [part for setting in shorter for part in ("--set", setting)]
+            assert vqtrt(*args) == 0, f"{page.name}: {command}: {capfd.readouterr().err}"
+    for page in PAGES:
+        for block in blocks(page, "python"):
+            exec(compile(block, str(page), "exec"), {"__name__": page.stem})  # noqa: S102
+
+
+def test_there_is_something_to_run():
+    shown = " ".join(command for page in PAGES for command in commands(page))
+    for name, _ in cli_commands():
+        assert f"vqtrt {name}" in shown
+    assert blocks(ROOT / "README.md", "python")
+    assert len(blocks(ROOT / "docs" / "python.md", "python")) == 3
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file) if file else path
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def test_every_setting_is_documented_with_its_default():
+    text = (ROOT / "docs" / "train.md").read_text()
+    documented = {
+        key: value(cells[0])
+        for key, cells in rows(text[text.index("## Settings") :]).items()
+        if "`" not in key
+    }
+    assert documented == dict(settings())
+
+
+def test_every_recipe_is_documented():
+    text = (ROOT / "docs" / "train.md").read_text()
+    assert set(recipe_names()) <= set(rows(text))
+
+
+def cli_commands() -> list[tuple[str, dict[str, object]]]:
+    """Each command with its options and their defaults; of a switch that is on, also that for off.
+
+    An option that has to be given, or stands for something else where it is not, has None.
+    """
+
+    def below(group, prefix: str) -> Iterator[tuple[str, dict[str, object]]]:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from below(command, f"{prefix}{name} ")
+                continue
+            options = {}
+            for parameter in command.params:
+                names = [name for name in parameter.opts if name.startswith("-")]
+                if names and parameter.default is True:
+                    names += parameter.secondary_opts
+                options |= dict.fromkeys(names, parameter.default)
+            yield prefix + name, options
+
+    return list(below(typer.main.get_command(cli.app), ""))
+
+
+@pytest.mark.parametrize(("name", "options"), cli_commands(), ids=lambda value: str(value)[:20])
+def test_every_command_and_option_is_documented(name, options):
+    text = section(name.split()[0].capitalize())
+    missing = [option for option in options if not re.search(rf"`{option}(?![\w-])", text)]
+    assert missing == []
+    table = {key.split()[0]: cells for key, cells in rows(text).items() if "`" not in key}
+    assert {key for key in table if key.startswith("-")} <= set(options)
+    for option, default in options.items():
+        if option in table and default is not None:
+            written = value(table[option][0])
+            assert written == default, option
+
+
+def test_no_option_is_documented_that_is_not_there():
+    known = {option for _, options in cli_commands() for option in options}
+    for page in PAGES:
+        mentioned = set(re.findall(r"`(--[\w-]+)", page.read_text()))
+        assert mentioned <= known, page.name
