@@ -247,7 +247,7 @@ def evaluate(
     size: Size = None,
     split: Split = SplitName.TEST,
     grid: Annotated[
-        Path | None, typer.Option(help="PNG to write: the first images over their reconstructions.")
+        Path | None, typer.Option(help="PNG to write: some images over their reconstructions.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vqtrt.data.batches import OnError, read_batches
-from vqtrt.data.grid import check_png, pairs_grid, save_png
+from vqtrt.data.grid import check_png, pairs_grid, save_png, spread
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images, ImageSource
 from vqtrt.errors import VqtrtError
@@ -31,7 +31,7 @@ def evaluate(
     Keys: `mse` (pixels in [0, 1]), `nmse` (mse over the set's variance), `psnr` (dB), `ssim`,
     `perplexity` and `usage` (share of the codebook that occurs) over the whole set, `codes_used`,
     `unigram_bits` (entropy of the codes, bits), `images`, `rejected`. `grid` names a PNG to write:
-    the first images over their reconstructions. Raises `VqtrtError` before any work where it
+    images of the whole set over their reconstructions. Raises `VqtrtError` before any work where it
     cannot be written.
     """
     if grid is not None:
@@ -39,6 +39,8 @@ def evaluate(
     metrics = ImageMetrics()
     usage = CodeUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
     images = rejected = 0
+    # Of the whole set, not of its first class alone.
+    wanted = spread(sum(1 for _ in source.items()), _GRID_IMAGES) if grid else set()
     shown: list[tuple[Images, Images]] = []
     for batch in read_batches(
         source,
@@ -52,8 +54,9 @@ def evaluate(
             codes = tokenizer.encode(batch.images)
             decoded = tokenizer.decode(codes)
             metrics.update(batch.images, decoded)
-            if images < _GRID_IMAGES:
-                shown.append((batch.images, decoded))
+            rows = [row for row in range(len(decoded)) if images + row in wanted]
+            if rows:
+                shown.append((batch.images[rows], decoded[rows]))
             usage.update(codes)
             images += len(batch.items)
         progress(images + rejected)
@@ -61,7 +64,7 @@ def evaluate(
         raise VqtrtError("none of the images could be read: there is nothing to evaluate")
     if grid is not None:
         originals, decoded = (np.concatenate(part) for part in zip(*shown, strict=True))
-        save_png(grid, pairs_grid(originals[:_GRID_IMAGES], decoded[:_GRID_IMAGES]))
+        save_png(grid, pairs_grid(originals, decoded))
     return metrics.result() | {
         "perplexity": usage.perplexity,
         "usage": usage.usage,

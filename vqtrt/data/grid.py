@@ -46,6 +46,11 @@ def image_grid(
     return grid
 
 
+def spread(count: int, wanted: int) -> set[int]:
+    """At most `wanted` of the numbers 0 to count − 1, evenly spread, with both ends."""
+    return {round(x) for x in np.linspace(0, count - 1, min(count, wanted))}
+
+
 def pairs_grid(
     originals: NDArray[np.uint8],
     reconstructions: NDArray[np.uint8],

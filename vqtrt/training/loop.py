@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqtrt.config import Config, DataConfig
 from vqtrt.data.batches import read_chunks
-from vqtrt.data.grid import pairs_grid, save_png
+from vqtrt.data.grid import pairs_grid, save_png, spread
 from vqtrt.data.open import open_images
 from vqtrt.data.source import Images, ImageSource, Item
 from vqtrt.errors import VqtrtError
@@ -267,9 +267,8 @@ class _Trainer:
             metrics.update(images, decoded)
             usage.update(codes.cpu().numpy())
             shown.append((images, decoded))
-        originals, decoded = (
-            np.concatenate(part)[:_GRID_IMAGES] for part in zip(*shown, strict=True)
-        )
+        rows = sorted(spread(len(self.data.held_out), _GRID_IMAGES))
+        originals, decoded = (np.concatenate(part)[rows] for part in zip(*shown, strict=True))
         picture = self.run.path / "reconstructions" / f"step-{step:08d}.png"
         picture.parent.mkdir(exist_ok=True)
         save_png(picture, pairs_grid(originals, decoded))
