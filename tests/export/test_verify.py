@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import json
 import shutil
@@ -15,6 +16,7 @@ from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.export import verify as verify_module
 from vqtrt.export.verify import BATCH_SIZES, verify
+from vqtrt.models.graphs import to_unit
 from vqtrt.tokenizer import Tokenizer
 from vqtrt.training.checkpoints import save_weights
 from vqtrt.training.run import Run
@@ -150,7 +152,9 @@ def test_margins_are_the_relative_gap_in_float64(tiny_run2, images, monkeypatch)
     figures = verify(model, [some], engine="torch")
     codes = opened(some)
     with torch.inference_mode():
-        z = reference.encoder().vectors(torch.from_numpy(some)).double().numpy()
+        pixels = to_unit(torch.from_numpy(some)).double()
+        encoder = copy.deepcopy(reference.model.encoder).double()
+        z = encoder(pixels).permute(0, 2, 3, 1).numpy()
     codebook = reference.model.quantizer.codebook.double().numpy()
     margins = []
     for n, y, x, c in changed:

@@ -1,8 +1,9 @@
 """What all quantizers share: the nearest code, the straight-through step, care for dead codes.
 
-Distances are float32 whatever the rest of the model runs in, as `|e|² − 2·z·e`: the term `|z|²`
-is the same for every code, and half precision would flip codes. The same function serves
-training, the torch engine and the exported graph, so that all three mean the same codes.
+Distances are float32 whatever the rest of the model runs in, as `|e|² − 2·z·e` around the mean of
+the codebook: the term `|z|²` is the same for every code, and half precision would flip codes. The
+same function serves training, the torch engine and the exported graph, so that all three mean the
+same codes.
 """
 
 from abc import ABC, abstractmethod
@@ -30,8 +31,18 @@ class Quantized(NamedTuple):
 
 
 def distance_terms(codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """(−2·e, |e|²) of a codebook (K, D): a distance is one affine map of z. (K, D) and (K,)."""
-    return -2.0 * codebook, codebook.square().sum(-1)
+    """What makes a distance one affine map of z (D): weight (K, D) and bias (K,), float32.
+
+    The map is `|z − e|²` less a term that is the same for all e. Around the mean m of the codebook
+    it is `−2·z·(e − m) + |e − m|² + 2·m·(e − m)`: where all entries and z lie close together, as
+    early in training, the plain `−2·z·e + |e|²` would lose the small distances in the rounding of
+    large terms. Computed in float64, once a codebook.
+    """
+    entries = codebook.double()
+    mean = entries.mean(0)
+    offsets = entries - mean
+    bias = offsets.square().sum(-1) + 2 * offsets @ mean
+    return (-2 * offsets).float(), bias.float()
 
 
 def nearest_codes(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
