@@ -2,14 +2,18 @@
 
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from vqtrt.artefacts import find_model
-from vqtrt.config import Config, parse_config
+from vqtrt.config import Config
 from vqtrt.export.run import export_bundle
-from vqtrt.training.loop import train
+from vqtrt.settings import parse_settings
+from vqtrt.training.image import train
+from vqtrt.training.prior import train_prior
+from vqtrt.training.prior_start import plan_prior
 
 # Tests that need no GPU do not meet one: what they compare bit for bit, the CPU repeats.
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
@@ -30,8 +34,8 @@ class Log:
         if step >= self.stop_at:
             raise KeyboardInterrupt
 
-    def reported(self, figures):
-        self.calls.append(("reported", figures))
+    def reported(self, step, figures):
+        self.calls.append(("reported", step, figures))
 
     def evaluated(self, step, figures, picture):
         self.calls.append(("evaluated", step, figures, picture))
@@ -69,7 +73,7 @@ def tiny_config(**quantizer) -> Config:
             "checkpoint_every": 10,
         },
     }
-    return parse_config(settings, "tiny")
+    return parse_settings(Config, settings, "tiny")
 
 
 @pytest.fixture
@@ -113,3 +117,60 @@ def tiny_run2(tmp_path_factory) -> Path:
 def tiny_bundle2(tiny_run2) -> Path:
     """The bundle of `tiny_run2`."""
     return tiny_run2 / "bundle"
+
+
+TINY_PRIOR = (
+    "prior.layers=4",
+    "prior.channels=8",
+    "prior.head=16",
+    "prior.first_kernel=3",
+    "data.holdout=16",
+    "train.steps=20",
+    "train.batch_size=16",
+    "train.learning_rate=0.01",
+    "train.warmup_steps=0",
+    "train.log_every=5",
+    "train.evaluate_every=10",
+    "train.checkpoint_every=10",
+)
+
+
+def train_tiny_prior(run: Path, name: str = "pixelcnn", *overrides: str, watcher=None, **options):
+    """A prior of 4 layers on the codes of 200 pictures of shapes, in a second or so."""
+    settings = ["data.path=shapes:200", *TINY_PRIOR, *overrides]
+    resume = options.get("resume", False)
+    model = find_model(run)
+    planned = plan_prior(model, "pixelcnn", name, settings, workers=1, resume=resume)
+    config, path, codes, tokenizer = planned
+    return train_prior(config, path, codes, tokenizer, watcher or Log(), resume=resume)
+
+
+@pytest.fixture
+def make_prior():
+    """`train_tiny_prior`."""
+    return train_tiny_prior
+
+
+def _with_prior(tmp_path_factory, run: Path, *overrides: str) -> Path:
+    """Without the run's bundle: it would know nothing of the prior."""
+    path: Path = tmp_path_factory.mktemp("priors") / run.name
+    shutil.copytree(
+        run, path, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "bundle")
+    )
+    train_tiny_prior(path, "pixelcnn", *overrides)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(tmp_path_factory, tiny_run) -> Path:
+    """A copy of `tiny_run` with the prior `pixelcnn`, exported. Shared, too."""
+    path = _with_prior(tmp_path_factory, tiny_run)
+    export_bundle(find_model(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_prior2(tmp_path_factory, tiny_run2) -> Path:
+    """The same of `tiny_run2`, without labels, and without a bundle."""
+    overrides = ("data.conditional=false", "prior.first_kernel=5")
+    return _with_prior(tmp_path_factory, tiny_run2, *overrides)

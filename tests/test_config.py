@@ -1,8 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from vqtrt.config import Config, load_config, parse_config, recipe_names
+from vqtrt.config import RECIPES, Config, load_config
 from vqtrt.errors import VqtrtError
+from vqtrt.settings import parse_settings, recipe_names
 
 
 def problem(*overrides, recipe="shapes"):
@@ -13,11 +14,11 @@ def problem(*overrides, recipe="shapes"):
 
 
 def test_recipes():
-    assert {"shapes", "cifar10", "cifar10-small", "imagenet"} <= set(recipe_names())
-    assert recipe_names() == sorted(recipe_names())
+    assert {"shapes", "cifar10", "cifar10-small", "imagenet"} <= set(recipe_names(RECIPES))
+    assert recipe_names(RECIPES) == sorted(recipe_names(RECIPES))
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", recipe_names(RECIPES))
 def test_every_recipe_loads_and_survives_yaml(name, tmp_path):
     config = load_config(name)
     assert config.recipe == name
@@ -26,7 +27,8 @@ def test_every_recipe_loads_and_survives_yaml(name, tmp_path):
 
 
 def test_yaml_keeps_odd_values(tmp_path):
-    config = parse_config(
+    config = parse_settings(
+        Config,
         {
             "data": {"path": "größe: [1] # no\ncomment"},
             "train": {"learning_rate": 1e-05 / 3, "seed": 2**63 - 1},

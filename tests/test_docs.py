@@ -17,7 +17,8 @@ from doubles import vqtrt
 from pydantic import BaseModel
 
 from vqtrt import cli
-from vqtrt.config import Config, recipe_names
+from vqtrt.config import RECIPES, Config, PriorConfig
+from vqtrt.settings import recipe_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,6 +31,8 @@ CUT_SHORT = [
     "train.checkpoint_every=10",
 ]
 """Appended with `--set` to every `vqtrt train` of the documents, so that it takes seconds."""
+SMALL_PRIOR = [*CUT_SHORT[1:], "prior.layers=4", "prior.channels=8"]
+"""The same for every `vqtrt train-prior`, without its data."""
 RESUMED = ["train.steps=30"]
 """The same for every `vqtrt train --resume`: ten steps more."""
 
@@ -100,6 +103,10 @@ def test_what_the_documents_show_runs(tmp_path, monkeypatch, capfd):
             if args[0] == "train":
                 shorter = RESUMED if "--resume" in args else CUT_SHORT
                 args += [part for setting in shorter for part in ("--set", setting)]
+            if args[0] == "train-prior":
+                args += [part for setting in SMALL_PRIOR for part in ("--set", setting)]
+            if args[:2] == ["bench", "sample"]:
+                args += ["--repeat", "1"]
             assert vqtrt(*args) == 0, f"{page.name}: {command}: {capfd.readouterr().err}"
     for page in PAGES:
         for block in blocks(page, "python"):
@@ -135,9 +142,23 @@ def test_every_setting_is_documented_with_its_default():
     assert documented == dict(settings())
 
 
+def test_every_setting_of_a_prior_is_documented_with_its_default():
+    text = (ROOT / "docs" / "prior.md").read_text()
+    documented = {
+        key: value(cells[0])
+        for key, cells in rows(text[text.index("## Settings") : text.index("## Sample")]).items()
+    }
+    told = dict(settings(PriorConfig))
+    shared = {key for key in told if key.startswith("train.")} | {"format_version"}
+    # What the codes say is no setting to choose.
+    found = {key for key in told if key.startswith("codes.")}
+    found |= {f"prior.{name}" for name in ("codebook_size", "num_codebooks", "num_classes")}
+    assert documented == {k: v for k, v in told.items() if k not in shared | found}
+
+
 def test_every_recipe_is_documented():
     text = (ROOT / "docs" / "train.md").read_text()
-    assert set(recipe_names()) <= set(rows(text))
+    assert set(recipe_names(RECIPES)) <= set(rows(text))
 
 
 def cli_commands() -> list[tuple[str, dict[str, object]]]:
@@ -164,7 +185,7 @@ def cli_commands() -> list[tuple[str, dict[str, object]]]:
 
 @pytest.mark.parametrize(("name", "options"), cli_commands(), ids=lambda value: str(value)[:20])
 def test_every_command_and_option_is_documented(name, options):
-    text = section(name.split()[0].capitalize())
+    text = section(name.capitalize())
     missing = [option for option in options if not re.search(rf"`{option}(?![\w-])", text)]
     assert missing == []
     table = {key.split()[0]: cells for key, cells in rows(text).items() if "`" not in key}

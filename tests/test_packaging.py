@@ -89,7 +89,7 @@ def test_a_wheel_holds_the_package_alone(wheel):
     assert {name.partition("/")[0] for name in wheel} == {"vqtrt", info}
     modules = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("*.py", "py.typed", "recipes/*.yaml")
+        for pattern in ("*.py", "py.typed", "recipes/*.yaml", "recipes/priors/*.yaml")
         for path in (ROOT / "vqtrt").rglob(pattern)
     }
     assert {"vqtrt/py.typed", "vqtrt/recipes/shapes.yaml"} < modules

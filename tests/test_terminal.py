@@ -1,5 +1,4 @@
 import json
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -73,19 +72,15 @@ def test_training_is_a_line_a_report_in_a_log(capsys, tmp_path):
     bar = terminal.TrainingBar()
     bar.started(0, 10)
     bar.advanced(5)
-    bar.reported(
-        SimpleNamespace(
-            step=5, loss=1.5, reconstruction=1.25, perplexity=12.3, images_per_second=1234.5
-        )
-    )
+    bar.reported(5, {"loss": 1.5, "reconstruction": 1.25, "images_per_second": 1234.5})
     figures = {"mse": 0.1, "nmse": 0.25, "psnr": None, "perplexity": 3.0, "usage": 0.5}
     bar.evaluated(5, figures, tmp_path / "grid.png")
     bar.stop()
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "step 5  loss 1.5000  reconstruction 1.2500  perplexity 12  1,234 images/s",
-        f"step 5  held out: nmse 0.25  perplexity 3  usage 0.5  {tmp_path / 'grid.png'}",
+        "step 5  loss 1.5  reconstruction 1.25  1,234 images/s",
+        f"step 5  held out: mse 0.1  nmse 0.25  perplexity 3  usage 0.5  {tmp_path / 'grid.png'}",
     ]
 
 

@@ -7,6 +7,7 @@ that were checked are the bytes that are used; the file is not opened a second t
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -33,6 +34,10 @@ class TensorSpec(_Part):
     shape: tuple[int | str, ...]
     """Sizes; a string names a size that is free, or how it follows from others (`4*h`)."""
 
+    def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape with a number for each free size."""
+        return tuple(size if isinstance(size, int) else sizes[size] for size in self.shape)
+
 
 class GraphSpec(_Part):
     """One ONNX file of a bundle."""
@@ -53,6 +58,25 @@ class ModelFacts(_Part):
     """Pixels a side that one code stands for."""
 
 
+class PriorFacts(_Part):
+    """What a user of a prior has to know."""
+
+    kind: Literal["pixelcnn"] = "pixelcnn"
+    codebook_size: int = Field(ge=2)
+    num_codebooks: int = Field(ge=1)
+    height: int = Field(ge=1)
+    """Rows of the grids that it was trained on."""
+    width: int = Field(ge=1)
+    """Columns of the same."""
+    reach: int = Field(ge=1)
+    """Positions in each direction that one can see: larger grids have blind spots."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels that it is conditioned on; empty for none."""
+    weights_sha256: str
+    tokenizer_sha256: str
+    """Of the weights of the tokenizer whose codes it models."""
+
+
 class Source(_Part):
     """Where a bundle comes from."""
 
@@ -71,6 +95,7 @@ class BundleInfo(_Part):
     model: ModelFacts
     preprocessing: Preprocessing
     graphs: dict[str, GraphSpec]
+    priors: dict[str, PriorFacts] = {}
     opset: int
     source: Source
 
@@ -112,12 +137,17 @@ class Bundle:
         content = info.model_dump(mode="json") | {"self_sha256": _digest(info)}
         (folder / INFO).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
-    def graph_bytes(self, name: str) -> bytes:
-        """The checked bytes of a graph."""
+    def graph_spec(self, name: str) -> GraphSpec:
+        """The table entry of a graph."""
         spec = self.info.graphs.get(name)
         if spec is None:
             known = ", ".join(self.info.graphs)
             raise VqtrtError(f"{self.path}: no graph {name!r} in this bundle; it has {known}")
+        return spec
+
+    def graph_bytes(self, name: str) -> bytes:
+        """The checked bytes of a graph."""
+        spec = self.graph_spec(name)
         relative = PurePosixPath(spec.file)
         if relative.is_absolute() or ".." in relative.parts:
             raise VqtrtError(_damaged(self.path / INFO, f"graph file {spec.file!r} is outside"))

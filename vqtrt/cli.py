@@ -3,23 +3,38 @@
 Nothing heavy is imported at the top: `vqtrt --help` answers before torch would have been found.
 """
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from vqtrt.errors import ImageError, Interrupted, VqtrtError, explain
+from vqtrt.cli_options import (
+    BatchSize,
+    Data,
+    Engine,
+    EngineName,
+    Json,
+    Model,
+    OnErrorName,
+    OnErrorOption,
+    Resume,
+    Settings,
+    Size,
+    Split,
+    SplitName,
+    Workers,
+    find,
+    main_process,
+    open_model,
+    require_passed,
+    resized,
+    skippable,
+    worker_count,
+)
+from vqtrt.cli_priors import bench_sample, sample, train_prior
+from vqtrt.errors import Interrupted, VqtrtError, explain
 from vqtrt.terminal import Commands, fail
-
-if TYPE_CHECKING:
-    from vqtrt.artefacts import Artefacts
-    from vqtrt.data.preprocessing import Preprocessing
-    from vqtrt.tokenizer import Tokenizer
 
 app = typer.Typer(
     cls=Commands,
@@ -31,53 +46,9 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure how fast it is here.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
-
-
-class EngineName(StrEnum):
-    """What `--engine` takes; the same names as `vqtrt.engines.ENGINES`."""
-
-    AUTO = "auto"
-    ONNXRUNTIME = "onnxruntime"
-    TORCH = "torch"
-
-
-class OnErrorName(StrEnum):
-    """What to do with a file that is no image."""
-
-    STOP = "stop"
-    SKIP = "skip"
-
-
-class SplitName(StrEnum):
-    """The parts of a data set that has parts: `shapes` and the CIFAR-10 archive."""
-
-    TRAIN = "train"
-    TEST = "test"
-    ALL = "all"
-
-
-Model = Annotated[
-    Path | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="Run or bundle. Without it: $VQTRT_MODEL, else the newest run under ./runs.",
-    ),
-]
-Engine = Annotated[EngineName, typer.Option(help="What runs the model.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images in one engine call.")]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Threads for files (default: one a core, at most 16).")
-]
-OnErrorOption = Annotated[
-    OnErrorName, typer.Option("--on-error", help="At a file that is no image: stop, or skip it.")
-]
-Split = Annotated[SplitName, typer.Option(help="Part of the data, where it has parts.")]
-Size = Annotated[
-    str | None, typer.Option(help="Picture size HxW (128 for a square) instead of the model's own.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Data = Annotated[str, typer.Argument(help="Folder of images, .npy/.npz, CIFAR-10, or `shapes`.")]
+app.command()(train_prior)
+app.command()(sample)
+bench.command("sample")(bench_sample)
 
 
 @app.command()
@@ -87,11 +58,8 @@ def train(
         str | None, typer.Option(help="What to train on, instead of the recipe's.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/RECIPE).")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="key=value, such as train.steps=2000; repeatable."),
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Continue from the newest checkpoint.")] = False,
+    settings: Settings = None,
+    resume: Resume = False,
 ) -> None:
     """Train a VQ-VAE. Without a recipe: `shapes`, which needs no data."""
     from vqtrt import terminal
@@ -99,16 +67,16 @@ def train(
 
     overrides = [*(settings or []), *([f"data.path={data}"] if data else [])]
     config, path = plan(recipe, out, overrides, resume=resume)
-    if _main_process():
+    if main_process():
         terminal.note(f"training {config.recipe} on {config.data.path}, into {path}")
-    from vqtrt.training.loop import train as train_model
+    from vqtrt.training.image import train as train_model
 
     bar = terminal.TrainingBar()
     try:
         run = train_model(config, path, bar, resume=resume)
     finally:
         bar.stop()
-    if _main_process():
+    if main_process():
         terminal.note(f"trained {run.path}; next: vqtrt export {run.path}")
 
 
@@ -128,7 +96,7 @@ def export(
     from vqtrt import terminal
     from vqtrt.export.run import export_bundle, verify_bundle
 
-    model = _find(run)
+    model = find(run)
     with terminal.waiting("exporting"):
         exported = export_bundle(model, out)
     terminal.note(f"wrote {exported.bundle}")
@@ -137,7 +105,7 @@ def export(
     with terminal.waiting("verifying"):
         figures = verify_bundle(exported)
     terminal.show(figures, as_json)
-    _require_passed(figures)
+    require_passed(figures)
 
 
 @app.command()
@@ -155,15 +123,14 @@ def verify(
 ) -> None:
     """Measure that an engine gives the codes and pictures that torch gives."""
     from vqtrt import terminal
-    from vqtrt.export.run import images_for
-    from vqtrt.export.verify import verify as verify_model
+    from vqtrt.export.run import images_for, verify_all
 
-    found = _find(model)
+    found = find(model)
     with terminal.counting("verifying") as counter:
-        batches = images_for(found, data, split.value, limit=limit, workers=_workers(workers))
-        figures = verify_model(found, batches, engine=engine.value, progress=counter)
+        batches = images_for(found, data, split.value, limit=limit, workers=worker_count(workers))
+        figures = verify_all(found, batches, engine=engine.value, progress=counter)
     terminal.show(figures, as_json)
-    _require_passed(figures)
+    require_passed(figures)
 
 
 @app.command()
@@ -186,16 +153,16 @@ def encode(
     from vqtrt.pipeline import encode_source
 
     source = open_images(data, split=split.value)
-    found, tokenizer = _open(model, engine, batch_size)
-    with terminal.counting("encoding") as counter, _skippable():
+    found, tokenizer = open_model(model, engine, batch_size)
+    with terminal.counting("encoding") as counter, skippable():
         result = encode_source(
             tokenizer,
             source,
             out,
             root=data,
             model=found,
-            preprocessing=_resized(tokenizer, size),
-            workers=_workers(workers),
+            preprocessing=resized(tokenizer, size),
+            workers=worker_count(workers),
             on_error=on_error.value,
             resume=resume,
             progress=counter,
@@ -226,11 +193,13 @@ def decode(
     from vqtrt.pipeline import decode_codes
 
     opened = read_codes(codes)
-    _, tokenizer = _open(model, engine, batch_size)
+    _, tokenizer = open_model(model, engine, batch_size)
     if opened.header and opened.header.weights_sha256 != tokenizer.engine.weights_sha256:
         terminal.note(f"warning: another model made {codes}: {opened.header.model.get('path')}")
     with terminal.counting("decoding") as counter:
-        count = decode_codes(tokenizer, opened, out, workers=_workers(workers), progress=counter)
+        count = decode_codes(
+            tokenizer, opened, out, workers=worker_count(workers), progress=counter
+        )
     terminal.note(f"wrote {count} pictures into {out}")
     if as_json:
         terminal.show({"out": str(out), "pictures": count}, True)
@@ -249,21 +218,39 @@ def evaluate(
     grid: Annotated[
         Path | None, typer.Option(help="PNG to write: some images over their reconstructions.")
     ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="Score this prior instead, in bits a code; takes codes too.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure how well pictures survive: MSE, NMSE, PSNR, SSIM, codebook perplexity and usage."""
     from vqtrt import terminal
     from vqtrt.data.open import open_images
     from vqtrt.evaluate import evaluate as evaluate_model
+    from vqtrt.score import score_data
 
+    if prior is not None:
+        found, tokenizer = open_model(model, engine, batch_size)
+        with terminal.counting("scoring") as counter:
+            figures = score_data(
+                tokenizer,
+                found,
+                data,
+                prior,
+                split=split.value,
+                workers=worker_count(workers),
+                progress=counter,
+            )
+        terminal.show(figures, as_json)
+        return
     source = open_images(data, split=split.value)
-    _, tokenizer = _open(model, engine, batch_size)
-    with terminal.counting("evaluating") as counter, _skippable():
+    _, tokenizer = open_model(model, engine, batch_size)
+    with terminal.counting("evaluating") as counter, skippable():
         figures = evaluate_model(
             tokenizer,
             source,
-            preprocessing=_resized(tokenizer, size),
-            workers=_workers(workers),
+            preprocessing=resized(tokenizer, size),
+            workers=worker_count(workers),
             on_error=on_error.value,
             grid=grid,
             progress=counter,
@@ -312,72 +299,19 @@ def bench_encode(
     from vqtrt import terminal
     from vqtrt.bench import bench_encode as run_bench
 
-    found = _find(model)
+    found = find(model)
     with terminal.counting("measuring") as counter:
         figures = run_bench(
             found,
             folder,
             engine=engine.value,
             batch_size=batch_size,
-            workers=_workers(workers),
+            workers=worker_count(workers),
             repeat=repeat,
             eager=eager,
             progress=counter,
         )
     terminal.show(figures, as_json)
-
-
-def _find(named: Path | None) -> "Artefacts":
-    from vqtrt import terminal
-    from vqtrt.artefacts import find_model
-
-    found = find_model(named)
-    if _main_process():
-        terminal.note(f"model: {found.path} ({found.chosen_by})")
-    return found
-
-
-def _open(named: Path | None, engine: EngineName, batch_size: int) -> "tuple[Artefacts, Tokenizer]":
-    from vqtrt import terminal
-    from vqtrt.engines import open_engine
-    from vqtrt.tokenizer import Tokenizer
-
-    found = _find(named)
-    opened = open_engine(found, engine.value)
-    terminal.note(f"engine: {opened.name}")
-    return found, Tokenizer(opened, batch_size=batch_size)
-
-
-def _workers(workers: int | None) -> int:
-    from vqtrt.data.batches import default_workers
-
-    return workers or default_workers()
-
-
-def _resized(tokenizer: "Tokenizer", size: str | None) -> "Preprocessing | None":
-    return None if size is None else tokenizer.preprocessing.with_size(size)
-
-
-@contextmanager
-def _skippable() -> Iterator[None]:
-    """Of the commands that read images, only some can pass over one: those say so."""
-    try:
-        yield
-    except ImageError as error:
-        raise ImageError(f"{error}; --on-error skip passes over such files") from error
-
-
-def _require_passed(figures: dict[str, Any]) -> None:
-    if not figures["passed"]:
-        raise VqtrtError(
-            "verification failed: codes differ beyond rounding, a picture by more than one grey "
-            "level, or codes change with the batch; do not use these files"
-        )
-
-
-def _main_process() -> bool:
-    """Whether this is the process that speaks, under torchrun too."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def main() -> None:

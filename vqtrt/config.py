@@ -1,31 +1,19 @@
-"""Every setting as a typed model, read from YAML and `--set key=value`; an unknown key is an error.
+"""Every setting as a typed model; `settings.py` reads them.
 
 A recipe is a YAML file in `vqtrt/recipes/`; a run keeps the settings it was trained with in
 `config.yaml`. Both hold the same `Config`.
 """
 
-import difflib
-import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vqtrt.data.preprocessing import Preprocessing
-from vqtrt.errors import VqtrtError
+from vqtrt.settings import Settings, find_recipe, read_settings
 
 RECIPES = Path(__file__).parent / "recipes"
-_MAX_YAML_BYTES = 2**20
-# PyYAML lets through what a date such as 2024-13-45 and a very deep nesting raise.
-_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-
-
-class Settings(BaseModel):
-    """Base of all settings: no unknown keys, no change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class QuantizerConfig(Settings):
@@ -80,8 +68,8 @@ class PixelCNNConfig(Settings):
     layers: int = Field(15, ge=2, le=256)
     channels: int = Field(64, ge=1)
     """Channels of each stack."""
-    kernel: int = Field(3, ge=3, le=31)
-    """Columns of a kernel, odd. It has to be large enough that no position is out of reach."""
+    kernel: int | None = Field(None, ge=3, le=31)
+    """Columns of a kernel, odd; None for the smallest that leaves no position out of reach."""
     first_kernel: int = Field(7, ge=3, le=31)
     """Columns of the first layer's kernel, odd."""
     head: int = Field(256, ge=1)
@@ -92,10 +80,25 @@ class PixelCNNConfig(Settings):
     num_classes: int = Field(0, ge=0)
     """Labels that it is conditioned on; 0 for none."""
 
-    @property
-    def reach(self) -> int:
-        """Rows and columns that a position sees in each direction."""
-        return self.first_kernel // 2 + (self.layers - 1) * (self.kernel // 2)
+    @field_validator("kernel", "first_kernel")
+    @classmethod
+    def _odd(cls, value: int | None) -> int | None:
+        if value is not None and value % 2 == 0:
+            raise ValueError("must be odd")
+        return value
+
+    def reach(self, kernel: int) -> int:
+        """Rows and columns that a position sees in each direction, with that kernel."""
+        return self.first_kernel // 2 + (self.layers - 1) * (kernel // 2)
+
+    def fitted(self, height: int, width: int) -> "PixelCNNConfig":
+        """The same with its kernel chosen for a grid of codes, if it was left open."""
+        if self.kernel is not None:
+            return self
+        kernel = 3
+        while self.reach(kernel) < max(height, width) - 1:
+            kernel += 2
+        return self.model_copy(update={"kernel": kernel})
 
 
 class DataConfig(Settings):
@@ -119,6 +122,12 @@ class TrainConfig(Settings):
     batch_size: int = Field(32, ge=1)
     """Images a step, over all processes together."""
     learning_rate: float = Field(2e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    """`cosine`: half a cosine from the learning rate to 0 over all steps."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps in which the rate rises to `learning_rate`."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Longer gradients are cut to this norm."""
     seed: int = Field(0, ge=0, lt=2**63)
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Precision of the convolutions; distances and losses stay in float32."""
@@ -154,120 +163,44 @@ class Config(Settings):
             )
         return self
 
-    def to_yaml(self) -> str:
-        """The text that `load_config` reads back to an equal config."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+class PriorDataConfig(Settings):
+    """What a prior is trained on."""
+
+    path: str = "shapes"
+    """A codes file, or images that are encoded first."""
+    holdout: int = Field(1000, ge=1)
+    """Rows set aside for evaluation, drawn by seed; at most a tenth of the data."""
+    conditional: bool = True
+    """Condition on the data's labels, where it has any."""
 
 
-def recipe_names() -> list[str]:
-    """Names that `vqtrt train` takes, sorted."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+class CodesConfig(Settings):
+    """The codes that a prior models; filled in from them when it is trained."""
+
+    height: int = Field(8, ge=1)
+    width: int = Field(8, ge=1)
+    classes: tuple[str, ...] = ()
+    """Names of the labels that the prior is conditioned on; empty for none."""
+    weights_sha256: str = ""
+    """Of the tokenizer that made the codes."""
+
+
+class PriorConfig(Settings):
+    """All settings of a prior."""
+
+    format_version: Literal[1] = 1
+    prior: PixelCNNConfig = PixelCNNConfig()
+    codes: CodesConfig = CodesConfig()
+    data: PriorDataConfig = PriorDataConfig()
+    train: TrainConfig = TrainConfig()
 
 
 def load_config(recipe: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a recipe by name or a YAML file; apply `key=value` overrides (`train.steps=100`)."""
-    path = RECIPES / f"{recipe}.yaml"
-    if "/" in str(recipe) or Path(recipe).suffix in (".yaml", ".yml"):
-        path = Path(recipe)
-    elif not path.is_file():
-        known = ", ".join(recipe_names())
-        raise VqtrtError(f"no recipe {recipe!r}: choose one of {known}, or name a YAML file")
-    settings = _read_yaml(path)
-    for override in overrides:
-        _set(settings, override)
-    return parse_config(settings, str(path))
+    return read_settings(Config, find_recipe(RECIPES, recipe), overrides)
 
 
-def parse_config(settings: Mapping[str, Any], where: str) -> Config:
-    """Validate settings; `where` names them in the error."""
-    try:
-        return Config.model_validate(settings)
-    except ValidationError as error:
-        raise VqtrtError(f"{where}: {_first_problem(error)}") from error
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_YAML_BYTES:
-            raise VqtrtError(f"{path}: larger than {_MAX_YAML_BYTES} bytes: not a settings file")
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise VqtrtError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise VqtrtError(f"{path}: cannot be read ({error})") from error
-    except _NOT_YAML as error:
-        reason = " ".join(str(error).split())
-        raise VqtrtError(f"{path}: not valid YAML ({reason})") from error
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise VqtrtError(
-            f"{path}: expected settings as `key: value`, found {type(settings).__name__}"
-        )
-    return settings
-
-
-def _set(settings: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise VqtrtError(f"--set {override!r}: expected key=value, such as train.steps=2000")
-    *parents, last = key.split(".")
-    table = settings
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise VqtrtError(f"--set {override!r}: {parent!r} is a value, not a group of settings")
-    group = _group(parents)
-    field = group.model_fields.get(last) if group else None
-    # A text is taken as it stands: a folder may be called 2024, or yes.
-    table[last] = text if field and field.annotation is str else _value(override, text)
-
-
-def _value(override: str, text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except _NOT_YAML:
-        raise VqtrtError(f"--set {override!r}: {text!r} is not a valid YAML value") from None
-    return _number(value) if isinstance(value, str) else value
-
-
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads `1e-4` as text; everyone who types it means the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown setting {key!r}{_suggestion(problem['loc'])}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (got {problem['input']!r})" if key else message
-
-
-def _group(location: Sequence[int | str]) -> type[BaseModel] | None:
-    """The settings that stand at a place in the config, if there are such."""
-    model: type[BaseModel] = Config
-    for part in location:
-        field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if get_origin(annotation) is types.UnionType:
-            annotation = get_args(annotation)[0]
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return None
-        model = annotation
-    return model
-
-
-def _suggestion(location: tuple[int | str, ...]) -> str:
-    model = _group(location[:-1])
-    if model is None:
-        return ""
-    known = list(model.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    if close:
-        return f"; did you mean {'.'.join(map(str, [*location[:-1], close[0]]))!r}?"
-    return f"; known here: {', '.join(known)}"
+def load_prior_config(recipe: str | Path, overrides: Iterable[str] = ()) -> PriorConfig:
+    """The same for a prior's settings."""
+    return read_settings(PriorConfig, find_recipe(RECIPES / "priors", recipe), overrides)

@@ -161,7 +161,7 @@ def decode_codes(
     rows = len(codes.codes)
     names = picture_names(codes)
     progress(0, rows)
-    with _staged(out) as stage, ThreadPoolExecutor(workers) as pool:
+    with staged(out) as stage, ThreadPoolExecutor(workers) as pool:
         for start in range(0, rows, tokenizer.batch_size):
             stop = min(start + tokenizer.batch_size, rows)
             images = tokenizer.decode(codes.codes[start:stop])
@@ -216,7 +216,7 @@ def _write_picture(path: Path, image: Images) -> None:
 
 
 @contextmanager
-def _staged(out: Path) -> Iterator[Path]:
+def staged(out: Path) -> Iterator[Path]:
     """A folder beside `out` whose content moves into it at the end; removed if anything fails."""
     if out.exists() and not out.is_dir():
         raise VqtrtError(f"{out} is a file: name a folder with --out")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -23,9 +23,6 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from vqtrt.errors import Interrupted, VqtrtError
-
-if TYPE_CHECKING:
-    from vqtrt.training.loop import StepFigures
 
 console = Console(stderr=True, highlight=False)
 
@@ -147,6 +144,17 @@ class Commands(TyperGroup):
             raise Interrupted("; ".join(["interrupted", *notes])) from error
 
 
+def _line(figures: Mapping[str, float | None]) -> str:
+    """Figures in one line; those that are not defined are left out."""
+    parts = []
+    for name, value in figures.items():
+        if name == "images_per_second":
+            parts.append(f"{value:,.0f} images/s")
+        elif value is not None:
+            parts.append(f"{name} {value:.4g}")
+    return "  ".join(parts)
+
+
 class TrainingBar:
     """Shows training: a bar in a terminal, a line a report elsewhere."""
 
@@ -165,25 +173,16 @@ class TrainingBar:
         """Move the bar."""
         self._progress.update(self._task, completed=step)
 
-    def reported(self, figures: "StepFigures") -> None:
+    def reported(self, step: int, figures: Mapping[str, float | None]) -> None:
         """Show the newest means."""
-        text = (
-            f"loss {figures.loss:.4f}  reconstruction {figures.reconstruction:.4f}  "
-            f"perplexity {figures.perplexity:.0f}  {figures.images_per_second:,.0f} images/s"
-        )
+        text = _line(figures)
         self._progress.update(self._task, figures=text)
         if not console.is_terminal:
-            note(f"step {figures.step}  {text}")
+            note(f"step {step}  {text}")
 
-    def evaluated(self, step: int, figures: dict[str, float | None], picture: Path) -> None:
+    def evaluated(self, step: int, figures: Mapping[str, float | None], picture: Path) -> None:
         """Print the held-out figures, and where the picture is."""
-        shown = {"nmse": "nmse", "psnr": "psnr", "perplexity": "perplexity", "usage": "usage"}
-        text = "  ".join(
-            f"{name} {value:.4g}"
-            for key, name in shown.items()
-            if (value := figures[key]) is not None
-        )
-        note(f"step {step}  held out: {text}  {picture}")
+        note(f"step {step}  held out: {_line(figures)}  {picture}")
 
     def stop(self) -> None:
         """Leave the terminal as it was."""

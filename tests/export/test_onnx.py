@@ -9,8 +9,9 @@ import torch
 
 from vqtrt.bundle import Bundle, file_sha256
 from vqtrt.errors import VqtrtError
-from vqtrt.export import onnx as module
-from vqtrt.export.onnx import OPSET, export_run
+from vqtrt.export import bundle as module
+from vqtrt.export.bundle import export_run
+from vqtrt.export.onnx import OPSET
 from vqtrt.models.graphs import DecoderGraph, EncoderGraph
 from vqtrt.training.run import Run
 
@@ -126,11 +127,13 @@ def test_exports_repeat_to_the_byte(tiny_run, tmp_path):
 def quick(monkeypatch):
     """Exports that take no time: the graph is a few bytes, all else is real."""
 
-    def export(name, module_, example, multiple, folder):
-        (folder / f"{name}.onnx").write_bytes(b"graph")
-        return module.GraphSpec(file=f"{name}.onnx", sha256="0" * 64, inputs=(), outputs=())
+    def export(model, size, folder):
+        for name in ("encoder", "decoder"):
+            (folder / f"{name}.onnx").write_bytes(b"graph")
+        graph = module.GraphSpec(file="encoder.onnx", sha256="0" * 64, inputs=(), outputs=())
+        return {"encoder": graph, "decoder": graph}
 
-    monkeypatch.setattr(module, "_export", export)
+    monkeypatch.setattr(module, "image_graphs", export)
 
 
 @pytest.mark.usefixtures("quick")

@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from vqtrt.errors import VqtrtError
-from vqtrt.training import checkpoints, loop
-from vqtrt.training.loop import train
+from vqtrt.training import checkpoints, image, loop
+from vqtrt.training.image import train
 from vqtrt.training.run import Run
 
 
@@ -70,7 +70,7 @@ def test_what_the_watcher_is_told(tmp_path, make_config, make_log):
     run = train(config, tmp_path / "run", log)
     assert log.named("started") == [(0, 4)]
     assert log.named("advanced") == [(1,), (2,), (3,), (4,)]
-    assert [call[0].step for call in log.named("reported")] == [2, 3, 4]
+    assert [call[0] for call in log.named("reported")] == [2, 3, 4]
     for step, values, picture in log.named("evaluated"):
         assert picture == run.path / "reconstructions" / f"step-{step:08d}.png"
         assert picture.is_file()
@@ -143,14 +143,14 @@ def test_a_finished_run_resumes_to_itself(tmp_path, make_config, make_log):
 def spoil_from(monkeypatch, step, value):
     """Make the total loss `value` from a step on."""
     calls = []
-    forward = loop.VQVAE.forward
+    forward = image.VQVAE.forward
 
     def spoiled(self, images, variance):
         losses = forward(self, images, variance)
         calls.append(1)
         return losses._replace(total=losses.total * value) if len(calls) >= step else losses
 
-    monkeypatch.setattr(loop.VQVAE, "forward", spoiled)
+    monkeypatch.setattr(image.VQVAE, "forward", spoiled)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -180,17 +180,17 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, make_config, make_l
         backward(self, loss)
         steps.append(1)
         if len(steps) == 6:
-            trainer.model.encoder[0].weight.grad[0] = float("nan")
+            trainer.task.model.encoder[0].weight.grad[0] = float("nan")
 
-    start = loop._Trainer.start
+    start = loop.Trainer.start
 
-    def remember(self):
+    def remember(self, *, resume):
         nonlocal trainer
         trainer = self
-        return start(self)
+        return start(self, resume=resume)
 
     trainer = None
-    monkeypatch.setattr(loop._Trainer, "start", remember)
+    monkeypatch.setattr(loop.Trainer, "start", remember)
     monkeypatch.setattr(loop.Accelerator, "backward", spoiled)
     with pytest.raises(VqtrtError, match=r"weights .* step 6; .* step 3 is kept"):
         train(config, tmp_path / "run", make_log())
@@ -264,7 +264,7 @@ from safetensors.torch import save_file
 
 from vqtrt.config import load_config
 from vqtrt.errors import VqtrtError
-from vqtrt.training import loop
+from vqtrt.training import image, loop
 
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 
@@ -272,12 +272,12 @@ folder, kind = Path(sys.argv[1]), sys.argv[2]
 class Quiet:
     def started(self, step, steps): ...
     def advanced(self, step): ...
-    def reported(self, figures): ...
+    def reported(self, step, figures): ...
     def evaluated(self, step, figures, picture): ...
 
 
 kept = []
-make = loop._Trainer.__init__
+make = loop.Trainer.__init__
 
 
 def remember(self, *args):
@@ -285,14 +285,14 @@ def remember(self, *args):
     kept.append(self)
 
 
-loop._Trainer.__init__ = remember
+loop.Trainer.__init__ = remember
 config = load_config(folder / "config.yaml")
 try:
-    loop.train(config, folder / "run", Quiet(), resume=kind == "resume")
+    image.train(config, folder / "run", Quiet(), resume=kind == "resume")
 except VqtrtError as error:
     print(f"VqtrtError: {error}", file=sys.stderr)
     sys.exit(3)
-state = {name: value.contiguous() for name, value in kept[0].model.state_dict().items()}
+state = {name: value.contiguous() for name, value in kept[0].task.module.state_dict().items()}
 save_file(state, folder / f"rank{dist.get_rank()}.safetensors")
 dist.destroy_process_group()
 """

@@ -95,6 +95,11 @@ def codes_dtype(codebook_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if codebook_size <= 1 << 16 else "<u4")
 
 
+def is_codes(path: Path) -> bool:
+    """Whether a path names a codes file with its .json, and not images in an array."""
+    return path.suffix == ".npy" and path.with_suffix(".json").is_file()
+
+
 def read_codes(path: Path) -> Codes:
     """Open codes without loading them, with the JSON beside them where there is one.
 

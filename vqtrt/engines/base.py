@@ -1,15 +1,51 @@
 """The protocol of an engine: it opens a model's graphs by name; a graph maps array to array."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from vqtrt.bundle import ModelFacts
+from vqtrt.bundle import ModelFacts, PriorFacts, TensorSpec
 from vqtrt.data.preprocessing import Preprocessing
 
 Graph = Callable[[NDArray[Any]], NDArray[Any]]
 """Runs once on an array whose dtype and shape the graph's table in docs/architecture.md gives."""
+
+
+CACHE, KEPT = "cache", "kept"
+"""What the names of a graph's caches begin with: `cache3` goes in, `kept3` comes out."""
+
+
+def is_cache(tensor: TensorSpec) -> bool:
+    """Whether an input is a cache."""
+    return tensor.name.startswith(CACHE)
+
+
+def is_kept(tensor: TensorSpec) -> bool:
+    """Whether an output is a cache of the next run."""
+    return tensor.name.startswith(KEPT)
+
+
+class BoundGraph(Protocol):
+    """A graph with its buffers, for loops: written into, run and read, without an allocation.
+
+    What a graph gives as `keptN` it gets back as `cacheN` at the next run. These caches stay where
+    the engine has them and do not appear among inputs and outputs.
+    """
+
+    @property
+    def inputs(self) -> Mapping[str, NDArray[Any]]:
+        """Arrays to write to before a run."""
+
+    @property
+    def outputs(self) -> Mapping[str, NDArray[Any]]:
+        """Arrays to read after a run."""
+
+    def run(self) -> None:
+        """Run once; the caches move on."""
+
+    def reset(self) -> None:
+        """Set the caches to zero."""
 
 
 class Engine(Protocol):
@@ -22,5 +58,22 @@ class Engine(Protocol):
     weights_sha256: str
     """Of the weights that the model was trained to: equal weights, equal codes."""
 
+    priors: Mapping[str, PriorFacts]
+    """The priors that the model has, by name."""
+
     def open(self, graph: str) -> Graph:
         """Make a graph ready to run: `encoder` or `decoder`."""
+
+    def bind(
+        self,
+        graph: str,
+        sizes: Mapping[str, int],
+        *,
+        shared: Mapping[str, NDArray[Any]] | None = None,
+        skip: Collection[str] = (),
+    ) -> BoundGraph:
+        """Make a prior's graph (`priors/NAME/GRAPH`) ready for a loop, at fixed sizes.
+
+        `sizes` gives a number to each free size of its table. An input in `shared` is that array,
+        so that one graph's output can be another's input. Outputs in `skip` are not made.
+        """

@@ -1,12 +1,13 @@
 """PyTorch, from a run's own weights: the reference that the other engines are compared with."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from vqtrt.bundle import file_sha256
-from vqtrt.engines.base import Graph
+from vqtrt.bundle import PriorFacts, file_sha256
+from vqtrt.engines.base import BoundGraph, Graph
 from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class TorchEngine:
         import torch
 
         from vqtrt.models.facts import model_facts
+        from vqtrt.training.prior_run import trained_priors
         from vqtrt.training.run import Run
 
         if threads is not None:
@@ -32,6 +34,10 @@ class TorchEngine:
         self.facts = model_facts(opened.config.model)
         self.preprocessing = opened.config.data.preprocessing
         self.weights_sha256 = file_sha256(opened.weights)
+        self._priors = trained_priors(run)
+        self.priors: Mapping[str, PriorFacts] = {
+            name: prior.facts() for name, prior in self._priors.items()
+        }
 
     def encoder(self) -> "EncoderGraph":
         """The encoder as the module that is exported."""
@@ -61,3 +67,23 @@ class TorchEngine:
             return result
 
         return run
+
+    def bind(
+        self,
+        graph: str,
+        sizes: Mapping[str, int],
+        *,
+        shared: Mapping[str, NDArray[Any]] | None = None,
+        skip: Collection[str] = (),
+    ) -> BoundGraph:
+        """As `Engine.bind`."""
+        from vqtrt.engines.torch_bound import TorchBound
+        from vqtrt.priors.graphs import pixelcnn_graph
+
+        kind, _, rest = graph.partition("/")
+        name, _, part = rest.rpartition("/")
+        if kind != "priors" or name not in self._priors:
+            raise VqtrtError(f"the engine torch has no graph {graph!r}")
+        prior = self._priors[name].load().to(self.device)
+        made = pixelcnn_graph(prior, part)
+        return TorchBound(made, sizes, shared or {}, skip, self.device)

@@ -1,6 +1,6 @@
 """`vqtrt export`: the bundle of a run, and its verification on real images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +9,11 @@ from vqtrt.artefacts import Artefacts
 from vqtrt.data.batches import read_batches
 from vqtrt.data.open import open_images
 from vqtrt.data.source import Images
-from vqtrt.engines import installed
+from vqtrt.engines import installed, open_engine
 from vqtrt.errors import VqtrtError
-from vqtrt.export.onnx import export_run
+from vqtrt.export.bundle import export_run
 from vqtrt.export.verify import verify
+from vqtrt.export.verify_prior import verify_prior
 from vqtrt.training.run import Run
 
 _BATCH = 128
@@ -41,7 +42,23 @@ def verify_bundle(model: Artefacts) -> dict[str, Any]:
     except VqtrtError:
         data = "shapes"
     batches = images_for(model, data, "test", limit=_EXPORT_IMAGES, workers=2)
-    return verify(model, batches, engine="onnxruntime")
+    return verify_all(model, batches, engine="onnxruntime")
+
+
+def verify_all(
+    model: Artefacts,
+    batches: Iterator[Images],
+    *,
+    engine: str,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """`verify` on images and `verify_prior` of each prior, under `priors`; `passed` is of all."""
+    figures = verify(model, batches, engine=engine, progress=progress)
+    priors = {
+        name: verify_prior(model, name, engine=engine) for name in open_engine(model, engine).priors
+    }
+    passed = figures["passed"] and all(prior["passed"] for prior in priors.values())
+    return figures | {"priors": priors, "passed": passed}
 
 
 def images_for(

@@ -1,0 +1,45 @@
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from vqtrt.artefacts import find_model
+from vqtrt.errors import VqtrtError
+from vqtrt.export.verify_prior import TOLERANCE, verify_prior
+
+
+def test_passes(tiny_prior):
+    found = verify_prior(find_model(tiny_prior), "pixelcnn", engine="onnxruntime")
+    assert found["passed"] is True
+    assert 0 <= found["logits_max_abs_diff"] <= TOLERANCE
+    assert found["sample_agreement"] == 1
+    assert (found["prior"], found["engine"]) == ("pixelcnn", "onnxruntime")
+
+
+def test_two_codebooks(tiny_prior2):
+    found = verify_prior(find_model(tiny_prior2), "pixelcnn", engine="torch")
+    assert found["passed"] is True
+    assert found["sample_agreement"] == 1
+
+
+def test_finds_weights_that_differ(tiny_prior, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_prior, run)
+    path = run / "priors" / "pixelcnn" / "model.safetensors"
+    weights = load_file(path)
+    weights["layers.1.horizontal.weight"] += 0.01
+    save_file(weights, path)
+    found = verify_prior(find_model(run), "pixelcnn", engine="onnxruntime")
+    assert found["passed"] is False
+    assert found["logits_max_abs_diff"] > TOLERANCE
+
+
+def test_needs_the_run_and_its_prior(tiny_prior, tmp_path):
+    alone = shutil.copytree(tiny_prior / "bundle", tmp_path / "alone")
+    with pytest.raises(VqtrtError, match="pass the run"):
+        verify_prior(find_model(alone), "pixelcnn")
+    run = tmp_path / "run"
+    shutil.copytree(tiny_prior, run)
+    shutil.rmtree(run / "priors")
+    with pytest.raises(VqtrtError, match="no prior 'pixelcnn'"):
+        verify_prior(find_model(run), "pixelcnn", engine="onnxruntime")

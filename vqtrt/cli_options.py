@@ -1,0 +1,130 @@
+"""What the commands have in common: their options, and how they open a model."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vqtrt.errors import ImageError, VqtrtError
+
+if TYPE_CHECKING:
+    from vqtrt.artefacts import Artefacts
+    from vqtrt.data.preprocessing import Preprocessing
+    from vqtrt.tokenizer import Tokenizer
+
+
+class EngineName(StrEnum):
+    """What `--engine` takes; the same names as `vqtrt.engines.ENGINES`."""
+
+    AUTO = "auto"
+    ONNXRUNTIME = "onnxruntime"
+    TORCH = "torch"
+
+
+class OnErrorName(StrEnum):
+    """What to do with a file that is no image."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+class SplitName(StrEnum):
+    """The parts of a data set that has parts: `shapes` and the CIFAR-10 archive."""
+
+    TRAIN = "train"
+    TEST = "test"
+    ALL = "all"
+
+
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Run or bundle. Without it: $VQTRT_MODEL, else the newest run under ./runs.",
+    ),
+]
+Engine = Annotated[EngineName, typer.Option(help="What runs the model.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images in one engine call.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Threads for files (default: one a core, at most 16).")
+]
+OnErrorOption = Annotated[
+    OnErrorName, typer.Option("--on-error", help="At a file that is no image: stop, or skip it.")
+]
+Split = Annotated[SplitName, typer.Option(help="Part of the data, where it has parts.")]
+Size = Annotated[
+    str | None, typer.Option(help="Picture size HxW (128 for a square) instead of the model's own.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Data = Annotated[str, typer.Argument(help="Folder of images, .npy/.npz, CIFAR-10, or `shapes`.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="key=value, such as train.steps=2000; repeatable."),
+]
+Resume = Annotated[bool, typer.Option(help="Continue from the newest checkpoint.")]
+
+
+def find(named: Path | None) -> "Artefacts":
+    """The model that is meant; says which."""
+    from vqtrt import terminal
+    from vqtrt.artefacts import find_model
+
+    found = find_model(named)
+    if main_process():
+        terminal.note(f"model: {found.path} ({found.chosen_by})")
+    return found
+
+
+def open_model(
+    named: Path | None, engine: EngineName, batch_size: int
+) -> "tuple[Artefacts, Tokenizer]":
+    """The model that is meant, opened on an engine; says which."""
+    from vqtrt import terminal
+    from vqtrt.engines import open_engine
+    from vqtrt.tokenizer import Tokenizer
+
+    found = find(named)
+    opened = open_engine(found, engine.value)
+    terminal.note(f"engine: {opened.name}")
+    return found, Tokenizer(opened, batch_size=batch_size)
+
+
+def worker_count(workers: int | None) -> int:
+    """What `--workers` comes to."""
+    from vqtrt.data.batches import default_workers
+
+    return workers or default_workers()
+
+
+def resized(tokenizer: "Tokenizer", size: str | None) -> "Preprocessing | None":
+    """The model's preprocessing with the size of `--size`; None for its own."""
+    return None if size is None else tokenizer.preprocessing.with_size(size)
+
+
+@contextmanager
+def skippable() -> Iterator[None]:
+    """Of the commands that read images, only some can pass over one: those say so."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{error}; --on-error skip passes over such files") from error
+
+
+def require_passed(figures: dict[str, Any]) -> None:
+    """Fail where a verification did."""
+    if not figures["passed"]:
+        raise VqtrtError(
+            "verification failed: codes differ beyond rounding, a picture by more than one grey "
+            "level, a prior's logits by more than rounding, or codes change with the batch; do not "
+            "use these files"
+        )
+
+
+def main_process() -> bool:
+    """Whether this is the process that speaks, under torchrun too."""
+    return os.environ.get("RANK", "0") == "0"
