@@ -4,10 +4,11 @@ from pathlib import Path
 
 from vqtrt.bundle import PriorFacts, file_sha256
 from vqtrt.config import PriorConfig
-from vqtrt.errors import VqtrtError, unwritable
+from vqtrt.errors import VqtrtError
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.settings import read_settings
-from vqtrt.training.checkpoints import load_weights, write_text
+from vqtrt.training.checkpoints import load_weights
+from vqtrt.training.run import create_folder
 
 
 class PriorRun:
@@ -20,15 +21,7 @@ class PriorRun:
     @classmethod
     def create(cls, path: Path, config: PriorConfig) -> "PriorRun":
         """Start a prior in a new or empty folder."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise VqtrtError(
-                f"{path} exists already: pass --resume to continue it, or another --name"
-            )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            write_text(path / "config.yaml", config.to_yaml())
-        except OSError as error:
-            raise unwritable(path, error) from error
+        create_folder(path, config, "--name")
         return cls(path, config)
 
     @classmethod

@@ -17,7 +17,21 @@ from typing import Any
 from vqtrt.config import Config, load_config
 from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.models.vqvae import VQVAE
+from vqtrt.settings import Settings
 from vqtrt.training.checkpoints import load_weights, write_text
+
+
+def create_folder(path: Path, config: Settings, option: str) -> None:
+    """Make a run's folder, new or empty, with its settings; `option` would name another."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise VqtrtError(
+            f"{path} exists already: pass --resume to continue it, or another {option}"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(path / "config.yaml", config.to_yaml())
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 class Run:
@@ -30,15 +44,7 @@ class Run:
     @classmethod
     def create(cls, path: Path, config: Config) -> "Run":
         """Start a run in a new or empty folder."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise VqtrtError(
-                f"{path} exists already: pass --resume to continue it, or another --out"
-            )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            write_text(path / "config.yaml", config.to_yaml())
-        except OSError as error:
-            raise unwritable(path, error) from error
+        create_folder(path, config, "--out")
         return cls(path, config)
 
     @classmethod
