@@ -141,8 +141,7 @@ def train_tiny_prior(run: Path, name: str = "pixelcnn", *overrides: str, watcher
     resume = options.get("resume", False)
     model = find_model(run)
     planned = plan_prior(model, "pixelcnn", name, settings, workers=1, resume=resume)
-    config, path, codes, tokenizer = planned
-    return train_prior(config, path, codes, tokenizer, watcher or Log(), resume=resume)
+    return train_prior(*planned, watcher or Log(), resume=resume)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from vqtrt.data.codes import read_codes
 from vqtrt.engines import open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.generate import read_prefix, write_codes, write_grid, write_pictures
-from vqtrt.sampling import Draw, Request, Samples, sample_codes
+from vqtrt.sampler import Draw
+from vqtrt.sampling import Request, Samples, sample_codes
 from vqtrt.tokenizer import Tokenizer
 
 REQUEST = Request("pixelcnn", 5, Draw(seed=3), shape=(3, 4))

@@ -10,7 +10,8 @@ from vqtrt.engines import open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.run import export_bundle
 from vqtrt.priors.pixelcnn_cached import draw as draw_codes
-from vqtrt.sampling import Draw, Request, find_prior, label_number, noise, sample_codes
+from vqtrt.sampler import BatchSampler, Draw, PixelCNNSampler, noise
+from vqtrt.sampling import Request, find_prior, label_number, sample_codes
 from vqtrt.training.prior_run import trained_priors
 
 
@@ -211,3 +212,50 @@ def test_labels_by_number_and_name(ort):
     assert label_number(facts.classes[1], facts) == 1
     with pytest.raises(VqtrtError, match="no such class"):
         label_number("nonsense", facts)
+
+
+@pytest.mark.parametrize("batch", [7, 8, 13, 33])
+def test_lanes_draw_what_one_lane_draws(tiny_prior, batch):
+    engine = open_engine(find_model(tiny_prior), "onnxruntime")
+    engine.lanes = 1
+    whole = sample(engine, batch, batch)
+    engine.lanes = 3
+    np.testing.assert_array_equal(sample(engine, batch, batch).codes, whole.codes)
+
+
+def test_a_lane_that_fails_ends_the_batch(tiny_prior, monkeypatch):
+    engine = open_engine(find_model(tiny_prior), "onnxruntime")
+    engine.lanes = 2
+    drawing = PixelCNNSampler.sample
+    ends = []
+
+    def failing(self, draw, samples, *args):
+        try:
+            if samples.start:
+                raise VqtrtError("out of memory")
+            return drawing(self, draw, samples, *args)
+        finally:
+            ends.append(samples.start)
+
+    monkeypatch.setattr(PixelCNNSampler, "sample", failing)
+    with pytest.raises(VqtrtError, match="out of memory"):
+        sample(engine, 8, 8)
+    assert sorted(ends) == [0, 4]
+
+
+def test_an_interrupt_ends_all_lanes(tiny_prior):
+    engine = open_engine(find_model(tiny_prior), "onnxruntime")
+    engine.lanes = 2
+    facts = find_prior(engine, "pixelcnn")
+    sampler = BatchSampler(engine, "pixelcnn", facts.codebook_size, 8, 4)
+    done = []
+
+    def interrupt():
+        done.append(1)
+        raise KeyboardInterrupt
+
+    labels = np.zeros(8, np.int32)
+    with pytest.raises(KeyboardInterrupt):
+        sampler.sample(Draw(), range(8), 4, labels, progress=interrupt)
+    assert done == [1]
+    assert sampler.sample(Draw(), range(8), 4, labels).shape == (8, 4, 4, 1)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from vqtrt.engines import Engine
-from vqtrt.sampling import Draw, PixelCNNSampler, find_prior, noise
+from vqtrt.sampler import BatchSampler, Draw, noise
+from vqtrt.sampling import find_prior
 
 _NAIVE_SECONDS = 20.0
 
@@ -37,7 +38,7 @@ def bench_sample(
     """
     facts = find_prior(engine, prior)
     height, width = shape
-    sampler = PixelCNNSampler(engine.bind, prior, facts.codebook_size, batch_size, width)
+    sampler = BatchSampler(engine, prior, facts.codebook_size, batch_size, width)
     labels = np.zeros(batch_size, np.int32) if facts.classes else None
     sizes = {"batch": batch_size, "height": height, "width": width}
     full = engine.bind(f"priors/{prior}/logits", sizes)

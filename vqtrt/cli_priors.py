@@ -57,9 +57,7 @@ def train_prior(
 
     bar = terminal.TrainingBar()
     try:
-        run = train(
-            planned.config, planned.path, planned.codes, planned.tokenizer, bar, resume=resume
-        )
+        run = train(*planned, bar, resume=resume)
     finally:
         bar.stop()
     if main_process():
@@ -93,7 +91,8 @@ def sample(
     """Draw new codes from a prior, and decode them to pictures."""
     from vqtrt import generate, terminal
     from vqtrt.data.grid import check_png
-    from vqtrt.sampling import Draw, Request, find_prior, label_number, sample_codes
+    from vqtrt.sampler import Draw
+    from vqtrt.sampling import Request, find_prior, label_number, sample_codes
 
     if out is None and grid is None:
         raise VqtrtError("nothing to write: pass --out FOLDER, --out codes.npy or --grid PNG")

@@ -190,3 +190,25 @@ def test_a_new_prior_knows_nothing():
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(prior(codes).flatten(0, -2), codes.flatten())
     assert abs(float(loss) - math.log(64)) < 0.5
+
+
+def test_it_starts_from_the_codebooks():
+    torch.manual_seed(0)
+    prior = PixelCNN(PixelCNNConfig(codebook_size=64, num_codebooks=2, layers=2).fitted(4, 4))
+    sizes = [float(part[0].weight[:64].detach().std()) for part in (prior.embeddings, prior.heads)]
+    codebooks = torch.randn(2, 64, 8)
+    codebooks[:, 1] = codebooks[:, 0] + 1e-3
+    prior.start_from(codebooks * 7 + 3)
+    for part, size in zip((prior.embeddings, prior.heads), sizes, strict=True):
+        for index, codebook in enumerate(codebooks):
+            weight = part[index].weight[:64].detach()
+            assert float(weight.std()) == pytest.approx(size, rel=0.2)
+            # What is near in one is near in the other.
+            near, far = torch.cdist(weight[:1], weight)[0, 1:3]
+            assert near < far / 100
+            distances = torch.stack([torch.cdist(x, x).flatten() for x in (codebook, weight)])
+            assert float(torch.corrcoef(distances)[0, 1]) > 0.8
+    assert not prior.embeddings[0].weight[64].any()
+    # A codebook of equal entries says nothing; it breaks nothing, either.
+    prior.start_from(torch.ones(2, 64, 8))
+    assert torch.isfinite(prior(torch.zeros(1, 4, 4, 2, dtype=torch.long))).all()

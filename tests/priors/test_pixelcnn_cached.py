@@ -27,7 +27,9 @@ def cached_logits(prior, codes, labels=None):
     n, height, width, books = codes.shape
     row, step = RowGraph(prior), StepGraph(prior)
     layers, p = prior.gated_layers(), config.channels
-    rows = [torch.zeros(n, p, layer.rows - 1, width, dtype=kind) for layer in layers]
+    rows = [
+        torch.zeros(width, n, 2 * p, dtype=kind) for layer in layers for _ in range(layer.rows - 1)
+    ]
     nothing = torch.full((n, width, books), config.codebook_size)
     out = torch.empty(n, height, width, books, config.codebook_size, dtype=kind)
     one = torch.ones(1, dtype=kind)
@@ -35,7 +37,8 @@ def cached_logits(prior, codes, labels=None):
         for r in range(height):
             above = codes[:, r - 1] if r else nothing
             bias, rows = row(above, rows, labels)
-            caches = [torch.zeros(n, (layer.columns - 1) * p, dtype=kind) for layer in layers]
+            left = [layer.columns - 1 for layer in layers if layer.columns > 1]
+            caches = [torch.zeros(n, columns * p, dtype=kind) for columns in left]
             for c in range(width):
                 code = codes[:, r, c - 1] if c else nothing[:, 0]
                 column = torch.tensor([c], dtype=torch.int32)

@@ -1,5 +1,9 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +15,9 @@ from vqtrt.artefacts import find_model
 from vqtrt.config import TrainConfig
 from vqtrt.data.codes import read_codes
 from vqtrt.errors import VqtrtError
+from vqtrt.training import prior_start
 from vqtrt.training.loop import learning_rate
+from vqtrt.training.prior import PriorTask
 from vqtrt.training.prior_run import PriorRun, trained_priors
 from vqtrt.training.prior_start import plan_prior
 
@@ -74,6 +80,63 @@ def test_a_resumed_prior_is_the_unbroken_one(run, make_prior, make_log):
     assert set(trained_priors(run)) == {"unbroken", "broken"}
 
 
+def test_resuming_encodes_again_only_what_has_changed(run, make_prior, make_log, monkeypatch):
+    def stop(*args, **options):
+        raise AssertionError("encodes again")
+
+    with pytest.raises(KeyboardInterrupt):
+        make_prior(run, watcher=make_log(stop_at=13))
+    with monkeypatch.context() as patch:
+        patch.setattr(prior_start, "encode_source", stop)
+        make_prior(run, "pixelcnn", resume=True)
+        with pytest.raises(AssertionError, match="encodes again"):
+            make_prior(run, "pixelcnn", "data.path=shapes:201", resume=True)
+
+
+def test_a_prior_that_fails_at_its_start_leaves_no_folder(run, make_prior, monkeypatch):
+    def fail(self, device):
+        raise MemoryError
+
+    monkeypatch.setattr(PriorTask, "start", fail)
+    with pytest.raises(MemoryError):
+        make_prior(run)
+    left = {path.name for path in (run / "priors").iterdir()}
+    assert left == {"pixelcnn.json", "pixelcnn.npy"}
+
+
+_PROCESS = """
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+
+from conftest import train_tiny_prior
+
+train_tiny_prior(Path(sys.argv[1]))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_encode_once_and_train_one_prior(run, make_prior, tmp_path):
+    make_prior(run, "alone")
+    script = tmp_path / "process.py"
+    script.write_text(_PROCESS)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": f"{Path.cwd()}:{Path(__file__).parents[1]}",
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [*command, script, run], env=environment, check=True, capture_output=True, timeout=300
+    )
+    one, two = (trained_priors(run)[name].path for name in ("alone", "pixelcnn"))
+    # Each process has half of each batch: the same gradients, summed in another order.
+    ends = [lines(path)[-1]["evaluation"]["bits_per_code"] for path in (one, two)]
+    assert ends[0] == pytest.approx(ends[1], abs=0.02)
+
+
 def test_names_with_dots_have_codes_of_their_own(run, make_prior):
     short = ("train.steps=1",)
     for name in ("v1.0", "v1.1"):
@@ -120,11 +183,10 @@ def test_a_codes_file_is_taken_as_it_is(run, tiny_prior, tmp_path):
 
 def test_no_held_out_row_is_trained_on(tiny_prior, make_log):
     from vqtrt.tokenizer import Tokenizer
-    from vqtrt.training.prior import PriorTask
 
     prior = trained_priors(tiny_prior)["pixelcnn"]
     codes = read_codes(tiny_prior / "priors" / "pixelcnn.npy")
-    task = PriorTask(prior.config, codes, Tokenizer.__new__(Tokenizer))
+    task = PriorTask(prior.config, codes, Tokenizer.__new__(Tokenizer), torch.zeros(1, 16, 4))
     assert len(task.held_out) == 16
     assert sorted([*task.rows, *task.held_out]) == list(range(len(codes.codes)))
     whole, halves = (

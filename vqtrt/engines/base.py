@@ -60,6 +60,8 @@ class Engine(Protocol):
 
     priors: Mapping[str, PriorFacts]
     """The priors that the model has, by name."""
+    lanes: int
+    """Bound graphs that are worth running beside each other, each in a thread with a core."""
 
     def open(self, graph: str) -> Graph:
         """Make a graph ready to run: `encoder` or `decoder`."""
@@ -71,9 +73,11 @@ class Engine(Protocol):
         *,
         shared: Mapping[str, NDArray[Any]] | None = None,
         skip: Collection[str] = (),
+        threads: int | None = None,
     ) -> BoundGraph:
         """Make a prior's graph (`priors/NAME/GRAPH`) ready for a loop, at fixed sizes.
 
         `sizes` gives a number to each free size of its table. An input in `shared` is that array,
         so that one graph's output can be another's input. Outputs in `skip` are not made.
+        `threads` bounds the cores of a run, where the engine can; None for all that it has.
         """

@@ -4,6 +4,7 @@ Threads do not spin while they wait: beside the threads that read images, spinni
 cores that decoding needs.
 """
 
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ class OnnxRuntimeEngine:
         self.weights_sha256 = bundle.info.source.weights_sha256
         self.priors: Mapping[str, PriorFacts] = bundle.info.priors
         self._threads = threads
+        self.lanes = threads or len(os.sched_getaffinity(0))
+        self._bound: dict[tuple[str, int | None], Any] = {}
 
     def open(self, graph: str) -> Graph:
         """Check the graph's hash, then make a session from the checked bytes."""
@@ -56,10 +59,14 @@ class OnnxRuntimeEngine:
         *,
         shared: Mapping[str, NDArray[Any]] | None = None,
         skip: Collection[str] = (),
+        threads: int | None = None,
     ) -> BoundGraph:
-        """As `Engine.bind`."""
+        """As `Engine.bind`; what is bound to one graph shares its weights."""
         spec = self.bundle.graph_spec(graph)
-        return _Bound(self, graph, self._session(graph), spec, sizes, shared or {}, skip)
+        if (graph, threads) not in self._bound:
+            self._bound[graph, threads] = self._session(graph, threads)
+        session = self._bound[graph, threads]
+        return _Bound(self, graph, session, spec, sizes, shared or {}, skip)
 
     def _failed(self, graph: str, on: str, error: Exception) -> VqtrtError:
         import onnxruntime
@@ -70,15 +77,16 @@ class OnnxRuntimeEngine:
             "needs less"
         )
 
-    def _session(self, graph: str) -> Any:
+    def _session(self, graph: str, threads: int | None = None) -> Any:
         import onnxruntime
 
         content = self.bundle.graph_bytes(graph)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # its errors are raised, too
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
+        threads = threads or self._threads
+        if threads is not None:
+            options.intra_op_num_threads = threads
         try:
             return onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]

@@ -18,6 +18,7 @@ class TorchEngine:
     """A run's model in torch, float32, on the GPU where there is one."""
 
     name = "torch"
+    lanes = 1
 
     def __init__(self, run: Path, *, device: str | None = None, threads: int | None = None) -> None:
         import torch
@@ -75,8 +76,9 @@ class TorchEngine:
         *,
         shared: Mapping[str, NDArray[Any]] | None = None,
         skip: Collection[str] = (),
+        threads: int | None = None,
     ) -> BoundGraph:
-        """As `Engine.bind`."""
+        """As `Engine.bind`; torch has one number of threads for all."""
         from vqtrt.engines.torch_bound import TorchBound
         from vqtrt.priors.graphs import pixelcnn_graph
 

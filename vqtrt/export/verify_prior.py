@@ -9,7 +9,7 @@ from vqtrt.artefacts import Artefacts
 from vqtrt.engines import open_engine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
-from vqtrt.sampling import Draw, PixelCNNSampler, noise
+from vqtrt.sampler import BatchSampler, Draw, noise
 from vqtrt.training.prior_run import trained_priors
 
 TOLERANCE = 1e-4
@@ -38,7 +38,7 @@ def verify_prior(
     drawn = []
     for opened in (tested, reference):
         size, book = batch_size, facts.codebook_size
-        sampler = PixelCNNSampler(opened.bind, name, book, size, facts.width)
+        sampler = BatchSampler(opened, name, book, size, facts.width)
         drawn.append(sampler.sample(Draw(), range(size), facts.height, conditional))
     codes = drawn[0].astype(np.int32)
     with torch.inference_mode():

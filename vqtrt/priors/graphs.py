@@ -68,7 +68,7 @@ def pixelcnn_graph(prior: PixelCNN, name: str) -> PriorGraph:
     layers = prior.gated_layers()
     bias = _float("bias", "width", "batch", len(layers) * 2 * p)
     if name == "row":
-        rows = [("batch", p, layer.rows - 1, "width") for layer in layers]
+        rows = [("width", "batch", 2 * p) for layer in layers for _ in range(layer.rows - 1)]
         inputs = (_int("above", "batch", "width", c), *labels)
         return PriorGraph(RowGraph(prior), inputs, _caches(rows), (bias,))
     if name == "logits":
@@ -86,7 +86,7 @@ def pixelcnn_graph(prior: PixelCNN, name: str) -> PriorGraph:
         _float("temperature", 1),
         *filters,
     )
-    columns = [("batch", (layer.columns - 1) * p) for layer in layers]
+    columns = [("batch", (layer.columns - 1) * p) for layer in layers if layer.columns > 1]
     outputs = (_int("codes", "batch", c), _float("logits", "batch", c, k))
     return PriorGraph(StepGraph(prior), inputs, _caches(columns), outputs)
 

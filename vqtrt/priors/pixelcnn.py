@@ -43,7 +43,9 @@ class GatedLayer(nn.Module):
         self.link = nn.Conv2d(2 * p, 2 * p, 1)
         self.residual = None if last else nn.Conv2d(p, p, 1, bias=False)
         classes = config.num_classes
-        self.vertical_label = nn.Embedding(classes, 2 * p) if classes else None
+        # Nothing reads the last layer's vertical gate; processes that train together would miss
+        # the gradient of a parameter that nothing reads.
+        self.vertical_label = nn.Embedding(classes, 2 * p) if classes and not last else None
         self.horizontal_label = nn.Embedding(classes, 2 * p) if classes else None
 
     def pad_columns(self, v: Tensor) -> Tensor:
@@ -73,11 +75,12 @@ class GatedLayer(nn.Module):
         v_out = self.vertical(v_in)[:, :, :height]
         h_out = self.horizontal(F.pad(h, (left, 0)))[..., :width] + self.link(v_out)
         if labels is not None:
-            v_out = v_out + self.label(self.vertical_label, labels)
             h_out = h_out + self.label(self.horizontal_label, labels)
         gated = gate(h_out)
         if self.residual is None:
             return v, h, gated
+        if labels is not None:
+            v_out = v_out + self.label(self.vertical_label, labels)
         v_new, h_new = gate(v_out), self.residual(gated)
         if not self.first:
             v_new, h_new = v + v_new, h + h_new
@@ -102,14 +105,34 @@ class PixelCNN(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(s, k) for _ in range(c))
         self.dropout = nn.Dropout(config.dropout)
 
+    @torch.no_grad()
+    def start_from(self, codebooks: Tensor) -> None:
+        """Start embeddings and heads from the tokenizer's codebooks (C, K, D), by random maps.
+
+        Codes whose vectors are near then begin with like embeddings and like logits, so what is
+        learnt of one holds for its neighbours, too, instead of being learnt for each of K.
+        """
+        parameters = dict(self.named_parameters())
+        for index, entries in enumerate(codebooks):
+            k, dim = entries.shape
+            centred = entries - entries.mean(0)
+            vectors = centred / (centred.std() * dim**0.5).clamp_min(1e-12)
+            for part in ("embeddings", "heads"):
+                # An embedding has one entry more, for "nothing there", which stays zero.
+                weight = parameters[f"{part}.{index}.weight"][:k]
+                directions = torch.randn(dim, weight.shape[1]).to(weight)
+                weight.copy_(vectors @ directions * weight.std())
+
     def gated_layers(self) -> list[GatedLayer]:
         """The layers, the first first."""
         return [layer for layer in self.layers if isinstance(layer, GatedLayer)]
 
     def embed(self, codes: Tensor) -> Tensor:
         """(…, C) codes, K for nothing, to (…, p)."""
-        parts = [table(codes[..., i]) for i, table in enumerate(self.embeddings)]
-        return torch.stack(parts).sum(0)
+        out: Tensor = self.embeddings[0](codes[..., 0])
+        for i, table in enumerate(self.embeddings[1:], 1):
+            out = out + table(codes[..., i])
+        return out
 
     def features(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         """What the heads see at each position of codes (N, H, W, C): (N, H, W, S)."""

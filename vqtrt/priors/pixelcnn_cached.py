@@ -17,39 +17,76 @@ from torch.nn import functional as F
 from vqtrt.priors.pixelcnn import PixelCNN, gate
 
 
-def _bias(convolution: nn.Conv2d) -> Tensor:
-    """A convolution's bias as a column, (channels, 1)."""
-    assert convolution.bias is not None  # noqa: S101 - for mypy: all of ours have one
-    return convolution.bias[:, None]
-
-
 class RowGraph(nn.Module):
-    """From the row above to everything that a row's positions need of what is above them."""
+    """From the row above to everything that a row's positions need of what is above them.
+
+    A convolution over rows is a sum of products, one a row: as soon as a row is known, what it
+    says to each of the rows below it is computed and kept, so that a new row costs one product
+    over its own places, and no window is gathered twice.
+    """
 
     def __init__(self, prior: PixelCNN) -> None:
         super().__init__()
         self.prior = prior
+        for index, layer in enumerate(prior.gated_layers()):
+            # (2p, p, rows, k) to (k·p, 2p) a row: the places of a window lie flat, from the left.
+            weight = layer.vertical.weight.detach().permute(2, 3, 1, 0).flatten(1, 2)
+            for ahead in range(layer.rows):
+                self._keep(f"vertical{index}_{ahead}", weight[layer.rows - 1 - ahead])
+            link = layer.link.weight.detach()[:, :, 0, 0].T
+            self._keep(f"link{index}", link)
+            # The link sees the vertical bias, too; here it is added to its product.
+            bias = bias_of(layer.vertical) @ link + bias_of(layer.link) + bias_of(layer.horizontal)
+            labels = layer.horizontal_label
+            self._keep(f"bias{index}", bias if labels is None else bias + labels.weight.detach())
+            if layer.residual is not None:
+                labels, bias = layer.vertical_label, bias_of(layer.vertical)
+                bias = bias if labels is None else bias + labels.weight.detach()
+                self._keep(f"gate{index}", bias)
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value.clone())
 
     def forward(
         self, above: Tensor, caches: Sequence[Tensor], labels: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """`bias` (W, N, L·2p) and the new caches.
 
-        `above` int32 (N, W, C): the codes of the row above; `labels` int32 (N,).
+        `above` int32 (N, W, C): the codes of the row above; `labels` int32 (N,). A cache
+        (W, N, 2p) is what the rows before say to a row further down, of a layer; the nearest first.
         """
-        v = self.prior.embed(above).permute(0, 2, 1)[:, :, None]
-        biases, kept = [], []
-        for layer, cache in zip(self.prior.gated_layers(), caches, strict=True):
-            window = torch.cat([cache, v], 2)
-            kept.append(window[:, :, 1:])
-            out = layer.vertical(layer.pad_columns(window))
-            bias = layer.link(out)[:, :, 0] + _bias(layer.horizontal)
-            if labels is not None:
-                out = out + layer.label(layer.vertical_label, labels)
-                bias = bias + layer.label(layer.horizontal_label, labels)[..., 0]
-            biases.append(bias.permute(2, 0, 1))
-            v = gate(out) if layer.first else v + gate(out)
-        return torch.cat(biases, 2), kept
+        v = self.prior.embed(above.transpose(0, 1))
+        biases, kept, old = [], [], iter(caches)
+        for index, layer in enumerate(self.prior.gated_layers()):
+            window = _window(v, layer.vertical.kernel_size[1])
+            sums = [window @ self.get_buffer(f"vertical{index}_{r}") for r in range(layer.rows)]
+            for ahead in range(layer.rows - 1):
+                sums[ahead] = sums[ahead] + next(old)
+            out = sums[0]
+            kept += sums[1:]
+            biases.append(out @ self.get_buffer(f"link{index}"))
+            if layer.residual is not None:
+                gated = gate(out + self._said(f"gate{index}", labels), 2)
+                v = gated if layer.first else v + gated
+        said = [self._said(f"bias{index}", labels) for index in range(len(biases))]
+        return torch.cat(biases, 2) + torch.cat(said, -1), kept
+
+    def _said(self, name: str, labels: Tensor | None) -> Tensor:
+        """A layer's bias: (2p,), or with labels (N, 2p)."""
+        values = self.get_buffer(name)
+        return values if labels is None else F.embedding(labels, values)
+
+
+def bias_of(convolution: nn.Conv2d) -> Tensor:
+    """A convolution's bias; all of a PixelCNN's that are asked for one have it."""
+    assert convolution.bias is not None  # noqa: S101 - for mypy
+    return convolution.bias.detach()
+
+
+def _window(v: Tensor, columns: int) -> Tensor:
+    """(W, N, p) to (W, N, columns·p): each place with its neighbours, zeros outside the row."""
+    padded = F.pad(v, (0, 0, 0, 0, columns // 2, columns // 2))
+    return torch.cat([padded[j : j + v.shape[0]] for j in range(columns)], 2)
 
 
 class StepGraph(nn.Module):
@@ -88,11 +125,12 @@ class StepGraph(nn.Module):
         p = self.prior.config.channels
         h = self.prior.embed(code)
         biases = torch.split(bias.index_select(0, column)[0], 2 * p, 1)
-        kept, skips = [], []
+        kept, skips, old = [], [], iter(caches)
         for index, layer in enumerate(self.prior.gated_layers()):
-            window = torch.cat([caches[index], h], 1)
-            # A cache of one place is replaced whole: no need to cut it out of the window.
-            kept.append(h if layer.columns == 2 else window[:, p:])
+            window = h if layer.columns == 1 else torch.cat([next(old), h], 1)
+            if layer.columns > 1:
+                # A cache of one place is replaced whole: no need to cut it out of the window.
+                kept.append(h if layer.columns == 2 else window[:, p:])
             gated = gate(torch.addmm(biases[index], window, self.get_buffer(f"weight{index}")))
             skips.append(gated)
             if layer.residual is not None:

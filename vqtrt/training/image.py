@@ -16,10 +16,9 @@ from vqtrt.errors import VqtrtError
 from vqtrt.metrics import CodeUsage, ImageMetrics
 from vqtrt.models.graphs import to_bytes, to_unit
 from vqtrt.models.vqvae import VQVAE
-from vqtrt.training.checkpoints import write_text
 from vqtrt.training.loader import CachedSource, split_items, training_batches
 from vqtrt.training.loop import Figures, Trainer, Watcher, accelerator_for
-from vqtrt.training.run import Run
+from vqtrt.training.run import Run, open_folder
 
 _GRID_IMAGES = 32
 _EVALUATION_BATCH = 100
@@ -35,22 +34,11 @@ def train(config: Config, path: Path, watcher: Watcher, *, resume: bool = False)
     torch.manual_seed(config.train.seed)
     accelerator = accelerator_for(config.train)
     task = ImageTask(config)
-    if accelerator.is_main_process:
-        if resume:
-            write_text(path / "config.yaml", config.to_yaml())
-        else:
-            Run.create(path, config)
-    accelerator.wait_for_everyone()
-    run = Run(path, config)
-    try:
+    with open_folder(path, config, accelerator, resume=resume, option="--out"):
         trainer = Trainer(task, path, config.train, accelerator, watcher, "reconstructions")
         start = trainer.start(resume=resume)
-    except BaseException:
-        if not resume and accelerator.is_main_process:
-            run.discard()
-        raise
     trainer.train(start)
-    return run
+    return Run(path, config)
 
 
 class ImageTask:

@@ -18,12 +18,12 @@ from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.errors import VqtrtError
 from vqtrt.priors.graphs import pixelcnn_graph
 from vqtrt.priors.pixelcnn import PixelCNN
-from vqtrt.sampling import Draw, PixelCNNSampler
+from vqtrt.sampler import Draw, PixelCNNSampler
 from vqtrt.tokenizer import Tokenizer
-from vqtrt.training.checkpoints import write_text
 from vqtrt.training.loader import batch_indices
 from vqtrt.training.loop import Figures, Trainer, Watcher, accelerator_for
 from vqtrt.training.prior_run import PriorRun
+from vqtrt.training.run import open_folder
 
 _EVALUATION_BATCH = 64
 _SAMPLES = 8
@@ -85,26 +85,24 @@ def train_prior(
     path: Path,
     codes: Codes,
     tokenizer: Tokenizer,
+    codebooks: Tensor,
     watcher: Watcher,
     *,
     resume: bool = False,
 ) -> PriorRun:
     """Train the prior of `config` (as `fit_config` gives it) on codes, into the folder `path`.
 
-    `tokenizer` turns samples into the pictures of the evaluations. Raises `VqtrtError` as
+    `tokenizer` turns samples into the pictures of the evaluations; its `codebooks` (C, K, D) are
+    what the prior starts from. Raises `VqtrtError` as
     `training.image.train` does.
     """
     torch.manual_seed(config.train.seed)
     accelerator = accelerator_for(config.train)
-    task = PriorTask(config, codes, tokenizer)
-    if accelerator.is_main_process:
-        if resume:
-            write_text(path / "config.yaml", config.to_yaml())
-        else:
-            PriorRun.create(path, config)
-    accelerator.wait_for_everyone()
-    trainer = Trainer(task, path, config.train, accelerator, watcher, "samples")
-    trainer.train(trainer.start(resume=resume))
+    task = PriorTask(config, codes, tokenizer, codebooks)
+    with open_folder(path, config, accelerator, resume=resume, option="--name"):
+        trainer = Trainer(task, path, config.train, accelerator, watcher, "samples")
+        start = trainer.start(resume=resume)
+    trainer.train(start)
     return PriorRun(path, config)
 
 
@@ -113,8 +111,10 @@ class PriorTask:
 
     figures = ("loss", "bits_per_code")
 
-    def __init__(self, config: PriorConfig, codes: Codes, tokenizer: Tokenizer) -> None:
-        self.config, self.tokenizer = config, tokenizer
+    def __init__(
+        self, config: PriorConfig, codes: Codes, tokenizer: Tokenizer, codebooks: Tensor
+    ) -> None:
+        self.config, self.tokenizer, self.codebooks = config, tokenizer, codebooks
         self.prior = PixelCNN(config.prior)
         self.module: nn.Module = self.prior
         count = len(codes.codes)
@@ -128,7 +128,8 @@ class PriorTask:
         self.rows = np.setdiff1d(np.arange(count), self.held_out)
 
     def start(self, device: torch.device) -> None:
-        """Nothing has to be got ready."""
+        """Start the prior from the tokenizer's codebook."""
+        self.prior.start_from(self.codebooks.to(device))
 
     def batches(self, steps: range, rank: int, world: int) -> Iterator[Batch]:
         """This process's rows of each step."""

@@ -8,7 +8,6 @@ from vqtrt.errors import VqtrtError
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.settings import read_settings
 from vqtrt.training.checkpoints import load_weights
-from vqtrt.training.run import create_folder
 
 
 class PriorRun:
@@ -17,12 +16,6 @@ class PriorRun:
     def __init__(self, path: Path, config: PriorConfig) -> None:
         self.path = path
         self.config = config
-
-    @classmethod
-    def create(cls, path: Path, config: PriorConfig) -> "PriorRun":
-        """Start a prior in a new or empty folder."""
-        create_folder(path, config, "--name")
-        return cls(path, config)
 
     @classmethod
     def open(cls, path: Path) -> "PriorRun":

@@ -11,8 +11,10 @@ bundle/              what `vqtrt export` writes
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqtrt.config import Config, load_config
 from vqtrt.errors import VqtrtError, unwritable
@@ -20,9 +22,41 @@ from vqtrt.models.vqvae import VQVAE
 from vqtrt.settings import Settings
 from vqtrt.training.checkpoints import load_weights, write_text
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-def create_folder(path: Path, config: Settings, option: str) -> None:
-    """Make a run's folder, new or empty, with its settings; `option` would name another."""
+
+@contextmanager
+def open_folder(
+    path: Path, config: Settings, accelerator: "Accelerator", *, resume: bool, option: str
+) -> Iterator[None]:
+    """A run's folder with its settings: new or empty, or with `resume` one that exists.
+
+    The main process makes it, the others wait. A new one goes again if what is done inside the
+    context fails. `option` of the command line would name another folder.
+    """
+    main = accelerator.is_main_process
+    if main and resume:
+        write_text(path / "config.yaml", config.to_yaml())
+    elif main:
+        _create(path, config, option)
+    accelerator.wait_for_everyone()
+    try:
+        yield
+    except BaseException:
+        if main and not resume:
+            _discard(path)
+        raise
+
+
+def _discard(path: Path) -> None:
+    """Remove a run that holds its settings alone."""
+    if [entry.name for entry in path.iterdir()] == ["config.yaml"]:
+        (path / "config.yaml").unlink()
+        path.rmdir()
+
+
+def _create(path: Path, config: Settings, option: str) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise VqtrtError(
             f"{path} exists already: pass --resume to continue it, or another {option}"
@@ -44,7 +78,7 @@ class Run:
     @classmethod
     def create(cls, path: Path, config: Config) -> "Run":
         """Start a run in a new or empty folder."""
-        create_folder(path, config, "--out")
+        _create(path, config, "--out")
         return cls(path, config)
 
     @classmethod
@@ -53,12 +87,6 @@ class Run:
         if not (path / "config.yaml").is_file():
             raise VqtrtError(f"{path} is no run: it has no config.yaml; `vqtrt train` makes one")
         return cls(path, load_config(path / "config.yaml"))
-
-    def discard(self) -> None:
-        """Remove the run if it holds its settings alone."""
-        if [entry.name for entry in self.path.iterdir()] == ["config.yaml"]:
-            (self.path / "config.yaml").unlink()
-            self.path.rmdir()
 
     @property
     def weights(self) -> Path:
