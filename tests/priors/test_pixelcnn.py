@@ -59,7 +59,7 @@ def earlier(shape, position):
 @pytest.mark.parametrize("classes", [0, 3])
 def test_sees_all_that_is_earlier_and_nothing_else(settings, classes):
     prior = make(8, 8, num_classes=classes, **settings)
-    reach = Reach(prior, (8, 8, 1), draws=2, classes=classes)
+    reach = Reach(prior, (8, 8, 1), draws=4, classes=classes)
     for position in np.ndindex(8, 8):
         seen = reach(position)
         np.testing.assert_array_equal(seen, earlier((8, 8, 1), position), str(position))
