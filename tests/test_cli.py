@@ -118,7 +118,7 @@ def test_export_and_verify(capfd, tiny_run, run):
         assert Path("bundle", name).read_bytes() == (tiny_run / "bundle" / name).read_bytes()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["auto", "onnxruntime", "torch"])
 def test_verify(capfd, run, engine):
     assert vqtrt("verify", "--engine", engine, "--limit", 70, "--json") == 0
     out, _ = capfd.readouterr()

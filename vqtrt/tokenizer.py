@@ -129,8 +129,8 @@ def load(
 ) -> Tokenizer:
     """Open a run or a bundle as a tokenizer.
 
-    `path` is a folder; without one, `$VQTRT_MODEL` or the newest run under ./runs. `engine` is
-    `auto`, `onnxruntime` or `torch`; `precision` is that of the graphs (`fp32`, or what was exported
+    `path` is a folder; without one, `$VQTRT_MODEL` or the newest run under ./runs. `engine` is one
+    of `vqtrt.engines.ENGINES`; `precision` is that of the graphs (`fp32`, or what was exported
     beside it). Raises `VqtrtError` where there is no such model or engine.
     """
     return Tokenizer(

@@ -18,6 +18,7 @@ class TorchEngine:
     """A run's model in torch, float32, on the GPU where there is one."""
 
     name = "torch"
+    precision = "fp32"
     lanes = 1
 
     def __init__(self, run: Path, *, device: str | None = None, threads: int | None = None) -> None:

@@ -21,6 +21,7 @@ from vqtrt.bundle import (
     file_sha256,
 )
 from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.engines.plans import carry_plans
 from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.export.onnx import OPSET, write_graph
 from vqtrt.models.facts import model_facts
@@ -39,16 +40,14 @@ def export_run(run: Run, out: Path, precisions: Sequence[str] = ("fp32",)) -> Bu
     """Write the bundle of a run into the folder `out`; a bundle that stood there is replaced.
 
     The fp32 graphs are always written; `precisions` (of `PRECISIONS`) says which others are, too.
+    TensorRT engines of graphs that are as before stay.
     """
     if unknown := set(precisions) - set(PRECISIONS):
         raise VqtrtError(f"no precision {min(unknown)!r}: choose of {', '.join(PRECISIONS)}")
-    if out.exists() and not out.is_dir():
-        raise VqtrtError(f"{out} is a file: name a folder with --out")
-    if out.exists() and any(out.iterdir()) and not (out / INFO).is_file():
-        raise VqtrtError(f"{out} is not empty and no bundle: name another folder with --out")
+    check_place(out)
     size = run.config.data.preprocessing
     priors = trained_priors(run.path)
-    with _replacing(out) as folder:
+    with replacing(out) as folder:
         graphs: dict[str, GraphSpec] = {}
         for precision in PRECISIONS:
             if precision != "fp32" and precision not in precisions:
@@ -71,6 +70,7 @@ def export_run(run: Run, out: Path, precisions: Sequence[str] = ("fp32",)) -> Bu
             ),
         )
         Bundle.write_info(folder, info)
+        carry_plans(out, folder, graphs)
     return Bundle.open(out)
 
 
@@ -142,8 +142,16 @@ def _write_prior_graph(graph: PriorGraph, width: int, folder: Path, file: str) -
     return write_graph(graph.module, arguments, shapes, inputs, outputs, folder, file)
 
 
+def check_place(out: Path) -> None:
+    """Raise `VqtrtError` where no bundle can be written: a file, or a folder with other things."""
+    if out.exists() and not out.is_dir():
+        raise VqtrtError(f"{out} is a file: name a folder with --out")
+    if out.exists() and any(out.iterdir()) and not (out / INFO).is_file():
+        raise VqtrtError(f"{out} is not empty and no bundle: name another folder with --out")
+
+
 @contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
+def replacing(out: Path) -> Iterator[Path]:
     """A new folder that takes the place of `out` when all went well."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

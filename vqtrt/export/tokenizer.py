@@ -13,13 +13,13 @@ from torch import nn
 from torch.export import Dim
 
 import vqtrt
-from vqtrt.bundle import INFO, Bundle, BundleInfo, GraphSpec, Source, TensorSpec
+from vqtrt.bundle import Bundle, BundleInfo, GraphSpec, Source, TensorSpec
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images
 from vqtrt.engines import installed
 from vqtrt.errors import VqtrtError
 from vqtrt.export.adapt import Quantizer
-from vqtrt.export.bundle import _replacing
+from vqtrt.export.bundle import check_place, replacing
 from vqtrt.export.onnx import OPSET, write_graph
 from vqtrt.export.tokenizer_parts import Parts, one_line
 from vqtrt.export.tokenizer_verify import verify_parts
@@ -62,7 +62,7 @@ def export_tokenizer(
     out = Path(out)
     if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
         raise VqtrtError(f"size {height}x{width}: both have to be 1 to {_MAX_SIDE} pixels")
-    _check_place(out)
+    check_place(out)
     if verify and not installed("onnxruntime"):
         raise VqtrtError(
             'verifying a bundle needs a runtime: pip install "vqtrt[cpu]" (or "vqtrt[gpu]"), or '
@@ -71,7 +71,7 @@ def export_tokenizer(
     parts = Parts.of(encoder, decoder, quantizer, scale, offset)
     stride = parts.stride(height, width, fixed_size=fixed_size)
     size = Preprocessing(height=height, width=width, resample=resample)
-    with _replacing(out) as folder:
+    with replacing(out) as folder:
         info = BundleInfo(
             vqtrt_version=vqtrt.__version__,
             model=parts.facts(stride),
@@ -96,13 +96,6 @@ def random_images(count: int, height: int, width: int, *, seed: int = 0) -> Imag
         blocks = rng.uniform(0, 85, (count, rows, columns, 3))
         total += blocks.repeat(side, 1).repeat(side, 2)[:, :height, :width]
     return total.astype(np.uint8)
-
-
-def _check_place(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise VqtrtError(f"{out} is a file: name a folder")
-    if out.exists() and any(out.iterdir()) and not (out / INFO).is_file():
-        raise VqtrtError(f"{out} is not empty and no bundle: name another folder")
 
 
 def _write_graphs(
