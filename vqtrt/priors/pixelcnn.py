@@ -105,7 +105,9 @@ class PixelCNN(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(s, k) for _ in range(c))
         self.dropout = nn.Dropout(config.dropout)
         for name, weight in self.named_parameters():
-            if weight.ndim == 4:
+            if "label" in name:
+                nn.init.zeros_(weight)  # a label says nothing yet, instead of something at random
+            elif weight.ndim == 4:
                 # As large behind each layer as before it (He et al. 2015, arXiv 1502.01852), where
                 # torch's own start shrinks it; twice the variance before a ReLU.
                 before_relu = name.startswith(("skip", "mix"))
