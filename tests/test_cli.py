@@ -412,7 +412,7 @@ pipeline._COMMIT_SECONDS = -1
 sys.argv = ["vqtrt", *sys.argv[1:]]
 cli.main()
 """
-    args = ["encode", "shapes:20000", "--out", "codes.npy", "--model", str(tiny_bundle)]
+    args = ["encode", "shapes:500000", "--out", "codes.npy", "--model", str(tiny_bundle)]
     job = subprocess.Popen(
         [sys.executable, "-c", code, *args], stderr=subprocess.PIPE, text=True, env=os.environ
     )
