@@ -405,10 +405,12 @@ def test_json_is_all_there_is_on_standard_output(tiny_bundle, pics):
 
 
 def test_ctrl_c_says_how_to_go_on(tiny_bundle):
-    # Slow enough that it cannot be done before the interrupt comes.
+    # Slow enough that it cannot be done before the interrupt comes. A shell's background jobs
+    # ignore interrupts, and so would this one, if the tests were one.
     code = """
-import sys, time
+import signal, sys, time
 from vqtrt import cli, pipeline
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def slowly(*args, **options):
     for batch in read(*args, **options):
         time.sleep(0.1)
