@@ -18,11 +18,14 @@ demo: $(INSTALLED)
 	rm -rf demo
 	vqtrt shapes demo/images --num 500
 	vqtrt train shapes --out demo/run
+	vqtrt train-prior shapes --model demo/run
 	vqtrt export demo/run
 	vqtrt encode demo/images --model demo/run --out demo/codes.npy
 	vqtrt decode demo/codes.npy --model demo/run --out demo/recon
 	vqtrt eval demo/images --model demo/run --grid demo/reconstructions.png
+	vqtrt sample --prior shapes --model demo/run --num 80 --grid demo/samples.png
 	@echo "Originals over reconstructions: demo/reconstructions.png"
+	@echo "New pictures, a line a class: demo/samples.png"
 
 test: lint types unit
 

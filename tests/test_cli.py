@@ -435,25 +435,36 @@ def test_json_is_all_there_is_on_standard_output(tiny_bundle, pics):
 
 
 def test_ctrl_c_says_how_to_go_on(tiny_bundle):
+    # Slow enough that it cannot be done before the interrupt comes. A shell's background jobs
+    # ignore interrupts, and so would this one, if the tests were one.
     code = """
+import signal, sys, time
 from vqtrt import cli, pipeline
-import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def slowly(*args, **options):
+    for batch in read(*args, **options):
+        time.sleep(0.1)
+        yield batch
+read, pipeline.read_batches = pipeline.read_batches, slowly
 pipeline._COMMIT_SECONDS = -1
 sys.argv = ["vqtrt", *sys.argv[1:]]
 cli.main()
 """
-    args = ["encode", "shapes:20000", "--out", "codes.npy", "--model", str(tiny_bundle)]
-    job = subprocess.Popen(
+    args = ["encode", "shapes:50000", "--out", "codes.npy", "--model", str(tiny_bundle)]
+    with subprocess.Popen(
         [sys.executable, "-c", code, *args], stderr=subprocess.PIPE, text=True, env=os.environ
-    )
-    journal, deadline = Path("codes.npy.partial.jsonl"), time.monotonic() + 50
-    # The second: an interrupt within the first may come before the writer counts it.
-    while not (journal.exists() and journal.read_bytes().count(b'{"commit"') > 1):
-        assert job.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    job.send_signal(signal.SIGINT)
-    _, err = job.communicate(timeout=50)
+    ) as job:
+        try:
+            journal, deadline = Path("codes.npy.partial.jsonl"), time.monotonic() + 50
+            # The second: an interrupt within the first may come before the writer counts it.
+            while not (journal.exists() and journal.read_bytes().count(b'{"commit"') > 1):
+                assert job.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            job.send_signal(signal.SIGINT)
+            _, err = job.communicate(timeout=50)
+        finally:
+            job.kill()
     assert job.returncode == 130
     last = err.splitlines()[-1]
     assert last.startswith("error: interrupted; the first ")

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from vqtrt.config import RECIPES, Config, load_config
+from vqtrt.config import RECIPES, Config, load_config, load_prior_config
 from vqtrt.errors import VqtrtError
 from vqtrt.settings import parse_settings, recipe_names
 
@@ -16,6 +16,12 @@ def problem(*overrides, recipe="shapes"):
 def test_recipes():
     assert {"shapes", "cifar10", "cifar10-small", "imagenet"} <= set(recipe_names(RECIPES))
     assert recipe_names(RECIPES) == sorted(recipe_names(RECIPES))
+
+
+@pytest.mark.parametrize("name", recipe_names(RECIPES / "priors"))
+def test_every_prior_of_the_recipes_sees_all_of_its_grid(name):
+    prior = load_prior_config(name).prior.fitted(8, 8)
+    assert prior.reach(prior.kernel) >= 7
 
 
 @pytest.mark.parametrize("name", recipe_names(RECIPES))

@@ -32,7 +32,7 @@ CUT_SHORT = [
 ]
 """Appended with `--set` to every `vqtrt train` of the documents, so that it takes seconds."""
 SMALL_PRIOR = [*CUT_SHORT[1:], "prior.layers=4", "prior.channels=8"]
-"""The same for every `vqtrt train-prior`, without its data."""
+"""The same for every `vqtrt train-prior`, whose data are cut short only if it names none."""
 RESUMED = ["train.steps=30"]
 """The same for every `vqtrt train --resume`: ten steps more."""
 
@@ -104,7 +104,8 @@ def test_what_the_documents_show_runs(tmp_path, monkeypatch, capfd):
                 shorter = RESUMED if "--resume" in args else CUT_SHORT
                 args += [part for setting in shorter for part in ("--set", setting)]
             if args[0] == "train-prior":
-                args += [part for setting in SMALL_PRIOR for part in ("--set", setting)]
+                shorter = SMALL_PRIOR if "--data" in args else [CUT_SHORT[0], *SMALL_PRIOR]
+                args += [part for setting in shorter for part in ("--set", setting)]
             if args[:2] == ["bench", "sample"]:
                 args += ["--repeat", "1"]
             assert vqtrt(*args) == 0, f"{page.name}: {command}: {capfd.readouterr().err}"

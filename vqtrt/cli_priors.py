@@ -119,7 +119,10 @@ def sample(
     elif out is not None:
         generate.write_pictures(tokenizer, samples, out)
     if grid is not None:
-        generate.write_grid(tokenizer, samples, grid)
+        lines = generate.write_grid(tokenizer, samples, grid)
+        if lines:
+            names = ", ".join(facts.classes[line] for line in lines)
+            terminal.note(f"classes of the grid, from the top: {names}")
     written = [str(path) for path in (out, grid) if path is not None]
     terminal.note(f"wrote {num} samples: {', '.join(written)}")
     if as_json:
@@ -146,6 +149,8 @@ def bench_sample(
     from vqtrt import terminal
     from vqtrt.sampling import find_prior
 
+    if model is None:
+        terminal.note("making a prior of random weights")
     with terminal.counting("measuring") as counter:
         if model is None:
             figures = module.bench_random(

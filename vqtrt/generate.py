@@ -64,16 +64,23 @@ def write_pictures(tokenizer: Tokenizer, samples: Samples, out: Path) -> None:
             save_png(stage / f"{name}.png", image)
 
 
-def write_grid(tokenizer: Tokenizer, samples: Samples, path: Path, scale: int = 2) -> None:
-    """Write all samples as one PNG: a line a class where there are labels, else about square."""
+def write_grid(
+    tokenizer: Tokenizer, samples: Samples, path: Path, scale: int = 2
+) -> tuple[int, ...]:
+    """Write all samples as one PNG: a line a class where there are several, else about square.
+
+    Gives the classes of the lines, from the top.
+    """
     images = tokenizer.decode(samples.codes)
     labels = samples.labels
-    if labels is None or len(np.unique(labels)) == 1:
+    classes = () if labels is None else tuple(np.unique(labels).tolist())
+    if labels is None or len(classes) == 1:
         columns = max(1, round(len(images) ** 0.5))
         lines = [images[start : start + columns] for start in range(0, len(images), columns)]
     else:
-        lines = [images[labels == label] for label in np.unique(labels)]
+        lines = [images[labels == label] for label in classes]
     save_png(path, image_grid(lines, scale=scale))
+    return classes
 
 
 def _names(count: int) -> list[str]:

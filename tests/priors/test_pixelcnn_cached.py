@@ -14,6 +14,10 @@ def make(height, width, *, double=False, **settings):
     config = {"layers": 4, "channels": 6, "head": 8, "first_kernel": 5, "codebook_size": 7}
     torch.manual_seed(0)
     prior = PixelCNN(PixelCNNConfig(**config | settings).fitted(height, width)).eval()
+    with torch.no_grad():
+        for name, parameter in prior.named_parameters():
+            if "label" in name:
+                parameter.normal_()  # they start at zero, which would hide them
     return prior.double() if double else prior
 
 

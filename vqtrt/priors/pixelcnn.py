@@ -104,6 +104,14 @@ class PixelCNN(nn.Module):
         self.mix = nn.Conv2d(s, s, 1)
         self.heads = nn.ModuleList(nn.Linear(s, k) for _ in range(c))
         self.dropout = nn.Dropout(config.dropout)
+        for name, weight in self.named_parameters():
+            if "label" in name:
+                nn.init.zeros_(weight)  # a label says nothing yet, instead of something at random
+            elif weight.ndim == 4:
+                # As large behind each layer as before it (He et al. 2015, arXiv 1502.01852), where
+                # torch's own start shrinks it; twice the variance before a ReLU.
+                before_relu = name.startswith(("skip", "mix"))
+                nn.init.normal_(weight, std=((2 if before_relu else 1) / weight[0].numel()) ** 0.5)
 
     @torch.no_grad()
     def start_from(self, codebooks: Tensor) -> None:
