@@ -43,5 +43,6 @@ def torch_dtype(precision: str) -> "torch.dtype":
 
 def in_dtype(module: "_M", dtype: "torch.dtype") -> "_M":
     """A module with its weights in `dtype`: a copy, or the module itself where they are already."""
-    same = next(module.parameters()).dtype == dtype
+    values = (value for value in module.state_dict().values() if value.is_floating_point())
+    same = all(value.dtype == dtype for value in values)
     return module if same else copy.deepcopy(module).to(dtype)

@@ -8,7 +8,7 @@ from onnx import TensorProto
 from vqtrt.bundle import Bundle
 from vqtrt.errors import VqtrtError
 from vqtrt.export.bundle import export_run
-from vqtrt.export.onnx import OPSET
+from vqtrt.export.onnx import BF16_OPSET, OPSET
 from vqtrt.training.run import Run
 
 HALVES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -51,8 +51,8 @@ def test_products_are_in_half_and_decisions_are_not(bundle, precision, name):
     nodes = typed(bundle.path / precision / path)
     products = [(node, types) for node, types in nodes if node.op_type in PRODUCTS]
     full = [types for _, types in products if set(types) != {HALVES[precision]}]
-    # Distances are the one product in fp32.
-    wanted = [[TensorProto.FLOAT] * 2] if name == "encoder" else []
+    # In fp32 are the last convolution of the encoder, which makes z, and the distances.
+    wanted = [[TensorProto.FLOAT] * 2] * 2 if name == "encoder" else []
     assert [types[:2] for types in full] == wanted
     assert len(products) > len(full)
     for node, types in nodes:
@@ -99,3 +99,6 @@ def test_a_precision_that_there_is_not(tiny_run, tmp_path):
 
 def test_opset(bundle):
     assert bundle.info.opset == OPSET
+    for name, spec in bundle.info.graphs.items():
+        (opset,) = onnx.load(bundle.path / spec.file).opset_import
+        assert opset.version == (BF16_OPSET if name.startswith("bf16/") else OPSET), name

@@ -286,24 +286,32 @@ def layer(kind, source, target, dtype):
     return Layer(f"{kind}-{target}", kind, ((source, dtype),), ((target, dtype),))
 
 
-def test_distances_stay_float32():
+def test_z_and_distances_stay_float32():
     conv = layer("CONVOLUTION", "a", "b", "float16")
     cast = Layer("cast", "CAST", (("b", "float16"),), (("c", "float32"),))
-    product = layer("MATRIX_MULTIPLY", "c", "d", "float32")
+    last, product = layer("CONVOLUTION", "c", "z", "float32"), layer("EINSUM", "z", "d", "float32")
     shuffle, choice = (
         layer(*each, "float32") for each in (("SHUFFLE", "d", "e"), ("TOPK", "e", "f"))
     )
-    check_precision([conv, cast, product, shuffle, choice], "fp16")
-    with pytest.raises(VqtrtError, match="1 of its 2 products are not"):
-        check_precision([conv, cast, product, shuffle], "fp16")
-    with pytest.raises(VqtrtError, match="1 of its 2 products are not"):
-        check_precision([conv, cast, product, shuffle, choice], "fp32")
+    check_precision([conv, cast, last, product, shuffle, choice], "fp16")
+    with pytest.raises(VqtrtError, match="2 of its 3 products are not"):
+        check_precision([conv, cast, last, product, shuffle], "fp16")
+    with pytest.raises(VqtrtError, match="1 of its 3 products are not"):
+        check_precision([conv, cast, last, product, shuffle, choice], "fp32")
     with pytest.raises(VqtrtError, match="it has no convolution and no matrix product in it"):
-        check_precision([product, shuffle, choice], "fp16")
-    # A float32 product before the distances is none of them.
-    early = layer("CONVOLUTION", "z", "a", "float32")
+        check_precision([last, product, shuffle, choice], "fp16")
+    # A float32 product before those in half is none of them, and nor is a third in a row.
+    early = layer("CONVOLUTION", "o", "a", "float32")
     with pytest.raises(VqtrtError, match="CONVOLUTION-a is float32"):
-        check_precision([early, conv, cast, product, shuffle, choice], "fp16")
+        check_precision([early, conv, cast, last, product, shuffle, choice], "fp16")
+    back = Layer("back", "CAST", (("a", "float32"),), (("h", "float16"),))
+    half = layer("CONVOLUTION", "h", "b", "float16")
+    with pytest.raises(VqtrtError, match="1 of its 4 products are not"):
+        check_precision([early, back, half, cast, last, product, shuffle, choice], "fp16")
+    third = layer("CONVOLUTION", "c", "y", "float32")
+    last = layer("CONVOLUTION", "y", "z", "float32")
+    with pytest.raises(VqtrtError, match="CONVOLUTION-y is float32"):
+        check_precision([conv, cast, third, last, product, shuffle, choice], "fp16")
 
 
 def test_a_half_graph_that_is_float32_is_an_error(half_run, package, tmp_path):

@@ -118,15 +118,19 @@ def test_subpixel_is_the_whole_decoder(model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_graphs_keep_the_model_and_the_codebook_in_fp32(model, dtype):
+def test_half_graphs_keep_the_model_and_the_distances_in_fp32(model, dtype):
     images = pictures(5, 8, 12)
     encoder, decoder = EncoderGraph(model, dtype), DecoderGraph(model, dtype)
-    assert {p.dtype for p in encoder.encoder.parameters()} == {dtype}
+    assert {p.dtype for p in encoder.encoder[:-1].parameters()} == {dtype}
+    assert {p.dtype for p in encoder.encoder[-1].parameters()} == {torch.float32}
     assert {p.dtype for p in decoder.decoder.parameters()} == {dtype}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model.quantizer.codebook.dtype == torch.float32
     assert encoder.vectors(images).dtype == encoder.get_buffer("weight0").dtype == torch.float32
     codes = EncoderGraph(model)(images)
     assert (encoder(images) == codes).double().mean() > 0.9
+    vectors = model.quantizer.lookup(codes[..., None].long()).to(dtype)
+    assert torch.equal(decoder.quantizer.lookup(codes[..., None].long()), vectors)
     wanted = DecoderGraph(model)(codes).int()
     limit = 1 if dtype == torch.float16 else 8
     assert 0 <= (decoder(codes).int() - wanted).abs().max() <= limit

@@ -14,6 +14,8 @@ from vqtrt.errors import VqtrtError
 _PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "EINSUM", "MATRIX_MULTIPLY"}
 _CHOICES = {"CUMULATIVE", "SOFTMAX", "TOPK"}
 """What picks a code: of distances the smallest, of logits one by chance."""
+_BEFORE_CHOICE = 2
+"""Products that may be float32 in a row before a choice: what makes z, and the distances."""
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 _WANTED = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -51,8 +53,8 @@ def as_json(layers: Sequence[Layer], engine: Sequence[Any] | None) -> dict[str, 
 def check_precision(layers: Sequence[Layer], precision: str, what: str = "the network") -> None:
     """Raise `VqtrtError` unless the convolutions and matrix products compute in `precision`.
 
-    In half precision all do, and there is at least one, but for the float32 ones that lead to a
-    choice with no other product between: distances and logits decide which code it is.
+    In half precision all do, and there is at least one, but for the last two before a choice, which
+    are float32 if from there on everything is: z and distances decide which code it is.
     """
     wanted = _WANTED[precision]
     products = [layer for layer in layers if layer.type in _PRODUCTS and _float_type(layer)]
@@ -99,24 +101,28 @@ def _float_type(layer: Layer) -> str | None:
 
 
 def _choosing(layers: Sequence[Layer]) -> set[str]:
-    """Names of the products from which a choice is reached without another product between."""
+    """Names of the last float32 products before a choice, with nothing but float32 on the way."""
     readers = defaultdict(list)
     for layer in layers:
-        for name, _ in layer.inputs:
-            readers[name].append(layer)
-    found = set()
-    for product in layers:
-        if product.type not in _PRODUCTS:
-            continue
+        for name, kind in layer.inputs:
+            if kind == "float32":
+                readers[name].append(layer)
+
+    def leads_to_choice(product: Layer, products: int) -> bool:
         pending, seen = [product], {product.name}
         while pending:
             layer = pending.pop()
             if layer.type in _CHOICES:
-                found.add(product.name)
-                break
-            for name, _ in layer.outputs:
-                for reader in readers[name]:
-                    if reader.type not in _PRODUCTS and reader.name not in seen:
-                        seen.add(reader.name)
-                        pending.append(reader)
-    return found
+                return True
+            for reader in (reader for name, _ in layer.outputs for reader in readers[name]):
+                if reader.name in seen:
+                    continue
+                seen.add(reader.name)
+                if reader.type not in _PRODUCTS:
+                    pending.append(reader)
+                elif products > 1 and leads_to_choice(reader, products - 1):
+                    return True
+        return False
+
+    products = (layer for layer in layers if layer.type in _PRODUCTS)
+    return {layer.name for layer in products if leads_to_choice(layer, _BEFORE_CHOICE)}

@@ -4,7 +4,8 @@ These modules are what is exported to ONNX and what the torch engine runs. Scali
 bytes is inside, so that nobody can preprocess wrongly. The first step after the uint8 input and
 the last before the uint8 output are plain casts: TensorRT takes uint8 at the edge only.
 
-In half precision the convolutions are in half; scaling, codebook and distances stay float32.
+In half precision the convolutions are in half; scaling and distances stay float32, and so does the
+encoder's last, 1×1 convolution: z rounded to half would choose other codes.
 """
 
 import torch
@@ -35,7 +36,8 @@ class EncoderGraph(nn.Module):
     def __init__(self, model: VQVAE, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.dtype = dtype
-        self.encoder = in_dtype(model.encoder, dtype)
+        *layers, last = model.encoder
+        self.encoder = nn.Sequential(*in_dtype(nn.Sequential(*layers), dtype), last)
         self.dim = model.config.quantizer.dim
         for index, codebook in enumerate(model.quantizer.codebook.detach()):
             weight, bias = distance_terms(codebook)
@@ -45,8 +47,9 @@ class EncoderGraph(nn.Module):
 
     def vectors(self, images: Tensor) -> Tensor:
         """What is quantized: (N, h, w, C·D) float32."""
-        z: Tensor = self.encoder(to_unit(images).to(self.dtype)).permute(0, 2, 3, 1).float()
-        return z
+        hidden = self.encoder[:-1](to_unit(images).to(self.dtype))
+        z: Tensor = self.encoder[-1](hidden.float())
+        return z.permute(0, 2, 3, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """The codes of a batch of images."""
@@ -68,8 +71,8 @@ class DecoderGraph(nn.Module):
 
     def __init__(self, model: VQVAE, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.dtype = dtype
-        self.quantizer = model.quantizer
+        # Entries rounded once are what rounding them after each lookup would give.
+        self.quantizer = in_dtype(model.quantizer, dtype)
         # TensorRT for RTX 1.7 compiles no transposed convolution in bf16.
         decoder = subpixel(model.decoder) if dtype == torch.bfloat16 else model.decoder
         self.decoder = in_dtype(decoder, dtype)
@@ -79,8 +82,7 @@ class DecoderGraph(nn.Module):
         """The images of a batch of codes."""
         if self.num_codebooks == 1:
             codes = codes[..., None]
-        vectors = self.quantizer.lookup(codes.long())
-        return to_bytes(self.decoder(vectors.to(self.dtype)))
+        return to_bytes(self.decoder(self.quantizer.lookup(codes.long())))
 
 
 def subpixel(decoder: nn.Sequential) -> nn.Sequential:
