@@ -403,11 +403,17 @@ def sized(folder: Path, config, graphs, **more) -> Bundle:
 
 
 def half_the_size(full: dict, half: dict) -> None:
-    """An fp16 plan has half of the weights, which are most of a plan of over 1 MB."""
+    """An fp16 plan has half of the weights.
+
+    The rest of a plan is the source of the kernels, 0.13 MB each, of which fp16 may need more. It
+    is most of a small plan: all plans together have to be small where weights are most of them.
+    """
     for name, each in full.items():
-        weights = each["weights"]
-        if weights > 2**20:
-            assert half[name]["bytes"] <= 0.65 * each["bytes"], name
+        if each["weights"] > 2**20:
+            assert each["bytes"] - half[name]["bytes"] >= 0.3 * each["weights"], name
+    sizes = [sum(each["bytes"] for each in plans.values()) for plans in (full, half)]
+    if sum(each["weights"] for each in full.values()) > 0.75 * sizes[0]:
+        assert sizes[1] <= 0.65 * sizes[0]
 
 
 def weights_of(bundle: Bundle, name: str) -> int:
@@ -442,6 +448,8 @@ def test_every_recipe_compiles_at_full_size(recipe, package, tmp_path):
     half_the_size(made["fp32"], made["fp16"])
     if config.model.hidden >= 128:
         assert made["fp32"]["encoder"]["weights"] > 2**20
+    if config.model.hidden >= 256:
+        assert sum(each["weights"] for each in made["fp32"].values()) > 2**24
 
 
 @pytest.mark.slow
