@@ -263,6 +263,22 @@ def test_a_timing_cache_is_kept(package, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_engines_of_priors_allocate_nothing_while_they_run(
+    tiny_prior, package, monkeypatch, tmp_path
+):
+    asked = []
+
+    def build(*given, capturable, **options):
+        asked.append(capturable)
+        return build_plan(*given, capturable=capturable, **options)
+
+    monkeypatch.setattr("vqtrt.export.tensorrt.build_plan", build)
+    shutil.copytree(tiny_prior / "bundle", tmp_path / "bundle")
+    names = build_engines(Bundle.open(tmp_path / "bundle"), Options(package))
+    assert asked == [name.startswith("priors/") for name in names]
+    assert len(set(asked)) == 2
+
+
 @pytest.mark.parametrize("asked", PRECISIONS)
 @pytest.mark.parametrize("there", PRECISIONS)
 def test_the_report_proves_the_precision(package, asked, there):

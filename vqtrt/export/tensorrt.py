@@ -123,11 +123,14 @@ def build_plan(
     profile: Profile,
     *,
     compute_capabilities: Sequence[str] = (),
+    capturable: bool = False,
     timing_cache: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Built:
     """Compile an ONNX graph for the shapes of a profile; a refusal is a `VqtrtError`.
 
+    `capturable` makes an engine that allocates nothing while it runs, so that many runs can be
+    captured into one CUDA graph; TensorRT for RTX may allocate otherwise.
     `timing_cache` is read, where it exists, and written by packages that have one. `progress` is
     told the share that is done, from 0 to 1.
     """
@@ -143,6 +146,8 @@ def build_plan(
         # On by default, it rounds float32 to 10 bits before a product: codes would flip.
         config.clear_flag(module.BuilderFlag.TF32)
         config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
+        if capturable and package.is_rtx:
+            config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)
         if compute_capabilities:
             config.num_compute_capabilities = len(compute_capabilities)
             for index, text in enumerate(compute_capabilities):
@@ -239,6 +244,7 @@ def _engine(
             bundle.graph_bytes(name),
             profile,
             compute_capabilities=options.compute_capabilities,
+            capturable=graph.startswith("priors/"),
             timing_cache=_timing_cache(folder, package, device),
             progress=progress,
         )
