@@ -129,8 +129,9 @@ def test_half_graphs_keep_the_model_and_the_distances_in_fp32(model, dtype):
     assert encoder.vectors(images).dtype == encoder.get_buffer("weight0").dtype == torch.float32
     codes = EncoderGraph(model)(images)
     assert (encoder(images) == codes).double().mean() > 0.9
-    vectors = model.quantizer.lookup(codes[..., None].long()).to(dtype)
-    assert torch.equal(decoder.quantizer.lookup(codes[..., None].long()), vectors)
+    index = codes.long().reshape(*codes.shape[:3], -1)
+    vectors = model.quantizer.lookup(index).to(dtype)
+    assert torch.equal(decoder.quantizer.lookup(index), vectors)
     wanted = DecoderGraph(model)(codes).int()
     limit = 1 if dtype == torch.float16 else 8
     assert 0 <= (decoder(codes).int() - wanted).abs().max() <= limit
