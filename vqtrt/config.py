@@ -53,6 +53,9 @@ class ModelConfig(Settings):
     """Convolutions of stride 2: a code stands for 2**strided_layers pixels."""
     bridge: bool = True
     """A 3x3 convolution between strides and blocks: in the authors' Sonnet code only."""
+    code_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the positions that training hides from the decoder, so that codes learn to be told
+    from their neighbours: easier for a prior, at some cost in reconstruction."""
     quantizer: QuantizerConfig = QuantizerConfig()
 
     @property

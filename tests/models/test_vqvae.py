@@ -56,3 +56,19 @@ def test_it_learns(kind):
         model(images, variance).total.backward()
         optimizer.step()
     assert model.eval()(images, variance).reconstruction.item() < 0.3 * first
+
+
+def test_code_dropout_hides_whole_positions_in_training_alone():
+    model = build()
+    model.config = model.config.model_copy(update={"code_dropout": 0.25})
+    images, seen = torch.rand(16, 3, 32, 32) - 0.5, []
+    model.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    vectors = model.eval().quantizer(model.encoder(images)).vectors
+    model(images, 0.04)
+    assert torch.equal(seen[0], vectors)
+    model.train()(images, 0.04)
+    hidden = (seen[1] == 0).all(1)
+    assert torch.equal(hidden, (seen[1] == 0).any(1))
+    assert hidden.double().mean().item() == pytest.approx(0.25, abs=0.05)
+    kept = ~hidden[:, None].expand_as(vectors)
+    torch.testing.assert_close(seen[1][kept], vectors[kept])

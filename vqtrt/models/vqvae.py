@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,5 +35,17 @@ class VQVAE(nn.Module):
     def forward(self, images: Tensor, variance: float) -> Losses:
         """Losses of a batch; `variance` is that of the data's pixels, on the scale of `images`."""
         quantized = self.quantizer(self.encoder(images))
-        error = F.mse_loss(self.decoder(quantized.vectors).float(), images) / variance
+        vectors = self._hidden(quantized.vectors) if self.training else quantized.vectors
+        error = F.mse_loss(self.decoder(vectors).float(), images) / variance
         return Losses(error + quantized.loss, error.detach(), quantized.perplexity)
+
+    def _hidden(self, vectors: Tensor) -> Tensor:
+        """Vectors (N, C·D, h, w) with zeros at `code_dropout` of the positions.
+
+        Not scaled up as in a layer of dropout: the decoder is to know the entries as they are.
+        """
+        share = self.config.code_dropout
+        if not share:
+            return vectors
+        n, _, h, w = vectors.shape
+        return vectors * (torch.rand(n, 1, h, w, device=vectors.device) >= share)

@@ -106,7 +106,9 @@ class PixelCNN(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         for name, weight in self.named_parameters():
             if "label" in name:
-                nn.init.zeros_(weight)  # a label says nothing yet, instead of something at random
+                # From zero, labels are learnt too slowly for a short training, and large ones are
+                # noise that a long training has to unlearn.
+                nn.init.normal_(weight, std=0.3)
             elif weight.ndim == 4:
                 # As large behind each layer as before it (He et al. 2015, arXiv 1502.01852), where
                 # torch's own start shrinks it; twice the variance before a ReLU.
