@@ -115,7 +115,7 @@ def test_half_passes_by_its_own_measure(half_run, images):
     assert set(figures) == KEYS
     assert figures["passed"] is True
     assert figures["precision"] == "fp16"
-    assert figures["code_agreement"] >= verify_module.HALF_AGREEMENT
+    assert figures["code_agreement"] >= verify_module.AGREEMENTS["fp16"]
     assert figures["code_agreement_beyond_margin"] == 1
     assert figures["batch_invariance"] == 1
     assert 0 < abs(figures["psnr_change_db"]) <= verify_module.HALF_PSNR_DB
@@ -129,9 +129,9 @@ def test_a_damaged_half_graph_is_found(half_run, images, tmp_path, name):
     assert figures["passed"] is False
     if name == "decoder":
         assert abs(figures["psnr_change_db"]) > verify_module.HALF_PSNR_DB
-        assert figures["code_agreement"] >= verify_module.HALF_AGREEMENT
+        assert figures["code_agreement"] >= verify_module.AGREEMENTS["fp16"]
     else:
-        assert figures["code_agreement"] < verify_module.HALF_AGREEMENT
+        assert figures["code_agreement"] < verify_module.AGREEMENTS["fp16"]
     # The fp32 graphs stand beside them, unharmed.
     assert verify(find_model(run), [images], engine="onnxruntime")["passed"] is True
 
