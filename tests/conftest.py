@@ -169,6 +169,15 @@ def tiny_prior(tmp_path_factory, tiny_run) -> Path:
 
 
 @pytest.fixture(scope="session")
+def half_run(tmp_path_factory, tiny_prior) -> Path:
+    """A copy of `tiny_prior` whose bundle has the graphs of all precisions. Shared, too."""
+    path: Path = tmp_path_factory.mktemp("half") / "tiny"
+    shutil.copytree(tiny_prior, path, ignore=shutil.ignore_patterns("bundle"))
+    export_bundle(find_model(path), precisions=("fp16", "bf16"))
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_prior2(tmp_path_factory, tiny_run2) -> Path:
     """The same of `tiny_run2`, without labels, and without a bundle."""
     overrides = ("data.conditional=false", "prior.first_kernel=5")

@@ -27,6 +27,7 @@ class FakeEngine:
     """
 
     name = "fake"
+    precision = "fp32"
     weights_sha256 = "f" * 64
 
     def __init__(

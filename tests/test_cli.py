@@ -118,7 +118,7 @@ def test_export_and_verify(capfd, tiny_run, run):
         assert Path("bundle", name).read_bytes() == (tiny_run / "bundle" / name).read_bytes()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["auto", "onnxruntime", "torch"])
 def test_verify(capfd, run, engine):
     assert vqtrt("verify", "--engine", engine, "--limit", 70, "--json") == 0
     out, _ = capfd.readouterr()
@@ -129,6 +129,36 @@ def test_verify(capfd, run, engine):
     assert figures["decoder_max_abs_diff"] <= 1
     assert figures["images"] == 70
     assert figures["engine"] == ("torch" if engine == "torch" else "onnxruntime")
+
+
+def test_precision(capfd, half_run, tiny_run, pics):
+    half = ("--precision", "fp16")
+    assert vqtrt("verify", half_run, "--limit", 5, "--json", *half) == 0
+    assert json.loads(capfd.readouterr().out)["precision"] == "fp16"
+    found = []
+    for precision in ("fp32", "fp16"):
+        arguments = ("--model", half_run, "--precision", precision)
+        assert vqtrt("encode", pics, "--out", f"{precision}.npy", *arguments) == 0
+        assert vqtrt("decode", "fp32.npy", "--out", precision, *arguments) == 0
+        found.append(np.load(f"{precision}.npy"))
+    assert (found[0] == found[1]).mean() > 0.9
+    assert vqtrt("encode", pics, "--out", "c.npy", "--model", tiny_run, *half) == 1
+    assert "no fp16 graphs: type `vqtrt export" in capfd.readouterr().err
+    assert vqtrt("encode", pics, "--out", "c.npy", "--precision", "fp8") == 2
+
+
+def test_export_of_more_precisions(capfd, tiny_run):
+    wanted = ("--precision", "fp16", "--precision", "bf16")
+    assert vqtrt("export", tiny_run, "--out", "bundle", "--json", *wanted) == 0
+    figures = json.loads(capfd.readouterr().out)
+    assert figures["passed"] is figures["fp16"]["passed"] is True
+    assert (figures["precision"], figures["fp16"]["precision"]) == ("fp32", "fp16")
+    # Nothing on a CPU runs it.
+    assert figures["bf16"] is None
+    files = ["decoder.onnx", "encoder.onnx"]
+    for folder in ("bf16", "fp16"):
+        assert tree(Path("bundle", folder)) == files
+    assert sorted(path.name for path in Path("bundle").glob("*.onnx")) == files
 
 
 def test_verify_fails_loudly(capfd, run, monkeypatch):

@@ -32,6 +32,7 @@ def bench_encode(
     folder: Path,
     *,
     engine: str = "auto",
+    precision: str = "fp32",
     batch_size: int = 64,
     workers: int,
     repeat: int = 3,
@@ -51,7 +52,7 @@ def bench_encode(
     """
     source = ImageFolder(folder)
     count = list_source(source).items
-    tokenizer = Tokenizer(open_engine(model, engine), batch_size=batch_size)
+    tokenizer = Tokenizer(open_engine(model, engine, precision=precision), batch_size=batch_size)
     size = tokenizer.preprocessing
     batches = list(
         itertools.islice(

@@ -169,7 +169,8 @@ class Bundle:
         return content
 
     def _export(self) -> str:
-        return f"vqtrt export {self.info.source.run}"
+        run = self.info.source.run
+        return f"vqtrt export {run}" if run else "call vqtrt.export.export_tokenizer again"
 
 
 def file_sha256(path: Path) -> str:

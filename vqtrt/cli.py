@@ -4,11 +4,13 @@ Nothing heavy is imported at the top: `vqtrt --help` answers before torch would 
 """
 
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from vqtrt.cli_bench import bench_engine
 from vqtrt.cli_options import (
     BatchSize,
     Data,
@@ -18,6 +20,8 @@ from vqtrt.cli_options import (
     Model,
     OnErrorName,
     OnErrorOption,
+    Precision,
+    PrecisionName,
     Resume,
     Settings,
     Size,
@@ -49,6 +53,7 @@ app.add_typer(bench, name="bench")
 app.command()(train_prior)
 app.command()(sample)
 bench.command("sample")(bench_sample)
+bench.command("engine")(bench_engine)
 
 
 @app.command()
@@ -80,6 +85,13 @@ def train(
         terminal.note(f"trained {run.path}; next: vqtrt export {run.path}")
 
 
+class TargetName(StrEnum):
+    """What `--target` takes; the same names as `vqtrt.engines.trt_package.NAMES`."""
+
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
 @app.command()
 def export(
     run: Annotated[
@@ -87,25 +99,60 @@ def export(
         typer.Argument(help="Run (default: $VQTRT_MODEL, else the newest under ./runs)."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Bundle folder (default: RUN/bundle).")] = None,
+    precision: Annotated[
+        list[PrecisionName] | None,
+        typer.Option(help="Write these graphs, too, beside those of fp32; repeatable."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Verify the written files.")
     ] = True,
+    target: Annotated[
+        TargetName | None, typer.Option(help="Compile the graphs with this package, too.")
+    ] = None,
+    batch: Annotated[
+        str, typer.Option(help="Engines' batch: least, usual and largest, or one number.")
+    ] = "1,16,64",
+    size: Annotated[
+        str | None, typer.Option(help="Engines' picture size HxW, or three (default: the model's).")
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(help="With tensorrt-rtx, kind of GPU such as 8.9; repeatable (default: any)."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's bundle: ONNX graphs and what they need, then verify the files."""
-    from vqtrt import terminal
-    from vqtrt.export.run import export_bundle, verify_bundle
+    """Write a run's bundle: ONNX graphs and what they need, then verify the files.
 
-    model = find(run)
-    with terminal.waiting("exporting"):
-        exported = export_bundle(model, out)
-    terminal.note(f"wrote {exported.bundle}")
-    if not check:
-        return
-    with terminal.waiting("verifying"):
-        figures = verify_bundle(exported)
-    terminal.show(figures, as_json)
-    require_passed(figures)
+    With --target, compile them, too; a bundle in place of the run is compiled as it stands.
+    """
+    from vqtrt import terminal
+    from vqtrt.export.tensorrt import build_engines, engine_options, is_bundle
+
+    precisions = [name.value for name in precision or ()]
+    options = engine_options(target.value, batch, size, compute_capability) if target else None
+    model, figures = find(run), dict[str, Any]()
+    if options is not None and is_bundle(run):
+        if out is not None:
+            raise VqtrtError(f"--out is for a run, and {run} is a bundle: leave it out")
+    else:
+        from vqtrt.export.run import export_bundle, verify_bundle
+
+        with terminal.waiting("exporting"):
+            model = export_bundle(model, out, precisions)
+        terminal.note(f"wrote {model.bundle}")
+        if check:
+            with terminal.waiting("verifying"):
+                figures = verify_bundle(model)
+    if options is not None and figures.get("passed", True):
+        with terminal.counting("building engines", 100) as counter:
+            engines = build_engines(
+                model.open_bundle(), options, precisions or ["fp32"], progress=counter
+            )
+        figures["engines"] = engines
+    if figures:
+        terminal.show(figures, as_json)
+    if "passed" in figures:
+        require_passed(figures)
 
 
 @app.command()
@@ -116,6 +163,7 @@ def verify(
     ] = None,
     data: Annotated[str, typer.Argument(help="Images to compare on.")] = "shapes",
     engine: Engine = EngineName.AUTO,
+    precision: Precision = PrecisionName.FP32,
     limit: Annotated[int, typer.Option(min=1, help="Compare at most this many images.")] = 10_000,
     workers: Workers = None,
     split: Split = SplitName.TEST,
@@ -128,7 +176,9 @@ def verify(
     found = find(model)
     with terminal.counting("verifying") as counter:
         batches = images_for(found, data, split.value, limit=limit, workers=worker_count(workers))
-        figures = verify_all(found, batches, engine=engine.value, progress=counter)
+        figures = verify_all(
+            found, batches, engine=engine.value, precision=precision.value, progress=counter
+        )
     terminal.show(figures, as_json)
     require_passed(figures)
 
@@ -139,6 +189,7 @@ def encode(
     out: Annotated[Path, typer.Option(help="Codes file to write, .npy; a .json comes beside it.")],
     model: Model = None,
     engine: Engine = EngineName.AUTO,
+    precision: Precision = PrecisionName.FP32,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     on_error: OnErrorOption = OnErrorName.STOP,
@@ -153,7 +204,7 @@ def encode(
     from vqtrt.pipeline import encode_source
 
     source = open_images(data, split=split.value)
-    found, tokenizer = open_model(model, engine, batch_size)
+    found, tokenizer = open_model(model, engine, batch_size, precision)
     with terminal.counting("encoding") as counter, skippable():
         result = encode_source(
             tokenizer,
@@ -183,6 +234,7 @@ def decode(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     model: Model = None,
     engine: Engine = EngineName.AUTO,
+    precision: Precision = PrecisionName.FP32,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     as_json: Json = False,
@@ -193,7 +245,7 @@ def decode(
     from vqtrt.pipeline import decode_codes
 
     opened = read_codes(codes)
-    _, tokenizer = open_model(model, engine, batch_size)
+    _, tokenizer = open_model(model, engine, batch_size, precision)
     if opened.header and opened.header.weights_sha256 != tokenizer.engine.weights_sha256:
         terminal.note(f"warning: another model made {codes}: {opened.header.model.get('path')}")
     with terminal.counting("decoding") as counter:
@@ -210,6 +262,7 @@ def evaluate(
     data: Data,
     model: Model = None,
     engine: Engine = EngineName.AUTO,
+    precision: Precision = PrecisionName.FP32,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     on_error: OnErrorOption = OnErrorName.STOP,
@@ -230,7 +283,7 @@ def evaluate(
     from vqtrt.score import score_data
 
     if prior is not None:
-        found, tokenizer = open_model(model, engine, batch_size)
+        found, tokenizer = open_model(model, engine, batch_size, precision)
         with terminal.counting("scoring") as counter:
             figures = score_data(
                 tokenizer,
@@ -244,7 +297,7 @@ def evaluate(
         terminal.show(figures, as_json)
         return
     source = open_images(data, split=split.value)
-    _, tokenizer = open_model(model, engine, batch_size)
+    _, tokenizer = open_model(model, engine, batch_size, precision)
     with terminal.counting("evaluating") as counter, skippable():
         figures = evaluate_model(
             tokenizer,
@@ -289,6 +342,7 @@ def bench_encode(
     folder: Annotated[Path, typer.Argument(help="Folder of images.")],
     model: Model = None,
     engine: Engine = EngineName.AUTO,
+    precision: Precision = PrecisionName.FP32,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
@@ -305,6 +359,7 @@ def bench_encode(
             found,
             folder,
             engine=engine.value,
+            precision=precision.value,
             batch_size=batch_size,
             workers=worker_count(workers),
             repeat=repeat,

@@ -21,8 +21,20 @@ class EngineName(StrEnum):
     """What `--engine` takes; the same names as `vqtrt.engines.ENGINES`."""
 
     AUTO = "auto"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+    ONNXRUNTIME_TENSORRT = "onnxruntime-tensorrt"
+    ONNXRUNTIME_CUDA = "onnxruntime-cuda"
     ONNXRUNTIME = "onnxruntime"
     TORCH = "torch"
+
+
+class PrecisionName(StrEnum):
+    """What `--precision` takes; the same names as `vqtrt.precision.PRECISIONS`."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
 
 
 class OnErrorName(StrEnum):
@@ -49,6 +61,9 @@ Model = Annotated[
     ),
 ]
 Engine = Annotated[EngineName, typer.Option(help="What runs the model.")]
+Precision = Annotated[
+    PrecisionName, typer.Option(help="Of the graphs that run; see `export --precision`.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one engine call.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Threads for files (default: one a core, at most 16).")
@@ -81,7 +96,10 @@ def find(named: Path | None) -> "Artefacts":
 
 
 def open_model(
-    named: Path | None, engine: EngineName, batch_size: int
+    named: Path | None,
+    engine: EngineName,
+    batch_size: int,
+    precision: PrecisionName = PrecisionName.FP32,
 ) -> "tuple[Artefacts, Tokenizer]":
     """The model that is meant, opened on an engine; says which."""
     from vqtrt import terminal
@@ -89,7 +107,7 @@ def open_model(
     from vqtrt.tokenizer import Tokenizer
 
     found = find(named)
-    opened = open_engine(found, engine.value)
+    opened = open_engine(found, engine.value, precision=precision.value)
     terminal.note(f"engine: {opened.name}")
     return found, Tokenizer(opened, batch_size=batch_size)
 
@@ -119,9 +137,8 @@ def require_passed(figures: dict[str, Any]) -> None:
     """Fail where a verification did."""
     if not figures["passed"]:
         raise VqtrtError(
-            "verification failed: codes differ beyond rounding, a picture by more than one grey "
-            "level, a prior's logits by more than rounding, or codes change with the batch; do not "
-            "use these files"
+            "verification failed: codes, pictures or a prior's logits differ beyond what the "
+            "precision's rounding explains, or codes change with the batch; do not use these files"
         )
 
 

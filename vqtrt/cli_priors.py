@@ -10,6 +10,8 @@ from vqtrt.cli_options import (
     EngineName,
     Json,
     Model,
+    Precision,
+    PrecisionName,
     Resume,
     Settings,
     Workers,
@@ -86,6 +88,7 @@ def sample(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples drawn at once.")] = 16,
     model: Model = None,
     engine: Engine = EngineName.AUTO,
+    precision: Precision = PrecisionName.FP32,
     as_json: Json = False,
 ) -> None:
     """Draw new codes from a prior, and decode them to pictures."""
@@ -98,7 +101,7 @@ def sample(
         raise VqtrtError("nothing to write: pass --out FOLDER, --out codes.npy or --grid PNG")
     if grid is not None:
         check_png(grid)
-    found, tokenizer = open_model(model, engine, batch_size)
+    found, tokenizer = open_model(model, engine, batch_size, precision)
     facts = find_prior(tokenizer.engine, prior)
     request = Request(
         prior=prior,
@@ -135,6 +138,7 @@ def bench_sample(
     ] = None,
     prior: PriorName = "pixelcnn",
     engine: Engine = EngineName.AUTO,
+    precision: Precision = PrecisionName.FP32,
     layers: Annotated[int, typer.Option(min=2, help="Layers of random weights.")] = 15,
     channels: Annotated[int, typer.Option(min=1, help="Channels of random weights.")] = 64,
     repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
@@ -158,7 +162,7 @@ def bench_sample(
                 progress=counter,
             )
         else:
-            opened = open_model(model, engine, batch_size)[1].engine
+            opened = open_model(model, engine, batch_size, precision)[1].engine
             facts = find_prior(opened, prior)
             figures = module.bench_sample(
                 opened,

@@ -45,6 +45,7 @@ def write_codes(
         root=f"prior {request.prior}, seed {request.draw.seed}",
         listing_sha256=hashlib.sha256("\0".join(names).encode()).hexdigest(),
         weights_sha256=tokenizer.engine.weights_sha256,
+        precision=tokenizer.engine.precision,
         model={"path": str(model.path), "engine": tokenizer.engine.name},
         preprocessing=tokenizer.preprocessing.model_dump(mode="json"),
         vqtrt_version=vqtrt.__version__,

@@ -97,6 +97,7 @@ def encode_source(
         root=root,
         listing_sha256=listing.sha256,
         weights_sha256=tokenizer.engine.weights_sha256,
+        precision=tokenizer.engine.precision,
         model={"path": str(model.path), "engine": tokenizer.engine.name},
         preprocessing=size.model_dump(mode="json"),
         vqtrt_version=vqtrt.__version__,

@@ -78,34 +78,107 @@ class Bind(Protocol):
         """A graph with its buffers."""
 
 
-class PixelCNNSampler:
-    """A PixelCNN prior, bound for a batch size and a width of the grid."""
+class RowLoop(Protocol):
+    """A prior's row graph and step graph, bound to draw row after row of samples."""
+
+    @property
+    def inputs(self) -> Mapping[str, NDArray[Any]]:
+        """Arrays to write to: `above` and `noise` (width, N, C) before each row.
+
+        And before `begin` `temperature`, `top_k`, `top_p` and `labels`, where the graphs have them.
+        """
+
+    @property
+    def codes(self) -> NDArray[Any]:
+        """(width, N, C), to read after `draw`."""
+
+    def begin(self) -> None:
+        """Begin samples: forget the rows before."""
+
+    def skip(self) -> None:
+        """Go past a row that is known."""
+
+    def draw(self, progress: Callable[[], None]) -> None:
+        """Draw a row; `progress` is called once for each position."""
+
+
+BindLoop = Callable[[str, str, Mapping[str, int], int], RowLoop]
+"""`bind_loop(prior, step, sizes, nothing)`, which an engine may have: `step` is `step` or
+`step_filtered`, and `nothing` the code that stands for none."""
+
+
+class HostLoop:
+    """As `RowLoop`, position by position, over any engine; what other loops are compared with."""
 
     def __init__(
-        self, bind: Bind, name: str, codebook_size: int, batch_size: int, width: int
+        self, bind: Bind, prior: str, step: str, sizes: Mapping[str, int], nothing: int
+    ) -> None:
+        self._row = bind(f"priors/{prior}/row", sizes)
+        shared = {"bias": self._row.outputs["bias"]}
+        self._step = bind(f"priors/{prior}/{step}", sizes, shared=shared, skip=("logits",))
+        self._nothing = nothing
+        self.codes = np.zeros((sizes["width"], *self._step.outputs["codes"].shape), np.int32)
+        self._noise = np.zeros(self.codes.shape, np.float32)
+        self.inputs = {**self._step.inputs, **self._row.inputs, "noise": self._noise}
+
+    def begin(self) -> None:
+        """Begin samples: forget the rows before."""
+        self._row.reset()
+
+    def skip(self) -> None:
+        """Go past a row that is known."""
+        self._row.run()
+
+    def draw(self, progress: Callable[[], None]) -> None:
+        """Draw a row; `progress` is called once for each position."""
+        step = self._step
+        code, column, noise = (step.inputs[name] for name in ("code", "column", "noise"))
+        drawn = step.outputs["codes"]
+        self._row.run()
+        step.reset()
+        code[:] = self._nothing
+        for c in range(len(self.codes)):
+            column[0] = c
+            noise[:] = self._noise[c]
+            step.run()
+            code[:] = self.codes[c] = drawn
+            progress()
+
+
+class PixelCNNSampler:
+    """A PixelCNN prior, bound for a batch size and a width of the grid.
+
+    Rows are drawn by the engine's own loop, where `bind_loop` is given.
+    """
+
+    def __init__(
+        self,
+        bind: Bind,
+        name: str,
+        codebook_size: int,
+        batch_size: int,
+        width: int,
+        bind_loop: BindLoop | None = None,
     ) -> None:
         self.codebook_size, self.batch_size = codebook_size, batch_size
-        self._bind, self._name = bind, name
+        self._name = name
+        self._bind_loop: BindLoop = bind_loop or partial(HostLoop, bind)
         self._sizes = {"batch": batch_size, "width": width}
-        self._row = self._graph("row")
-        self._steps: dict[str, BoundGraph] = {}
+        self._loops: dict[str, RowLoop] = {}
 
-    def _graph(self, part: str, shared: Mapping[str, NDArray[Any]] | None = None) -> BoundGraph:
-        graph = f"priors/{self._name}/{part}"
-        return self._bind(graph, self._sizes, shared=shared, skip=("logits",))
-
-    def _step(self, draw: Draw) -> BoundGraph:
-        """The step graph that a draw needs, told what it asks for."""
+    def _loop(self, draw: Draw) -> RowLoop:
+        """The loop that a draw needs, told what it asks for."""
         filtered = draw.top_k is not None or draw.top_p < 1
-        part = "step_filtered" if filtered else "step"
-        if part not in self._steps:
-            self._steps[part] = self._graph(part, {"bias": self._row.outputs["bias"]})
-        step = self._steps[part]
-        step.inputs["temperature"][:] = draw.temperature
+        step = "step_filtered" if filtered else "step"
+        if step not in self._loops:
+            nothing = self.codebook_size
+            self._loops[step] = self._bind_loop(self._name, step, self._sizes, nothing)
+        loop = self._loops[step]
+        loop.inputs["temperature"][:] = draw.temperature
         if filtered:
-            step.inputs["top_k"][:] = draw.top_k or self.codebook_size
-            step.inputs["top_p"][:] = draw.top_p
-        return step
+            loop.inputs["top_k"][:] = draw.top_k or self.codebook_size
+            loop.inputs["top_p"][:] = draw.top_p
+        return loop
 
     def sample(
         self,
@@ -119,10 +192,11 @@ class PixelCNNSampler:
         """Codes (n, height, width, C) of the sample numbers `samples`, n at most the batch size.
 
         `labels` (n,); `prefix` (n, rows, width, C) are first rows, which are kept. `progress` is
-        called after each position.
+        called for each position.
         """
-        row, step, count = self._row, self._step(draw), len(samples)
-        width, books = row.inputs["above"].shape[1:]
+        loop, count = self._loop(draw), len(samples)
+        above = loop.inputs["above"]
+        width, books = above.shape[1:]
         nothing = self.codebook_size
         out = np.zeros((self.batch_size, height, width, books), np.int32)
         known = 0 if prefix is None else prefix.shape[1]
@@ -132,24 +206,17 @@ class PixelCNNSampler:
         drawn = noise(draw.seed, samples, height * width * books)
         uniform[:, :, :count] = drawn.reshape(count, height, width, books).transpose(1, 2, 0, 3)
         if labels is not None:
-            row.inputs["labels"][:] = 0
-            row.inputs["labels"][:count] = labels
-        row.reset()
-        above, code, column = row.inputs["above"], step.inputs["code"], step.inputs["column"]
+            loop.inputs["labels"][:] = 0
+            loop.inputs["labels"][:count] = labels
+        loop.begin()
         for r in range(height):
             above[:] = out[:, r - 1] if r else nothing
-            row.run()
             if r < known:
+                loop.skip()
                 continue
-            step.reset()
-            code[:] = nothing
-            for c in range(width):
-                column[0] = c
-                step.inputs["noise"][:] = uniform[r, c]
-                step.run()
-                code[:] = step.outputs["codes"]
-                out[:, r, c] = code
-                progress()
+            loop.inputs["noise"][:] = uniform[r]
+            loop.draw(progress)
+            out[:, r] = loop.codes.swapaxes(0, 1)
         return out[:count].astype(codes_dtype(nothing))
 
 
@@ -165,11 +232,15 @@ class BatchSampler:
     ) -> None:
         lanes = max(1, min(engine.lanes, batch_size // _LANE_BATCH))
         size = -(-batch_size // lanes)
+        most = getattr(engine, "most", None)
+        if most is not None:  # an engine that was compiled for batches up to a size
+            size = min(size, most(f"priors/{name}/step", {"width": width}))
         bind = partial(engine.bind, threads=1)
+        bind_loop = getattr(engine, "bind_loop", None)
         self._starts = range(0, batch_size, size)
         self._size = size
         self._lanes = [
-            PixelCNNSampler(bind, name, codebook_size, size, width) for _ in self._starts
+            PixelCNNSampler(bind, name, codebook_size, size, width, bind_loop) for _ in self._starts
         ]
 
     def sample(

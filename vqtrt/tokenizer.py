@@ -121,11 +121,18 @@ class Tokenizer:
 
 
 def load(
-    path: str | Path | None = None, *, engine: str = "auto", batch_size: int = 64
+    path: str | Path | None = None,
+    *,
+    engine: str = "auto",
+    precision: str = "fp32",
+    batch_size: int = 64,
 ) -> Tokenizer:
     """Open a run or a bundle as a tokenizer.
 
-    `path` is a folder; without one, `$VQTRT_MODEL` or the newest run under ./runs. `engine` is
-    `auto`, `onnxruntime` or `torch`. Raises `VqtrtError` where there is no such model or engine.
+    `path` is a folder; without one, `$VQTRT_MODEL` or the newest run under ./runs. `engine` is one
+    of `vqtrt.engines.ENGINES`; `precision` is that of the graphs (`fp32`, or what was exported
+    beside it). Raises `VqtrtError` where there is no such model or engine.
     """
-    return Tokenizer(open_engine(find_model(path), engine), batch_size=batch_size)
+    return Tokenizer(
+        open_engine(find_model(path), engine, precision=precision), batch_size=batch_size
+    )

@@ -1,6 +1,7 @@
 import pytest
 
 from vqtrt.artefacts import Artefacts
+from vqtrt.cli_options import EngineName
 from vqtrt.engines import ENGINES, choose, installed, open_engine
 from vqtrt.errors import VqtrtError
 
@@ -31,7 +32,16 @@ def only(monkeypatch):
 
 
 def test_names():
-    assert ENGINES == ("auto", "onnxruntime", "torch")
+    assert ENGINES == (
+        "auto",
+        "tensorrt",
+        "tensorrt-rtx",
+        "onnxruntime-tensorrt",
+        "onnxruntime-cuda",
+        "onnxruntime",
+        "torch",
+    )
+    assert tuple(name.value for name in EngineName) == ENGINES
     assert installed("numpy")
     assert not installed("no_such_package")
 
@@ -71,6 +81,18 @@ def test_what_an_engine_needs(run_alone, bundle_alone):
         open_engine(run_alone, "onnxruntime")
     with pytest.raises(VqtrtError, match="engine torch needs the run"):
         open_engine(bundle_alone, "torch")
+
+
+def test_torch_runs_fp32_only(run_alone):
+    with pytest.raises(VqtrtError, match=r"torch runs fp32 only.*export .*--precision fp16"):
+        open_engine(run_alone, precision="fp16")
+
+
+def test_a_precision_that_the_bundle_lacks(both):
+    with pytest.raises(VqtrtError, match=r"no fp16 graphs: type `vqtrt export .*--precision fp16`"):
+        open_engine(both, precision="fp16")
+    with pytest.raises(VqtrtError, match="no precision 'fp8': choose one of fp32, fp16, bf16"):
+        open_engine(both, precision="fp8")
 
 
 def test_a_name_that_is_none(both):

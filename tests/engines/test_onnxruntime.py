@@ -30,6 +30,27 @@ def test_facts_are_those_of_the_bundle(tiny_bundle):
     assert engine.weights_sha256 == file_sha256(tiny_bundle.parent / "model.safetensors")
 
 
+def test_half_graphs_run(half_run):
+    bundle = Bundle.open(half_run / "bundle")
+    images = np.random.default_rng(0).integers(256, size=(3, 8, 12, 3), dtype=np.uint8)
+    half, full = (OnnxRuntimeEngine(bundle, precision=p) for p in ("fp16", "fp32"))
+    codes = half.open("encoder")(images)
+    assert (codes.dtype, codes.shape) == (np.int32, (3, 2, 3))
+    assert (codes == full.open("encoder")(images)).mean() > 0.9
+    one, other = (engine.open("decoder")(codes).astype(int) for engine in (half, full))
+    assert 0 < np.abs(one - other).max() <= 2
+    bound = half.bind("priors/pixelcnn/row", {"batch": 2, "width": 4})
+    bound.run()
+    assert bound.outputs["bias"].dtype == np.float32
+
+
+def test_bf16_is_refused_in_one_line(half_run, capfd):
+    engine = OnnxRuntimeEngine(Bundle.open(half_run / "bundle"), precision="bf16")
+    with pytest.raises(VqtrtError, match=r"refuses the graph 'bf16/encoder'.*--precision fp16"):
+        engine.open("encoder")
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("threads", [None, 1])
 def test_graphs_run(tiny_bundle, threads):
     engine = OnnxRuntimeEngine(Bundle.open(tiny_bundle), threads=threads)

@@ -127,7 +127,7 @@ def test_exports_repeat_to_the_byte(tiny_run, tmp_path):
 def quick(monkeypatch):
     """Exports that take no time: the graph is a few bytes, all else is real."""
 
-    def export(model, size, folder):
+    def export(model, size, folder, precision):
         for name in ("encoder", "decoder"):
             (folder / f"{name}.onnx").write_bytes(b"graph")
         graph = module.GraphSpec(file="encoder.onnx", sha256="0" * 64, inputs=(), outputs=())

@@ -27,10 +27,12 @@ KEYS = {
     "mismatches",
     "max_mismatch_margin",
     "decoder_max_abs_diff",
+    "psnr_change_db",
     "batch_invariance",
     "images",
     "codes",
     "engine",
+    "precision",
     "passed",
 }
 
@@ -68,7 +70,9 @@ def scale_weights(proto, factor):
     for tensor in proto.graph.initializer:
         if len(tensor.dims) == 4:
             array = onnx.numpy_helper.to_array(tensor)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(array * np.float32(factor), tensor.name))
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(array * array.dtype.type(factor), tensor.name)
+            )
             return
     raise AssertionError("no convolution")
 
@@ -90,6 +94,8 @@ def test_a_good_bundle_passes(name, request, images):
     assert figures["batch_invariance"] == 1
     assert figures["decoder_max_abs_diff"] <= 1
     assert figures["max_mismatch_margin"] <= 1e-5
+    assert figures["precision"] == "fp32"
+    assert abs(figures["psnr_change_db"]) < 0.01
     assert seen == [64, 70]
     json.dumps(figures, allow_nan=False)
 
@@ -101,6 +107,50 @@ def test_the_measured_batches_are_those_of_the_contract():
 def test_torch_agrees_with_itself(tiny_run, images):
     figures = verify(find_model(tiny_run), [images], engine="torch")
     assert (figures["passed"], figures["code_agreement"], figures["engine"]) == (True, 1, "torch")
+
+
+def test_half_passes_by_its_own_measure(half_run, images):
+    model = find_model(half_run)
+    figures = verify(model, [images], engine="onnxruntime", precision="fp16")
+    assert set(figures) == KEYS
+    assert figures["passed"] is True
+    assert figures["precision"] == "fp16"
+    assert figures["code_agreement"] >= verify_module.AGREEMENTS["fp16"]
+    assert figures["code_agreement_beyond_margin"] == 1
+    assert figures["batch_invariance"] == 1
+    assert 0 < abs(figures["psnr_change_db"]) <= verify_module.HALF_PSNR_DB
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_a_damaged_half_graph_is_found(half_run, images, tmp_path, name):
+    run = shutil.copytree(half_run, tmp_path / "run")
+    change_graph(run / "bundle", f"fp16/{name}", lambda proto: scale_weights(proto, 3))
+    figures = verify(find_model(run), [images], engine="onnxruntime", precision="fp16")
+    assert figures["passed"] is False
+    if name == "decoder":
+        assert abs(figures["psnr_change_db"]) > verify_module.HALF_PSNR_DB
+        assert figures["code_agreement"] >= verify_module.AGREEMENTS["fp16"]
+    else:
+        assert figures["code_agreement"] < verify_module.AGREEMENTS["fp16"]
+    # The fp32 graphs stand beside them, unharmed.
+    assert verify(find_model(run), [images], engine="onnxruntime")["passed"] is True
+
+
+def test_margins_grow_with_the_rounding():
+    assert verify_module.MARGINS["fp32"] == verify_module.MARGIN == 1e-5
+    assert verify_module.MARGINS["bf16"] > verify_module.MARGINS["fp16"] > 1e-3
+
+
+def test_psnr_change_is_that_of_the_round_trips(tiny_run):
+    comparison = verify_module._Comparison(TorchEngine(tiny_run, device="cpu"), "fp16")
+    images = np.full((2, 8, 8, 3), 100, np.uint8)
+    comparison.add_codes(images, np.zeros((2, 2, 2)), np.zeros((2, 2, 2)))
+    comparison.batch_codes = 1
+    # Errors of 10 and 20 grey levels: 6.02 dB apart.
+    comparison.add_round_trips(images, images + 10, images - 20)
+    figures = comparison.result()
+    assert figures["psnr_change_db"] == pytest.approx(-20 * np.log10(2))
+    assert figures["passed"] is False
 
 
 def test_a_damaged_encoder_is_found(copied, images):
@@ -145,7 +195,7 @@ def test_margins_are_the_relative_gap_in_float64(tiny_run2, images, monkeypatch)
         open = damaged
 
     monkeypatch.setattr(
-        "vqtrt.export.verify.open_engine", lambda *args: Damaged(tiny_run2, device="cpu")
+        "vqtrt.export.verify.open_engine", lambda *args, **options: Damaged(tiny_run2, device="cpu")
     )
     some = images[:64]
     images = some

@@ -5,15 +5,22 @@ from safetensors.torch import load_file, save_file
 
 from vqtrt.artefacts import find_model
 from vqtrt.errors import VqtrtError
-from vqtrt.export.verify_prior import TOLERANCE, verify_prior
+from vqtrt.export.verify_prior import TOLERANCES, verify_prior
 
 
 def test_passes(tiny_prior):
     found = verify_prior(find_model(tiny_prior), "pixelcnn", engine="onnxruntime")
     assert found["passed"] is True
-    assert 0 <= found["logits_max_abs_diff"] <= TOLERANCE
+    assert 0 <= found["logits_max_abs_diff"] <= TOLERANCES["fp32"]
     assert found["sample_agreement"] == 1
     assert (found["prior"], found["engine"]) == ("pixelcnn", "onnxruntime")
+
+
+def test_half(half_run):
+    found = verify_prior(find_model(half_run), "pixelcnn", engine="onnxruntime", precision="fp16")
+    assert found["passed"] is True
+    # Not the fp32 graphs by mistake.
+    assert TOLERANCES["fp32"] < found["logits_max_abs_diff"] <= TOLERANCES["fp16"]
 
 
 def test_two_codebooks(tiny_prior2):
@@ -31,7 +38,7 @@ def test_finds_weights_that_differ(tiny_prior, tmp_path):
     save_file(weights, path)
     found = verify_prior(find_model(run), "pixelcnn", engine="onnxruntime")
     assert found["passed"] is False
-    assert found["logits_max_abs_diff"] > TOLERANCE
+    assert found["logits_max_abs_diff"] > TOLERANCES["fp32"]
 
 
 def test_needs_the_run_and_its_prior(tiny_prior, tmp_path):

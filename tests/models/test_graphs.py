@@ -4,7 +4,14 @@ import torch
 
 from vqtrt.config import ModelConfig
 from vqtrt.models.facts import model_facts
-from vqtrt.models.graphs import DecoderGraph, EncoderGraph, to_bytes, to_unit
+from vqtrt.models.graphs import (
+    DecoderGraph,
+    EncoderGraph,
+    subpixel,
+    subpixel_convolution,
+    to_bytes,
+    to_unit,
+)
 from vqtrt.models.vqvae import VQVAE
 
 
@@ -87,3 +94,44 @@ def test_facts(model):
     facts = model_facts(model.config)
     assert (facts.codebook_size, facts.code_dim, facts.stride) == (16, 4, 4)
     assert facts.num_codebooks == model.config.quantizer.num_codebooks
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5)])
+def test_subpixel_is_the_transposed_convolution(height, width):
+    torch.manual_seed(0)
+    layer = torch.nn.ConvTranspose2d(5, 3, 4, stride=2, padding=1).double()
+    x = torch.randn(2, 5, height, width, dtype=torch.float64)
+    made = subpixel_convolution(layer)(x)
+    assert made.shape == (2, 3, 2 * height, 2 * width)
+    torch.testing.assert_close(made, layer(x), rtol=0, atol=1e-14)
+
+
+def test_subpixel_refuses_what_it_cannot_say():
+    with pytest.raises(ValueError, match="not of kernel 4, stride 2 and padding 1"):
+        subpixel_convolution(torch.nn.ConvTranspose2d(5, 3, 3, stride=2, padding=1))
+
+
+def test_subpixel_is_the_whole_decoder(model):
+    decoder = model.decoder.double()
+    z = torch.randn(2, decoder[0].in_channels, 3, 2, dtype=torch.float64)
+    torch.testing.assert_close(subpixel(decoder)(z), decoder(z), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_graphs_keep_the_model_and_the_distances_in_fp32(model, dtype):
+    images = pictures(5, 8, 12)
+    encoder, decoder = EncoderGraph(model, dtype), DecoderGraph(model, dtype)
+    assert {p.dtype for p in encoder.encoder[:-1].parameters()} == {dtype}
+    assert {p.dtype for p in encoder.encoder[-1].parameters()} == {torch.float32}
+    assert {p.dtype for p in decoder.decoder.parameters()} == {dtype}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model.quantizer.codebook.dtype == torch.float32
+    assert encoder.vectors(images).dtype == encoder.get_buffer("weight0").dtype == torch.float32
+    codes = EncoderGraph(model)(images)
+    assert (encoder(images) == codes).double().mean() > 0.9
+    index = codes.long().reshape(*codes.shape[:3], -1)
+    vectors = model.quantizer.lookup(index).to(dtype)
+    assert torch.equal(decoder.quantizer.lookup(index), vectors)
+    wanted = DecoderGraph(model)(codes).int()
+    limit = 1 if dtype == torch.float16 else 8
+    assert 0 <= (decoder(codes).int() - wanted).abs().max() <= limit

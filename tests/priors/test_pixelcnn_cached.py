@@ -5,7 +5,7 @@ import torch
 from vqtrt.config import PixelCNNConfig
 from vqtrt.priors.graphs import GRAPHS, pixelcnn_graph
 from vqtrt.priors.pixelcnn import PixelCNN
-from vqtrt.priors.pixelcnn_cached import RowGraph, StepGraph, draw
+from vqtrt.priors.pixelcnn_cached import draw
 
 HALF = 2.0**-24
 
@@ -21,7 +21,7 @@ def make(height, width, *, double=False, **settings):
     return prior.double() if double else prior
 
 
-def cached_logits(prior, codes, labels=None):
+def cached_logits(prior, codes, labels=None, dtype=None):
     """Logits (N, H, W, C, K) of codes by the row and step graphs.
 
     For C > 1 the step draws the codes before at a place itself: noise is chosen so that it draws
@@ -29,7 +29,7 @@ def cached_logits(prior, codes, labels=None):
     """
     config, kind = prior.config, next(prior.parameters()).dtype
     n, height, width, books = codes.shape
-    row, step = RowGraph(prior), StepGraph(prior)
+    row, step = (pixelcnn_graph(prior, name, dtype).module for name in ("row", "step"))
     layers, p = prior.gated_layers(), config.channels
     rows = [
         torch.zeros(width, n, 2 * p, dtype=kind) for layer in layers for _ in range(layer.rows - 1)
@@ -90,6 +90,26 @@ def test_equals_the_full_pass_in_float64(kernel, first_kernel, books, labels):
     cached, full = both(shape, labels, double=True, **kernels)
     assert full.std() > 1e-3
     torch.testing.assert_close(cached, full, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
+@pytest.mark.parametrize("labels", [False, True])
+def test_half_is_near_the_full_pass_in_fp32(dtype, share, labels):
+    prior = make(4, 5, num_codebooks=2, num_classes=3 if labels else 0)
+    before = {name: value.clone() for name, value in prior.state_dict().items()}
+    codes = torch.randint(7, (2, 4, 5, 2), generator=torch.Generator().manual_seed(1))
+    given = torch.tensor([0, 2]) if labels else None
+    with torch.inference_mode():
+        full = prior(codes, given)
+        (logits, _), cached = (
+            pixelcnn_graph(prior, "logits", dtype).module(codes, given),
+            cached_logits(prior, codes, given, dtype),
+        )
+    for found in (logits, cached):
+        assert found.dtype == torch.float32
+        assert 0 < float((found - full).abs().max()) < share * float(full.std())
+    for name, value in prior.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])

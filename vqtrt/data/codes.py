@@ -48,6 +48,8 @@ class CodesHeader(BaseModel):
     listing_sha256: str
     weights_sha256: str
     """Of the weights that the graphs were exported from: equal weights, equal codes."""
+    precision: str = "fp32"
+    """Of the graphs that ran: half precision gives a few other codes."""
     model: dict[str, str]
     """Where the model was (`path`), and the `engine` that ran it."""
     preprocessing: dict[str, Any]

@@ -53,6 +53,8 @@ class Engine(Protocol):
 
     name: str
     """What `--engine` calls it."""
+    precision: str
+    """Of the graphs that it runs, of `vqtrt.precision.PRECISIONS`."""
     facts: ModelFacts
     preprocessing: Preprocessing
     weights_sha256: str

@@ -14,15 +14,23 @@ from numpy.typing import NDArray
 from vqtrt.bundle import Bundle, GraphSpec, PriorFacts, TensorSpec
 from vqtrt.engines.base import CACHE, KEPT, BoundGraph, Graph, is_cache, is_kept
 from vqtrt.errors import VqtrtError
+from vqtrt.precision import graph_key, require_precision
 
 
 class OnnxRuntimeEngine:
-    """A bundle's graphs in ONNX Runtime."""
+    """A bundle's graphs of one precision in ONNX Runtime.
+
+    Its CPU has no half arithmetic: fp16 graphs run on float32 between casts, and bf16 ones not.
+    """
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, precision: str = "fp32"
+    ) -> None:
+        require_precision(bundle, precision)
         self.bundle = bundle
+        self.precision = precision
         self.facts = bundle.info.model
         self.preprocessing = bundle.info.preprocessing
         self.weights_sha256 = bundle.info.source.weights_sha256
@@ -33,6 +41,7 @@ class OnnxRuntimeEngine:
 
     def open(self, graph: str) -> Graph:
         """Check the graph's hash, then make a session from the checked bytes."""
+        graph = graph_key(self.precision, graph)
         session = self._session(graph)
         sources, targets = session.get_inputs(), session.get_outputs()
         if len(sources) != 1 or len(targets) != 1:
@@ -62,6 +71,7 @@ class OnnxRuntimeEngine:
         threads: int | None = None,
     ) -> BoundGraph:
         """As `Engine.bind`; what is bound to one graph shares its weights."""
+        graph = graph_key(self.precision, graph)
         spec = self.bundle.graph_spec(graph)
         if (graph, threads) not in self._bound:
             self._bound[graph, threads] = self._session(graph, threads)
@@ -93,9 +103,11 @@ class OnnxRuntimeEngine:
             )
         except Exception as error:
             # ONNX Runtime raises its own exception classes, which share no base but this one.
+            bf16 = self.precision == "bf16"
+            hint = "; it runs no bf16 here: pass --precision fp16" if bf16 else ""
             raise VqtrtError(
                 f"{self.bundle.path}: onnxruntime {onnxruntime.__version__} refuses the graph "
-                f"{graph!r} ({_one_line(error)})"
+                f"{graph!r} ({_one_line(error)}){hint}"
             ) from error
 
 

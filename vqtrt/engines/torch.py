@@ -18,6 +18,7 @@ class TorchEngine:
     """A run's model in torch, float32, on the GPU where there is one."""
 
     name = "torch"
+    precision = "fp32"
     lanes = 1
 
     def __init__(self, run: Path, *, device: str | None = None, threads: int | None = None) -> None:
@@ -29,6 +30,8 @@ class TorchEngine:
 
         if threads is not None:
             torch.set_num_threads(threads)
+        # Rounding float32 to 10 bits before a product, as cuDNN does by default, would flip codes.
+        torch.backends.cudnn.allow_tf32 = False
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         opened = Run.open(run)
         self.model = opened.load_model().to(self.device)

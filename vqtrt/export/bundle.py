@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from vqtrt.bundle import (
     file_sha256,
 )
 from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.engines.plans import carry_plans
 from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.export.onnx import OPSET, write_graph
 from vqtrt.models.facts import model_facts
 from vqtrt.models.graphs import DecoderGraph, EncoderGraph
 from vqtrt.models.vqvae import VQVAE
+from vqtrt.precision import PRECISIONS, graph_key, torch_dtype
 from vqtrt.priors.graphs import GRAPHS, PriorGraph, pixelcnn_graph
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.training.prior_run import trained_priors
@@ -34,18 +36,26 @@ from vqtrt.training.run import Run
 _MAX_SIDE = 16384
 
 
-def export_run(run: Run, out: Path) -> Bundle:
-    """Write the bundle of a run into the folder `out`; a bundle that stood there is replaced."""
-    if out.exists() and not out.is_dir():
-        raise VqtrtError(f"{out} is a file: name a folder with --out")
-    if out.exists() and any(out.iterdir()) and not (out / INFO).is_file():
-        raise VqtrtError(f"{out} is not empty and no bundle: name another folder with --out")
+def export_run(run: Run, out: Path, precisions: Sequence[str] = ("fp32",)) -> Bundle:
+    """Write the bundle of a run into the folder `out`; a bundle that stood there is replaced.
+
+    The fp32 graphs are always written; `precisions` (of `PRECISIONS`) says which others are, too.
+    TensorRT engines of graphs that are as before stay.
+    """
+    if unknown := set(precisions) - set(PRECISIONS):
+        raise VqtrtError(f"no precision {min(unknown)!r}: choose of {', '.join(PRECISIONS)}")
+    check_place(out)
     size = run.config.data.preprocessing
     priors = trained_priors(run.path)
-    with _replacing(out) as folder:
-        graphs = image_graphs(run.load_model(), size, folder)
-        for name, prior in priors.items():
-            graphs |= prior_graphs(prior.load(), name, prior.config.codes.width, folder)
+    with replacing(out) as folder:
+        graphs: dict[str, GraphSpec] = {}
+        for precision in PRECISIONS:
+            if precision != "fp32" and precision not in precisions:
+                continue
+            graphs |= image_graphs(run.load_model(), size, folder, precision)
+            for name, prior in priors.items():
+                width = prior.config.codes.width
+                graphs |= prior_graphs(prior.load(), name, width, folder, precision)
         info = BundleInfo(
             vqtrt_version=vqtrt.__version__,
             model=model_facts(run.config.model),
@@ -60,11 +70,16 @@ def export_run(run: Run, out: Path) -> Bundle:
             ),
         )
         Bundle.write_info(folder, info)
+        carry_plans(out, folder, graphs)
     return Bundle.open(out)
 
 
-def image_graphs(model: VQVAE, size: Preprocessing, folder: Path) -> dict[str, GraphSpec]:
+def image_graphs(
+    model: VQVAE, size: Preprocessing, folder: Path, precision: str = "fp32"
+) -> dict[str, GraphSpec]:
     """Write `encoder.onnx` and `decoder.onnx`; batch, height and width are free."""
+    dtype = torch_dtype(precision)
+    encoder, decoder = (graph_key(precision, name) for name in ("encoder", "decoder"))
     stride, count = model.config.stride, model.config.quantizer.num_codebooks
     books = () if count == 1 else (count,)
     sides = ("h", "w") if stride == 1 else (f"{stride}*h", f"{stride}*w")
@@ -75,33 +90,35 @@ def image_graphs(model: VQVAE, size: Preprocessing, folder: Path) -> dict[str, G
     pixels = torch.zeros(2, size.height, size.width, 3, dtype=torch.uint8)
     grid = torch.zeros(2, size.height // stride, size.width // stride, *books, dtype=torch.int32)
     return {
-        "encoder": write_graph(
-            EncoderGraph(model),
+        encoder: write_graph(
+            EncoderGraph(model, dtype),
             {"images": pixels},
             {"images": batch | {1: stride * h, 2: stride * w}},
             [images],
             [codes],
             folder,
-            "encoder.onnx",
+            f"{encoder}.onnx",
         ),
-        "decoder": write_graph(
-            DecoderGraph(model),
+        decoder: write_graph(
+            DecoderGraph(model, dtype),
             {"codes": grid},
             {"codes": batch | {1: h, 2: w}},
             [codes],
             [images],
             folder,
-            "decoder.onnx",
+            f"{decoder}.onnx",
         ),
     }
 
 
-def prior_graphs(prior: PixelCNN, name: str, width: int, folder: Path) -> dict[str, GraphSpec]:
+def prior_graphs(
+    prior: PixelCNN, name: str, width: int, folder: Path, precision: str = "fp32"
+) -> dict[str, GraphSpec]:
     """Write a prior's graphs below `priors/NAME/`; batch, width and height are free."""
     written = {}
     for part in GRAPHS:
-        key = f"priors/{name}/{part}"
-        graph = pixelcnn_graph(prior, part)
+        key = graph_key(precision, f"priors/{name}/{part}")
+        graph = pixelcnn_graph(prior, part, torch_dtype(precision))
         written[key] = _write_prior_graph(graph, width, folder, f"{key}.onnx")
     return written
 
@@ -125,8 +142,16 @@ def _write_prior_graph(graph: PriorGraph, width: int, folder: Path, file: str) -
     return write_graph(graph.module, arguments, shapes, inputs, outputs, folder, file)
 
 
+def check_place(out: Path) -> None:
+    """Raise `VqtrtError` where no bundle can be written: a file, or a folder with other things."""
+    if out.exists() and not out.is_dir():
+        raise VqtrtError(f"{out} is a file: name a folder with --out")
+    if out.exists() and any(out.iterdir()) and not (out / INFO).is_file():
+        raise VqtrtError(f"{out} is not empty and no bundle: name another folder with --out")
+
+
 @contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
+def replacing(out: Path) -> Iterator[Path]:
     """A new folder that takes the place of `out` when all went well."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,8 @@ from vqtrt.bundle import GraphSpec, TensorSpec
 
 OPSET = 20
 """The exporter's own in torch 2.11 to 2.13; ONNX Runtime 1.17 and TensorRT 10.13 read it."""
+BF16_OPSET = 22
+"""Of graphs with bfloat16: the first whose convolutions take it. TensorRT 10.13 reads it, too."""
 
 _TYPES: dict[int, str] = {
     onnx.TensorProto.UINT8: "uint8",
@@ -48,7 +50,7 @@ def write_graph(
             (),
             kwargs=dict(arguments),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset_of(module),
             input_names=[tensor.name for tensor in inputs],
             output_names=[tensor.name for tensor in outputs],
             dynamic_shapes=dict(free),
@@ -74,6 +76,12 @@ def write_graph(
         inputs=tuple(inputs),
         outputs=tuple(outputs),
     )
+
+
+def opset_of(module: nn.Module) -> int:
+    """The opset that a module is exported in."""
+    state = module.state_dict().values()
+    return BF16_OPSET if any(value.dtype == torch.bfloat16 for value in state) else OPSET
 
 
 def _describe(value: onnx.ValueInfoProto, tensor: TensorSpec) -> None:

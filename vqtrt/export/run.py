@@ -1,6 +1,6 @@
 """`vqtrt export`: the bundle of a run, and its verification on real images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -14,22 +14,32 @@ from vqtrt.errors import VqtrtError
 from vqtrt.export.bundle import export_run
 from vqtrt.export.verify import verify
 from vqtrt.export.verify_prior import verify_prior
+from vqtrt.precision import graph_key
 from vqtrt.training.run import Run
 
 _BATCH = 128
 _EXPORT_IMAGES = 256
 
 
-def export_bundle(model: Artefacts, out: Path | None = None) -> Artefacts:
-    """Export the run to `out` (default: RUN/bundle); returns the run with its new bundle."""
+def export_bundle(
+    model: Artefacts, out: Path | None = None, precisions: Sequence[str] = ()
+) -> Artefacts:
+    """Export the run to `out` (default: RUN/bundle); returns the run with its new bundle.
+
+    `precisions` are written beside fp32.
+    """
     if model.run is None:
         raise VqtrtError(f"{model.path} is a bundle already: name the run to export")
-    bundle = export_run(Run.open(model.run), out or model.run / "bundle")
+    bundle = export_run(Run.open(model.run), out or model.run / "bundle", precisions)
     return Artefacts(model.run, bundle.path, model.chosen_by)
 
 
 def verify_bundle(model: Artefacts) -> dict[str, Any]:
-    """Verify on images of the run's own data, or on `shapes` where that is not at hand."""
+    """Verify on images of the run's own data, or on `shapes` where that is not at hand.
+
+    The figures of fp32, and those of fp16 under its name where the bundle has it; `passed` is of
+    both. No engine on the CPU runs bf16: where the bundle has it, `bf16` is None.
+    """
     assert model.run is not None  # noqa: S101 - `export_bundle` gives one
     if not installed("onnxruntime"):
         raise VqtrtError(
@@ -41,8 +51,13 @@ def verify_bundle(model: Artefacts) -> dict[str, Any]:
         open_images(data, split="test")
     except VqtrtError:
         data = "shapes"
-    batches = images_for(model, data, "test", limit=_EXPORT_IMAGES, workers=2)
-    return verify_all(model, batches, engine="onnxruntime")
+    batches = list(images_for(model, data, "test", limit=_EXPORT_IMAGES, workers=2))
+    figures = verify_all(model, iter(batches), engine="onnxruntime")
+    graphs = model.open_bundle().info.graphs
+    if graph_key("fp16", "encoder") in graphs:
+        half = verify_all(model, iter(batches), engine="onnxruntime", precision="fp16")
+        figures |= {"fp16": half, "passed": figures["passed"] and half["passed"]}
+    return figures | ({"bf16": None} if graph_key("bf16", "encoder") in graphs else {})
 
 
 def verify_all(
@@ -50,12 +65,14 @@ def verify_all(
     batches: Iterator[Images],
     *,
     engine: str,
+    precision: str = "fp32",
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """`verify` on images and `verify_prior` of each prior, under `priors`; `passed` is of all."""
-    figures = verify(model, batches, engine=engine, progress=progress)
+    figures = verify(model, batches, engine=engine, precision=precision, progress=progress)
     priors = {
-        name: verify_prior(model, name, engine=engine) for name in open_engine(model, engine).priors
+        name: verify_prior(model, name, engine=engine, precision=precision)
+        for name in open_engine(model, engine, precision=precision).priors
     }
     passed = figures["passed"] and all(prior["passed"] for prior in priors.values())
     return figures | {"priors": priors, "passed": passed}

@@ -12,23 +12,29 @@ from vqtrt.errors import VqtrtError
 from vqtrt.sampler import BatchSampler, Draw, noise
 from vqtrt.training.prior_run import trained_priors
 
-TOLERANCE = 1e-4
+TOLERANCES = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.4}
 """Largest difference of a logit between cached and full form that is taken for rounding."""
 
 
 def verify_prior(
-    model: Artefacts, name: str, *, engine: str = "auto", batch_size: int = 4
+    model: Artefacts,
+    name: str,
+    *,
+    engine: str = "auto",
+    precision: str = "fp32",
+    batch_size: int = 4,
 ) -> dict[str, Any]:
     """Sample a batch on an engine, and compare it with torch.
 
-    Keys: `logits_max_abs_diff`, cached logits of the engine against a full forward pass of torch,
-    at every position of the samples; `sample_agreement`, the share of codes that torch's cached
-    form draws alike for the same seed (a draw can differ where the noise falls within rounding of
-    a boundary, and then all that follows it does); `prior`, `engine`, `passed`.
+    Keys: `logits_max_abs_diff`, cached logits of the engine against a full forward pass of torch in
+    fp32, at every position of the samples; `sample_agreement`, the share of codes that torch's
+    cached form draws alike for the same seed (a draw can differ where the noise falls within
+    rounding of a boundary, and then all that follows it does); `prior`, `engine`, `passed`.
     """
     if model.run is None:
         raise VqtrtError(f"{model.path}: verify compares with the prior's weights: pass the run")
-    tested, reference = open_engine(model, engine), TorchEngine(model.run, device="cpu")
+    tested = open_engine(model, engine, precision=precision)
+    reference = TorchEngine(model.run, device="cpu")
     trained = trained_priors(model.run)
     if name not in trained:
         raise VqtrtError(f"{model.run}: has no prior {name!r} as the bundle has: export it again")
@@ -51,7 +57,7 @@ def verify_prior(
         "sample_agreement": agreement,
         "prior": name,
         "engine": tested.name,
-        "passed": difference <= TOLERANCE,
+        "passed": difference <= TOLERANCES[precision],
     }
 
 

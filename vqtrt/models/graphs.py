@@ -3,6 +3,9 @@
 These modules are what is exported to ONNX and what the torch engine runs. Scaling to and from
 bytes is inside, so that nobody can preprocess wrongly. The first step after the uint8 input and
 the last before the uint8 output are plain casts: TensorRT takes uint8 at the edge only.
+
+In half precision the convolutions are in half; scaling and distances stay float32, and so does the
+encoder's last, 1×1 convolution: z rounded to half would choose other codes.
 """
 
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 
 from vqtrt.models.quantize.base import distance_terms, nearest_codes
 from vqtrt.models.vqvae import VQVAE
+from vqtrt.precision import in_dtype
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -24,11 +28,16 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 class EncoderGraph(nn.Module):
-    """`images` uint8 (N, H, W, 3) to `codes` int32 (N, h, w), or (N, h, w, C) for C codebooks."""
+    """`images` uint8 (N, H, W, 3) to `codes` int32 (N, h, w), or (N, h, w, C) for C codebooks.
 
-    def __init__(self, model: VQVAE) -> None:
+    `dtype` is that of the convolutions; the model itself is left as it is.
+    """
+
+    def __init__(self, model: VQVAE, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.encoder = model.encoder
+        self.dtype = dtype
+        *layers, last = model.encoder
+        self.encoder = nn.Sequential(*in_dtype(nn.Sequential(*layers), dtype), last)
         self.dim = model.config.quantizer.dim
         for index, codebook in enumerate(model.quantizer.codebook.detach()):
             weight, bias = distance_terms(codebook)
@@ -38,8 +47,9 @@ class EncoderGraph(nn.Module):
 
     def vectors(self, images: Tensor) -> Tensor:
         """What is quantized: (N, h, w, C·D) float32."""
-        z: Tensor = self.encoder(to_unit(images)).permute(0, 2, 3, 1).float()
-        return z
+        hidden = self.encoder[:-1](to_unit(images).to(self.dtype))
+        z: Tensor = self.encoder[-1](hidden.float())
+        return z.permute(0, 2, 3, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """The codes of a batch of images."""
@@ -54,12 +64,18 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """`codes` int32 (N, h, w) or (N, h, w, C) to `images` uint8 (N, H, W, 3)."""
+    """`codes` int32 (N, h, w) or (N, h, w, C) to `images` uint8 (N, H, W, 3).
 
-    def __init__(self, model: VQVAE) -> None:
+    `dtype` is that of the convolutions; the model itself is left as it is.
+    """
+
+    def __init__(self, model: VQVAE, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.quantizer = model.quantizer
-        self.decoder = model.decoder
+        # Entries rounded once are what rounding them after each lookup would give.
+        self.quantizer = in_dtype(model.quantizer, dtype)
+        # TensorRT for RTX 1.7 compiles no transposed convolution in bf16.
+        decoder = subpixel(model.decoder) if dtype == torch.bfloat16 else model.decoder
+        self.decoder = in_dtype(decoder, dtype)
         self.num_codebooks = model.config.quantizer.num_codebooks
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -67,3 +83,36 @@ class DecoderGraph(nn.Module):
         if self.num_codebooks == 1:
             codes = codes[..., None]
         return to_bytes(self.decoder(self.quantizer.lookup(codes.long())))
+
+
+def subpixel(decoder: nn.Sequential) -> nn.Sequential:
+    """The same function without transposed convolutions: each as `subpixel_convolution`."""
+    layers = (
+        subpixel_convolution(layer) if isinstance(layer, nn.ConvTranspose2d) else layer
+        for layer in decoder
+    )
+    return nn.Sequential(*layers)
+
+
+def subpixel_convolution(layer: nn.ConvTranspose2d) -> nn.Sequential:
+    """A transposed convolution (kernel 4, stride 2, padding 1) as a 3×3 one and a pixel shuffle.
+
+    An even output row sees kernel row 3 on the input row before and 1 on its own, an odd one 2 on
+    its own and 0 on the next; columns alike. The weights are the same, so nothing is rounded.
+    """
+    shape = (layer.kernel_size, layer.stride, layer.padding, layer.output_padding)
+    plain, bias = layer.groups == 1 and layer.dilation == (1, 1), layer.bias
+    if shape != ((4, 4), (2, 2), (1, 1), (0, 0)) or not plain or bias is None:
+        raise ValueError(f"not of kernel 4, stride 2 and padding 1: {layer}")
+    weight = layer.weight.detach().transpose(0, 1)  # (out, in, 4, 4)
+    out, channels = weight.shape[:2]
+    kernel = weight.new_zeros(out, 2, 2, channels, 3, 3)
+    taps = (((0, 3), (1, 1)), ((1, 2), (2, 0)))  # (row of the 3×3, row of the 4×4), by parity
+    for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        for row, y in taps[a]:
+            for column, x in taps[b]:
+                kernel[:, a, b, :, row, column] = weight[:, :, y, x]
+    made = nn.Conv2d(channels, 4 * out, 3, padding=1).to(weight)
+    biases = bias.detach().repeat_interleave(4)
+    made.load_state_dict({"weight": kernel.flatten(0, 2), "bias": biases})
+    return nn.Sequential(made, nn.PixelShuffle(2))

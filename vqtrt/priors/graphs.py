@@ -11,10 +11,12 @@ One description serves the exporter and the torch engine, so that both mean the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from vqtrt.bundle import TensorSpec
 from vqtrt.engines.base import CACHE, KEPT
+from vqtrt.precision import in_dtype
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.pixelcnn_cached import RowGraph, StepGraph
 
@@ -60,8 +62,12 @@ class LogitsGraph(nn.Module):
         return self.prior(codes, labels), []
 
 
-def pixelcnn_graph(prior: PixelCNN, name: str) -> PriorGraph:
-    """One of `GRAPHS`. Free sizes are `batch`, `width` and, for `logits`, `height`."""
+def pixelcnn_graph(prior: PixelCNN, name: str, dtype: torch.dtype | None = None) -> PriorGraph:
+    """One of `GRAPHS`. Free sizes are `batch`, `width` and, for `logits`, `height`.
+
+    `dtype` is that of embeddings, products and gates (default: the prior's own); inputs and outputs
+    are the same in any.
+    """
     config = prior.config
     p, k, c = config.channels, config.codebook_size, config.num_codebooks
     labels = (_int("labels", "batch"),) if config.num_classes else ()
@@ -70,11 +76,13 @@ def pixelcnn_graph(prior: PixelCNN, name: str) -> PriorGraph:
     if name == "row":
         rows = [("width", "batch", 2 * p) for layer in layers for _ in range(layer.rows - 1)]
         inputs = (_int("above", "batch", "width", c), *labels)
-        return PriorGraph(RowGraph(prior), inputs, _caches(rows), (bias,))
+        return PriorGraph(RowGraph(prior, dtype), inputs, _caches(rows), (bias,))
     if name == "logits":
         inputs = (_int("codes", "batch", "height", "width", c), *labels)
         logits = _float("logits", "batch", "height", "width", c, k)
-        return PriorGraph(LogitsGraph(prior), inputs, (), (logits,))
+        return PriorGraph(
+            LogitsGraph(in_dtype(prior, dtype) if dtype else prior), inputs, (), (logits,)
+        )
     if name not in GRAPHS:
         raise ValueError(f"a PixelCNN has no graph {name!r}")
     filters = (_int("top_k", 1), _float("top_p", 1)) if name == "step_filtered" else ()
@@ -88,7 +96,7 @@ def pixelcnn_graph(prior: PixelCNN, name: str) -> PriorGraph:
     )
     columns = [("batch", (layer.columns - 1) * p) for layer in layers if layer.columns > 1]
     outputs = (_int("codes", "batch", c), _float("logits", "batch", c, k))
-    return PriorGraph(StepGraph(prior), inputs, _caches(columns), outputs)
+    return PriorGraph(StepGraph(prior, dtype), inputs, _caches(columns), outputs)
 
 
 def _int(name: str, *shape: int | str) -> TensorSpec:

@@ -6,6 +6,9 @@ exported, and what the torch engine runs.
 
 Shapes: N samples, W columns, C codes a position, p channels, L layers, K the codebook's size,
 which also stands for "nothing there" as a code.
+
+With a `dtype` of half precision embeddings, products and gates are in half; what goes in and comes
+out, softmax and draw stay in the prior's own, float32.
 """
 
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqtrt.precision import in_dtype
 from vqtrt.priors.pixelcnn import PixelCNN, gate
 
 
@@ -25,9 +29,11 @@ class RowGraph(nn.Module):
     over its own places, and no window is gathered twice.
     """
 
-    def __init__(self, prior: PixelCNN) -> None:
+    def __init__(self, prior: PixelCNN, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.prior = prior
+        self.outer = next(prior.parameters()).dtype
+        self.dtype = dtype or self.outer
+        self.prior = in_dtype(prior, self.dtype)
         for index, layer in enumerate(prior.gated_layers()):
             # (2p, p, rows, k) to (k·p, 2p) a row: the places of a window lie flat, from the left.
             weight = layer.vertical.weight.detach().permute(2, 3, 1, 0).flatten(1, 2)
@@ -45,7 +51,7 @@ class RowGraph(nn.Module):
                 self._keep(f"gate{index}", bias)
 
     def _keep(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value.clone())
+        self.register_buffer(name, value.clone().to(self.dtype))
 
     def forward(
         self, above: Tensor, caches: Sequence[Tensor], labels: Tensor | None = None
@@ -61,15 +67,15 @@ class RowGraph(nn.Module):
             window = _window(v, layer.vertical.kernel_size[1])
             sums = [window @ self.get_buffer(f"vertical{index}_{r}") for r in range(layer.rows)]
             for ahead in range(layer.rows - 1):
-                sums[ahead] = sums[ahead] + next(old)
+                sums[ahead] = sums[ahead] + next(old).to(self.dtype)
             out = sums[0]
-            kept += sums[1:]
+            kept += [rest.to(self.outer) for rest in sums[1:]]
             biases.append(out @ self.get_buffer(f"link{index}"))
             if layer.residual is not None:
                 gated = gate(out + self._said(f"gate{index}", labels), 2)
                 v = gated if layer.first else v + gated
         said = [self._said(f"bias{index}", labels) for index in range(len(biases))]
-        return torch.cat(biases, 2) + torch.cat(said, -1), kept
+        return (torch.cat(biases, 2) + torch.cat(said, -1)).to(self.outer), kept
 
     def _said(self, name: str, labels: Tensor | None) -> Tensor:
         """A layer's bias: (2p,), or with labels (N, 2p)."""
@@ -95,9 +101,11 @@ class StepGraph(nn.Module):
     Exported twice: top-k and top-p cost a sort a position, which nobody pays who does not filter.
     """
 
-    def __init__(self, prior: PixelCNN) -> None:
+    def __init__(self, prior: PixelCNN, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.prior = prior
+        self.outer = next(prior.parameters()).dtype
+        self.dtype = dtype or self.outer
+        self.prior = prior = in_dtype(prior, self.dtype)
         config = prior.config
         for index, layer in enumerate(prior.gated_layers()):
             # (2p, p, 1, columns) to (columns·p, 2p): the window lies flat, the oldest place first.
@@ -124,13 +132,15 @@ class StepGraph(nn.Module):
         """
         p = self.prior.config.channels
         h = self.prior.embed(code)
-        biases = torch.split(bias.index_select(0, column)[0], 2 * p, 1)
+        biases = torch.split(bias.index_select(0, column)[0].to(self.dtype), 2 * p, 1)
         kept, skips, old = [], [], iter(caches)
         for index, layer in enumerate(self.prior.gated_layers()):
-            window = h if layer.columns == 1 else torch.cat([next(old), h], 1)
+            window = h
+            if layer.columns > 1:
+                window = torch.cat([next(old).to(self.dtype), h], 1)
             if layer.columns > 1:
                 # A cache of one place is replaced whole: no need to cut it out of the window.
-                kept.append(h if layer.columns == 2 else window[:, p:])
+                kept.append((h if layer.columns == 2 else window[:, p:]).to(self.outer))
             gated = gate(torch.addmm(biases[index], window, self.get_buffer(f"weight{index}")))
             skips.append(gated)
             if layer.residual is not None:
@@ -141,7 +151,7 @@ class StepGraph(nn.Module):
         logits = []
         for index in range(self.prior.config.num_codebooks):
             before = torch.stack(codes, 1) if codes else code
-            logits.append(self.prior.head(index, features, before))
+            logits.append(self.prior.head(index, features, before).to(self.outer))
             codes.append(draw(logits[-1], noise[:, index], temperature, top_k, top_p))
         return torch.stack(codes, 1).to(torch.int32), torch.stack(logits, 1), kept
 

@@ -1,0 +1,48 @@
+"""A model with LFQ of vector-quantize-pytorch, as a vqtrt bundle: a code is 12 signs.
+
+The weights here are random: put your trained modules in their place.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from torch import nn
+from vector_quantize_pytorch import LFQ
+
+import vqtrt
+from vqtrt.export import export_tokenizer
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--out", default="lfq-bundle", help="folder of the bundle")
+parser.add_argument("--size", type=int, default=32, help="pixels a side")
+args = parser.parse_args()
+
+torch.manual_seed(0)
+# Images (N, 3, H, W) in [-0.5, 0.5] to vectors (N, 12, H/4, W/4), and back.
+encoder = nn.Sequential(
+    nn.Conv2d(3, 32, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(32, 12, 4, stride=2, padding=1)
+)
+decoder = nn.Sequential(
+    nn.ConvTranspose2d(12, 32, 4, stride=2, padding=1),
+    nn.ReLU(),
+    nn.ConvTranspose2d(32, 3, 4, stride=2, padding=1),
+)
+quantizer = LFQ(dim=12, codebook_size=2**12)
+
+bundle = export_tokenizer(
+    args.out,
+    encoder=encoder,
+    decoder=decoder,
+    quantizer=quantizer,
+    height=args.size,
+    width=args.size,
+    name="lfq",
+)
+
+# From here on torch is not needed.
+images = np.random.default_rng(0).integers(256, size=(4, args.size, args.size, 3), dtype=np.uint8)
+tokenizer = vqtrt.load(bundle.path)
+codes = tokenizer.encode(images)
+print(f"codes of {len(images)} images: {codes.dtype} {codes.shape}, 0 to {codes.max()}")
+print(f"decoded: {tokenizer.decode(codes).shape}")

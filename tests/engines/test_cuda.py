@@ -1,0 +1,171 @@
+import gc
+
+import numpy as np
+import pytest
+from cuda_doubles import FakeCuda
+
+from vqtrt.engines import cuda
+from vqtrt.engines.cuda import DeviceArray, Repeated, Stream, check_gpu, pinned
+from vqtrt.errors import VqtrtError
+
+
+@pytest.fixture
+def api(monkeypatch):
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda, "runtime", lambda: fake)
+    return fake
+
+
+def no_driver():
+    """Whether the real cuda-python is here, and no driver for it."""
+    try:
+        return cuda.runtime().cudaGetDeviceCount()[0] == 35
+    except VqtrtError:
+        return False
+
+
+@pytest.mark.skipif(not no_driver(), reason="has a CUDA driver, or no cuda-python")
+def test_the_real_runtime_without_a_driver():
+    with pytest.raises(VqtrtError, match=r"^no CUDA driver on this machine: .*onnxruntime.*$"):
+        check_gpu()
+    with pytest.raises(VqtrtError, match="no CUDA driver"):
+        Stream()
+    with pytest.raises(VqtrtError, match="no CUDA driver"):
+        pinned((2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (35, "the CUDA driver is too old .* CUDA 12.4.*update the driver"),
+        (100, "no NVIDIA GPU can be used here"),
+        (2, "out of GPU memory in cudaMalloc: a smaller --batch-size"),
+        (700, r"CUDA failed in cudaMalloc \(cudaErrorFake: status 700\)"),
+    ],
+)
+def test_what_cuda_refuses_is_one_line(api, status, message):
+    api.driver, api.fails = 12040, {"cudaMalloc": status}
+    with pytest.raises(VqtrtError, match=message) as error:
+        DeviceArray(16)
+    assert "\n" not in str(error.value)
+
+
+def test_a_machine_without_a_gpu(api):
+    check_gpu()
+    api.devices = 0
+    with pytest.raises(VqtrtError, match="no NVIDIA GPU"):
+        check_gpu()
+    api.driver = 0
+    with pytest.raises(VqtrtError, match="no CUDA driver"):
+        check_gpu()
+
+
+def test_a_missing_cuda_python_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "cuda.bindings", None)
+    with pytest.raises(VqtrtError, match=r'cuda-python: pip install "vqtrt\[rtx\]"'):
+        check_gpu()
+
+
+def test_there_and_back(api):
+    stream, memory = Stream(), DeviceArray(24)
+    there, back = pinned((2, 3), np.float32), pinned((2, 3), np.float32)
+    assert (there == 0).all()
+    there[...] = np.arange(6).reshape(2, 3)
+    stream.copy_in(memory.address, there)
+    stream.copy_out(back, memory.address)
+    assert (back == 0).all()
+    stream.wait()
+    np.testing.assert_array_equal(back, there)
+    stream.zero(memory.address, 12)
+    stream.copy_out(back, memory.address)
+    stream.wait()
+    np.testing.assert_array_equal(back, [[0, 0, 0], [3, 4, 5]])
+
+
+def test_memory_is_freed_with_its_last_view_or_by_close(api):
+    array = pinned((4, 2), np.int32)
+    view = array[1:].reshape(-1)[2:]
+    del array
+    gc.collect()
+    assert len(api.hosts) == 1
+    assert (view == 0).all()
+    del view
+    gc.collect()
+    assert not api.hosts
+    one, other = DeviceArray(1000), DeviceArray(0)
+    assert one.address % 256 == other.address % 256 == 0
+    one.close()
+    one.close()
+    assert list(api.memory) == [other.address]
+    del other
+    gc.collect()
+    assert not api.memory
+
+
+def test_capture_runs_nothing_and_is_repeated_by_a_launch(api):
+    stream, memory, array = Stream(), DeviceArray(4), pinned((1,), np.int32)
+    back = pinned((1,), np.int32)
+
+    def work():
+        stream.copy_in(memory.address, array)
+        stream.copy_out(back, memory.address)
+
+    captured = stream.capture(work)
+    array[0] = 7
+    stream.wait()
+    assert back[0] == 0
+    for value in (8, 9):
+        array[0] = value
+        stream.launch(captured)
+        stream.wait()
+        assert back[0] == value
+
+
+def test_a_capture_ends_when_its_work_fails(api):
+    stream = Stream()
+
+    def work():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stream.capture(work)
+    assert not api.capturing
+
+
+def test_repeated_work_is_captured_the_second_time(api):
+    stream, memory = Stream(), DeviceArray(256)
+    repeated = Repeated(stream)
+    queued = []
+
+    def work():
+        queued.append(1)
+        stream.zero(memory.address, 4)
+
+    seen = []
+    for key in (1, 1, 1, 2, 1, 1, 1):
+        before = len(queued)
+        repeated.run(key, work)
+        stream.wait()
+        seen.append((repeated.captured, len(queued) - before))
+    plain, captures, launches = (False, 1), (True, 1), (True, 0)
+    assert seen == [plain, captures, launches, plain, plain, captures, launches]
+
+
+def test_repeated_work_without_graphs(api):
+    repeated = Repeated(Stream(), enabled=False)
+    for _ in range(3):
+        repeated.run(1, lambda: None)
+    assert not repeated.captured
+    assert "cudaStreamBeginCapture" not in api.calls
+
+
+def test_work_that_cannot_be_captured_goes_on_plainly(api):
+    stream, ran = Stream(), []
+    repeated = Repeated(stream)
+    api.fails = {"cudaStreamEndCapture": 901}
+    for _ in range(4):
+        repeated.run(1, lambda: ran.append(stream in api.capturing))
+    assert not repeated.captured
+    assert "cudaStreamEndCapture" in repeated.refused
+    assert len(ran) == 5
+    assert api.calls.count("cudaStreamBeginCapture") == 1

@@ -1,0 +1,38 @@
+from vqtrt.engines.cuda_loop import Strip, step_addresses
+from vqtrt.engines.trt_bound import Caches, aligned, layout
+
+
+class FakeCaches:
+    addresses = Caches.addresses
+
+    def __init__(self):
+        self._offsets = {"cache0": 0, "cache1": 512}
+        self._sets = [type("Set", (), {"address": address}) for address in (10_000, 20_000)]
+
+
+def test_alignment():
+    assert [aligned(n) for n in (0, 1, 256, 257)] == [0, 256, 256, 512]
+    assert layout({"a": 1, "b": 300, "c": 256}) == ({"a": 0, "b": 256, "c": 768}, 1024)
+    assert layout({}) == ({}, 0)
+
+
+def test_the_addresses_of_a_row():
+    strips = {"column": Strip(1000, 256), "noise": Strip(3000, 512), "codes": Strip(6000, 256)}
+    fixed = {"bias": 1, "temperature": 2, "code": 3}
+    plan = [
+        step_addresses(c, fixed=fixed, strips=strips, nothing=99, caches=FakeCaches())
+        for c in range(4)
+    ]
+    assert [step["column"] for step in plan] == [1000, 1256, 1512, 1768]
+    assert [step["noise"] for step in plan] == [3000, 3512, 4024, 4536]
+    # What a position draws is what the next one has to its left.
+    assert [step["code"] for step in plan] == [99, *(step["codes"] for step in plan[:3])]
+    assert [step["codes"] for step in plan] == [6000, 6256, 6512, 6768]
+    # What it keeps is the cache of the next, and a row begins with the first set.
+    assert [step["cache1"] for step in plan] == [10_512, 20_512, 10_512, 20_512]
+    assert [step["kept1"] for step in plan[:3]] == [step["cache1"] for step in plan[1:]]
+    assert [step["kept0"] for step in plan[:3]] == [step["cache0"] for step in plan[1:]]
+    assert all((step["bias"], step["temperature"]) == (1, 2) for step in plan)
+    places = [{step[name] for name in ("codes", "kept0", "kept1")} for step in plan]
+    reads = [{step[name] for name in ("code", "cache0", "cache1", "noise")} for step in plan]
+    assert not any(read & written for read, written in zip(reads, places, strict=True))

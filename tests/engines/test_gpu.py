@@ -1,0 +1,175 @@
+"""Engines on a real NVIDIA GPU: `pytest -m gpu`. Each package that is installed is tested."""
+
+import shutil
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from vqtrt.artefacts import Artefacts
+from vqtrt.bundle import Bundle
+from vqtrt.engines import cuda, trt_package
+from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+from vqtrt.engines.tensorrt import TensorRTEngine
+from vqtrt.errors import VqtrtError
+from vqtrt.export import tensorrt, verify
+from vqtrt.sampler import BatchSampler, Draw, HostLoop, PixelCNNSampler, noise
+
+pytestmark = pytest.mark.gpu
+BATCH = (1, 4, 16)
+LABELS = np.arange(24, dtype=np.int32) % 3
+
+
+@pytest.fixture(scope="module", params=["tensorrt-rtx", "tensorrt"])
+def package(request):
+    if not trt_package.installed(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(tiny_prior, tmp_path_factory, package):
+    """A run whose bundle has the package's engines."""
+    run = tmp_path_factory.mktemp("gpu") / "run"
+    shutil.copytree(tiny_prior, run)
+    bundle = Bundle.open(run / "bundle")
+    tensorrt.build_engines(bundle, package, batch=BATCH)
+    return Artefacts(run, run / "bundle", "named")
+
+
+def on_cuda(model):
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime has no CUDA provider")
+    return OnnxRuntimeCudaEngine(model.open_bundle())
+
+
+def pictures(n):
+    return np.random.default_rng(n).integers(256, size=(n, 16, 16, 3), dtype=np.uint8)
+
+
+def test_memory_copies_and_graphs():
+    stream, memory = cuda.Stream(), cuda.DeviceArray(4096)
+    there, back = cuda.pinned((1024,), np.int32), cuda.pinned((1024,), np.int32)
+
+    def work():
+        stream.copy_in(memory.address, there)
+        stream.zero(memory.address, 256)
+        stream.copy_out(back, memory.address)
+
+    repeated = cuda.Repeated(stream)
+    for turn in range(4):
+        there[:] = np.arange(1024) + turn
+        repeated.run(1, work)
+        stream.wait()
+        np.testing.assert_array_equal(back[64:], there[64:])
+        assert (back[:64] == 0).all()
+    assert repeated.captured, repeated.refused
+
+
+def test_what_the_gpu_refuses():
+    with pytest.raises(VqtrtError, match="out of GPU memory"):
+        cuda.DeviceArray(2**46)
+    cuda.DeviceArray(16)
+
+
+def check_verified(model, engine, monkeypatch):
+    monkeypatch.setattr(verify, "open_engine", lambda *args, **options: engine)
+    figures = verify.verify(model, [pictures(33), pictures(7)])
+    assert figures["passed"], figures
+    assert figures["code_agreement_beyond_margin"] == 1
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_codes_are_those_of_torch(model, package, monkeypatch, graphs):
+    # 33 and 7 pictures: more than the largest batch, and no multiple of it.
+    check_verified(model, TensorRTEngine(model.open_bundle(), package, graphs=graphs), monkeypatch)
+
+
+def test_codes_of_onnxruntime_on_the_gpu_are_those_of_torch(model, monkeypatch):
+    check_verified(model, on_cuda(model), monkeypatch)
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_batches_are_split_and_repeated(model, package, graphs):
+    encode = TensorRTEngine(model.open_bundle(), package, graphs=graphs).open("encoder")
+    images = pictures(200)
+    whole = encode(images)
+    for n in (1, 1, 1, 16, 16, 16, 17, 200, 200):
+        np.testing.assert_array_equal(encode(images[:n]), whole[:n])
+
+
+def agreement(one, other):
+    """The share of equal codes: one draw within rounding of a boundary changes what follows."""
+    return (one == other).mean()
+
+
+@pytest.mark.parametrize(
+    "draw", [Draw(), Draw(temperature=0), Draw(top_k=5, top_p=0.8)], ids=["plain", "cold", "filter"]
+)
+def test_samples_are_those_of_the_cpu(model, package, draw):
+    bundle = model.open_bundle()
+    drawn = {}
+    for name, engine in {
+        "graphs": TensorRTEngine(bundle, package),
+        "plain": TensorRTEngine(bundle, package, graphs=False),
+        "cpu": OnnxRuntimeEngine(bundle),
+    }.items():
+        sampler = BatchSampler(engine, "pixelcnn", 16, 24, 4)
+        drawn[name] = [sampler.sample(draw, range(24), 6, LABELS) for _ in range(3)]
+        # The first rows run plainly, the next are captured, the others replayed.
+        for again in drawn[name][1:]:
+            np.testing.assert_array_equal(again, drawn[name][0])
+    np.testing.assert_array_equal(drawn["graphs"][0], drawn["plain"][0])
+    assert agreement(drawn["graphs"][0], drawn["cpu"][0]) > 0.98
+
+
+def test_the_loop_on_the_gpu_is_the_one_on_the_host(model, package):
+    engine = TensorRTEngine(model.open_bundle(), package)
+    host = PixelCNNSampler(engine.bind, "pixelcnn", 16, 8, 4)
+    assert isinstance(host._loop(Draw()), HostLoop)
+    loop = PixelCNNSampler(engine.bind, "pixelcnn", 16, 8, 4, engine.bind_loop)
+    drawn = [each.sample(Draw(), range(8), 6, LABELS[:8]) for each in (host, loop)]
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_a_row_is_captured(model, package):
+    engine = TensorRTEngine(model.open_bundle(), package)
+    loop = engine.bind_loop("pixelcnn", "step", {"batch": 8, "width": 4}, 16)
+    loop.inputs["temperature"][:] = 1
+    loop.begin()
+    for row in range(4):
+        loop.inputs["above"][:] = loop.codes.swapaxes(0, 1) if row else 16
+        loop.inputs["noise"][:] = noise(0, range(4), 8).reshape(4, 8, 1)
+        loop.draw()
+    assert loop.captured, loop.refused
+
+
+def test_samples_of_onnxruntime_on_the_gpu(model):
+    drawn = [
+        BatchSampler(engine, "pixelcnn", 16, 24, 4).sample(Draw(), range(24), 6, LABELS)
+        for engine in (on_cuda(model), OnnxRuntimeEngine(model.open_bundle()))
+    ]
+    assert agreement(*drawn) > 0.98
+
+
+def test_engines_that_do_not_fit(model, package, tmp_path):
+    engine = TensorRTEngine(model.open_bundle(), package)
+    with pytest.raises(VqtrtError, match=r"--size.*vqtrt export"):
+        engine.open("encoder")(np.zeros((1, 64, 64, 3), np.uint8))
+    with pytest.raises(VqtrtError, match=r"--batch.*vqtrt export"):
+        engine.bind("priors/pixelcnn/row", {"batch": 99, "width": 4})
+    shutil.copytree(model.bundle, tmp_path / "bundle")
+    for plan in (tmp_path / "bundle" / "engines").glob("encoder-*.engine"):
+        plan.write_bytes(plan.read_bytes()[:-1])
+    with pytest.raises(VqtrtError, match="is damaged"):
+        TensorRTEngine(Bundle.open(tmp_path / "bundle"), package).open("encoder")
+
+
+def test_pictures_survive(model, package):
+    bundle = model.open_bundle()
+    engine, reference = TensorRTEngine(bundle, package), OnnxRuntimeEngine(bundle)
+    images = pictures(40)
+    codes = reference.open("encoder")(images)
+    made, expected = (each.open("decoder")(codes).astype(int) for each in (engine, reference))
+    assert abs(made - expected).max() <= 1

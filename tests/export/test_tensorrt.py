@@ -1,0 +1,488 @@
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from doubles import flip_byte, vqtrt
+from onnx import TensorProto, helper
+
+from vqtrt.artefacts import find_model
+from vqtrt.bundle import Bundle, BundleInfo, Source
+from vqtrt.config import RECIPES, CodesConfig, load_config, load_prior_config
+from vqtrt.engines import trt_package
+from vqtrt.engines.plans import find_plan, read_plan
+from vqtrt.engines.trt_package import Package
+from vqtrt.errors import VqtrtError
+from vqtrt.export import tensorrt as module
+from vqtrt.export.bundle import image_graphs, prior_graphs
+from vqtrt.export.tensorrt import (
+    Options,
+    build_engines,
+    build_plan,
+    check_precision,
+    engine_options,
+    graphs_in,
+    parse_batch,
+    parse_sizes,
+)
+from vqtrt.export.tensorrt_report import Layer
+from vqtrt.models.facts import model_facts
+from vqtrt.models.vqvae import VQVAE
+from vqtrt.precision import PRECISIONS
+from vqtrt.priors.pixelcnn import PixelCNN
+from vqtrt.settings import recipe_names
+
+pytest.importorskip("tensorrt_rtx", reason='compiling needs pip install "vqtrt[rtx]"')
+
+RTX = "tensorrt-rtx"
+TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+
+@pytest.fixture
+def package() -> Package:
+    return trt_package.load(RTX)
+
+
+@pytest.fixture
+def bundle(tiny_run, tmp_path) -> Bundle:
+    """A copy, without engines."""
+    shutil.copytree(
+        tiny_run / "bundle", tmp_path / "bundle", ignore=shutil.ignore_patterns("engines")
+    )
+    return Bundle.open(tmp_path / "bundle")
+
+
+def model(nodes, ins, outs, constants=()) -> bytes:
+    """An ONNX file; `ins` and `outs` are (name, type, shape)."""
+    values = [[helper.make_tensor_value_info(*each) for each in part] for part in (ins, outs)]
+    graph = helper.make_graph(nodes, "graph", *values, list(constants))
+    opset = helper.make_opsetid("", 20)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
+
+
+def products(first: str, second: str) -> bytes:
+    """Two matrix products one after the other, each in its precision, between float32."""
+    nodes, at = [], "x"
+    for index, precision in enumerate((first, second)):
+        kind = TYPES[precision]
+        nodes += [
+            helper.make_node("Cast", [at], [f"in{index}"], to=kind),
+            helper.make_node("Cast", ["weight"], [f"weight{index}"], to=kind),
+            helper.make_node("MatMul", [f"in{index}", f"weight{index}"], [f"out{index}"]),
+        ]
+        at = f"out{index}"
+    nodes.append(helper.make_node("Cast", [at], ["y"], to=TensorProto.FLOAT))
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, (4, 4), [0.5] * 16)
+    float_ = TensorProto.FLOAT
+    return model(nodes, [("x", float_, ["n", 4])], [("y", float_, ["n", 4])], [weight])
+
+
+PROFILE = {"x": ((1, 4), (2, 4), (8, 4))}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_graph_of_a_run_compiles(half_run, package, precision, tmp_path):
+    shutil.copytree(half_run / "bundle", tmp_path / "bundle")
+    bundle = Bundle.open(tmp_path / "bundle")
+    told = []
+    results = build_engines(
+        bundle, Options(package), [precision], progress=lambda done, total: told.append(done)
+    )
+    prefix = "" if precision == "fp32" else f"{precision}/"
+    parts = ["row", "step", "step_filtered", "logits"]
+    names = ["encoder", "decoder", *(f"priors/pixelcnn/{part}" for part in parts)]
+    assert set(results) == {prefix + name for name in names}
+    assert told == sorted(told)
+    assert told[-1] == 100
+    for name in names:
+        result = results[prefix + name]
+        assert result["built"]
+        here = {"package": RTX, "version": package.version}
+        path, info = find_plan(bundle, name, precision=precision, **here, fits={"batch": 64})
+        assert str(path) == result["engine"]
+        assert len(read_plan(bundle, path, **here)) == result["bytes"] == info.plan_bytes
+        layers = json.loads(path.with_suffix(".layers.json").read_text())["network"]
+        assert any(layer["type"] in ("CONVOLUTION", "MATRIX_MULTIPLY") for layer in layers)
+        assert "Engine generation completed" in path.with_suffix(".log").read_text()
+
+
+def test_engines_that_are_whole_are_kept(bundle, package):
+    first = build_engines(bundle, Options(package))
+    path = Path(first["decoder"]["engine"])
+    flip_byte(path, 1000)
+    written = Path(first["encoder"]["engine"]).stat().st_mtime_ns
+    second = build_engines(bundle, Options(package))
+    assert [second[name]["built"] for name in ("encoder", "decoder")] == [False, True]
+    assert Path(second["encoder"]["engine"]).stat().st_mtime_ns == written
+    assert second["encoder"]["bytes"] == first["encoder"]["bytes"]
+    assert read_plan(bundle, path, package=RTX, version=package.version)
+    other = build_engines(bundle, Options(package, batch=(1, 1, 1), compute_capabilities=("8.9",)))
+    assert all(result["built"] for result in other.values())
+    assert len(list(path.parent.glob("*.engine"))) == 4
+
+
+def test_shapes_of_a_profile(half_run, package, monkeypatch):
+    profiles = {}
+
+    def recorded(bundle, options, device, graph, precision, profile, progress):
+        profiles[graph] = profile
+        return {}
+
+    monkeypatch.setattr(module, "_engine", recorded)
+    bundle = Bundle.open(half_run / "bundle")
+    build_engines(bundle, Options(package, (1, 2, 3)))
+    assert profiles["encoder"] == {"images": tuple((n, 16, 16, 3) for n in (1, 2, 3))}
+    assert profiles["decoder"] == {"codes": tuple((n, 4, 4) for n in (1, 2, 3))}
+    step = profiles["priors/pixelcnn/step"]
+    assert step["code"] == ((1, 1), (2, 1), (3, 1))
+    assert step["bias"] == tuple((4, n, 64) for n in (1, 2, 3))
+    sizes = [(16, 32), (32, 32), (32, 64)]
+    build_engines(bundle, Options(package, (1, 2, 3), sizes))
+    wanted = tuple((n, h, w, 3) for n, (h, w) in zip((1, 2, 3), sizes, strict=True))
+    assert profiles["encoder"] == {"images": wanted}
+    assert profiles["priors/pixelcnn/logits"]["codes"] == (
+        (1, 4, 8, 1),
+        (2, 8, 8, 1),
+        (3, 8, 16, 1),
+    )
+    with pytest.raises(VqtrtError, match="multiples of 4, the model's stride"):
+        build_engines(bundle, Options(package, (1, 2, 3), [(16, 18)] * 3))
+
+
+def test_a_size_that_no_option_gives(bundle, package):
+    spec = bundle.info.graphs["encoder"]
+    strange = spec.inputs[0].model_copy(update={"shape": ("batch", "seconds")})
+    graphs = {"encoder": spec.model_copy(update={"inputs": (strange,)})}
+    bundle = Bundle(bundle.path, bundle.info.model_copy(update={"graphs": graphs}))
+    with pytest.raises(VqtrtError, match="no profile has all these sizes"):
+        build_engines(bundle, Options(package))
+
+
+def test_the_parser_says_what_it_refuses(package):
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0], name="early"),
+        helper.make_node("Cast", ["t"], ["y"], to=TensorProto.FLOAT),
+    ]
+    content = model(
+        nodes, [("x", TensorProto.UINT8, ["n", 4])], [("y", TensorProto.FLOAT, [4, "n"])]
+    )
+    with pytest.raises(VqtrtError) as error:
+        build_plan(package, content, PROFILE)
+    assert "cannot parse it" in str(error.value)
+    assert "early and operator: Transpose" in str(error.value)
+    assert "first input has type UInt8" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "catchCudaError" not in str(error.value)  # no build needs the driver
+    with pytest.raises(VqtrtError, match="Failed to parse the ONNX model"):
+        build_plan(package, b"no onnx", PROFILE)
+
+
+def test_a_refused_graph_is_named(bundle, package):
+    node = helper.make_node("Multinomial", ["x"], ["y"], sample_size=3)
+    content = model(
+        [node], [("x", TensorProto.FLOAT, ["n", 4])], [("y", TensorProto.INT32, ["n", 3])]
+    )
+    bundle.graph_bytes = lambda name: content
+    with pytest.raises(VqtrtError, match=r"the graph 'encoder': .*Multinomial"):
+        build_engines(bundle, Options(package))
+    assert not (bundle.path / "engines").exists()
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        ({"x": ((4, 4), (2, 4), (8, 4))}, r"refuses the profile .*MIN<=OPT<=MAX"),
+        ({"x": ((1, 4), (2, 4), (8, 5))}, r"cannot build it: .*Dimension mismatch"),
+        ({"x": ((1,), (2, 4), (8, 4))}, "refuses the profile"),
+        ({}, r"differ: \['x'\]"),
+        (PROFILE | {"z": PROFILE["x"]}, r"differ: \['z'\]"),
+    ],
+)
+def test_profiles_that_are_refused(package, profile, message):
+    with pytest.raises(VqtrtError, match=message):
+        build_plan(package, products("fp32", "fp32"), profile)
+
+
+def test_float32_is_not_rounded_to_tf32(package):
+    config = []
+
+    class Builder:
+        def __init__(self, logger):
+            self.real = package.module.Builder(logger)
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def create_builder_config(self):
+            config.append(self.real.create_builder_config())
+            return config[-1]
+
+    class Module:
+        def __getattr__(self, name):
+            return Builder if name == "Builder" else getattr(package.module, name)
+
+    build_plan(dataclasses.replace(package, module=Module()), products("fp32", "fp32"), PROFILE)
+    (made,) = config
+    assert not made.get_flag(package.module.BuilderFlag.TF32)
+
+
+def test_an_interrupted_build_stops(package, half_run, monkeypatch):
+    monkeypatch.setattr(module, "_TICK", 0.001)
+    bundle = Bundle.open(half_run / "bundle")
+    content = bundle.graph_bytes("priors/pixelcnn/logits")
+    shapes = tuple((n, 4, 4, 1) for n in (1, 2, 3))
+    profile = {"codes": shapes, "labels": ((1,), (2,), (3,))}
+
+    def interrupt(share):
+        raise KeyboardInterrupt
+
+    with package.logging() as log, pytest.raises(KeyboardInterrupt):
+        build_plan(package, content, profile, progress=interrupt)
+    assert log == []  # the inner block had its own lines
+    assert build_plan(package, content, profile).plan
+
+
+class Timed(Package):
+    has_timing_cache = True
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # RTX has the calls, and ignores them
+def test_a_timing_cache_is_kept(package, tmp_path):
+    path = tmp_path / "engines" / "gpu.timing-cache"
+    timed = Timed(package.name, package.module, package.version)
+    for _ in range(2):
+        assert build_plan(timed, products("fp32", "fp32"), PROFILE, timing_cache=path).plan
+        assert path.stat().st_size > 32
+        flip_byte(path, 40)
+    assert build_plan(package, products("fp32", "fp32"), PROFILE, timing_cache=tmp_path / "x").plan
+    assert not (tmp_path / "x").exists()
+
+
+def test_engines_of_priors_allocate_nothing_while_they_run(
+    tiny_prior, package, monkeypatch, tmp_path
+):
+    asked = []
+
+    def build(*given, capturable, **options):
+        asked.append(capturable)
+        return build_plan(*given, capturable=capturable, **options)
+
+    monkeypatch.setattr("vqtrt.export.tensorrt.build_plan", build)
+    shutil.copytree(tiny_prior / "bundle", tmp_path / "bundle")
+    names = build_engines(Bundle.open(tmp_path / "bundle"), Options(package))
+    assert asked == [name.startswith("priors/") for name in names]
+    assert len(set(asked)) == 2
+
+
+@pytest.mark.parametrize("asked", PRECISIONS)
+@pytest.mark.parametrize("there", PRECISIONS)
+def test_the_report_proves_the_precision(package, asked, there):
+    layers = build_plan(package, products(there, there), PROFILE).layers
+    if asked == there:
+        check_precision(layers, asked)
+        return
+    with pytest.raises(VqtrtError, match=f"in {asked}, but 2 of its 2 products are not"):
+        check_precision(layers, asked)
+
+
+@pytest.mark.parametrize("asked", PRECISIONS)
+@pytest.mark.parametrize(("first", "second"), [("fp16", "fp32"), ("fp32", "fp16")])
+def test_half_of_the_products_is_not_enough(package, asked, first, second):
+    layers = build_plan(package, products(first, second), PROFILE).layers
+    with pytest.raises(VqtrtError, match="of its 2 products are not"):
+        check_precision(layers, asked, "the graph 'encoder'")
+
+
+def layer(kind, source, target, dtype):
+    return Layer(f"{kind}-{target}", kind, ((source, dtype),), ((target, dtype),))
+
+
+def test_z_and_distances_stay_float32():
+    conv = layer("CONVOLUTION", "a", "b", "float16")
+    cast = Layer("cast", "CAST", (("b", "float16"),), (("c", "float32"),))
+    last, product = layer("CONVOLUTION", "c", "z", "float32"), layer("EINSUM", "z", "d", "float32")
+    shuffle, choice = (
+        layer(*each, "float32") for each in (("SHUFFLE", "d", "e"), ("TOPK", "e", "f"))
+    )
+    check_precision([conv, cast, last, product, shuffle, choice], "fp16")
+    with pytest.raises(VqtrtError, match="2 of its 3 products are not"):
+        check_precision([conv, cast, last, product, shuffle], "fp16")
+    with pytest.raises(VqtrtError, match="1 of its 3 products are not"):
+        check_precision([conv, cast, last, product, shuffle, choice], "fp32")
+    with pytest.raises(VqtrtError, match="it has no convolution and no matrix product in it"):
+        check_precision([last, product, shuffle, choice], "fp16")
+    # A float32 product before those in half is none of them, and nor is a third in a row.
+    early = layer("CONVOLUTION", "o", "a", "float32")
+    with pytest.raises(VqtrtError, match="CONVOLUTION-a is float32"):
+        check_precision([early, conv, cast, last, product, shuffle, choice], "fp16")
+    back = Layer("back", "CAST", (("a", "float32"),), (("h", "float16"),))
+    half = layer("CONVOLUTION", "h", "b", "float16")
+    with pytest.raises(VqtrtError, match="1 of its 4 products are not"):
+        check_precision([early, back, half, cast, last, product, shuffle, choice], "fp16")
+    third = layer("CONVOLUTION", "c", "y", "float32")
+    last = layer("CONVOLUTION", "y", "z", "float32")
+    with pytest.raises(VqtrtError, match="CONVOLUTION-y is float32"):
+        check_precision([conv, cast, third, last, product, shuffle, choice], "fp16")
+
+
+def test_a_half_graph_that_is_float32_is_an_error(half_run, package, tmp_path):
+    shutil.copytree(half_run / "bundle", tmp_path / "bundle")
+    bundle = Bundle.open(tmp_path / "bundle")
+    full = bundle.graph_bytes("decoder")
+    bundle.graph_bytes = lambda name: full
+    with pytest.raises(VqtrtError, match=r"'fp16/encoder'|'fp16/decoder' was to be built in fp16"):
+        build_engines(bundle, Options(package), ["fp16"])
+    assert not (tmp_path / "bundle/engines").exists()
+
+
+def test_a_precision_that_the_bundle_lacks(bundle, package):
+    assert graphs_in(bundle, "fp32") == ["encoder", "decoder"]
+    with pytest.raises(VqtrtError, match=r"has no fp16 graphs: .*--precision fp16"):
+        build_engines(bundle, Options(package), ["fp16"])
+    with pytest.raises(VqtrtError, match="no precision 'int8'"):
+        build_engines(bundle, Options(package), ["int8"])
+
+
+def test_tensorrt_needs_a_gpu(bundle, package, monkeypatch):
+    monkeypatch.setattr(trt_package, "device", lambda: None)
+    plain = dataclasses.replace(package, name="tensorrt", version="11.4.0")
+    with pytest.raises(VqtrtError, match="none can be used here: take --target tensorrt-rtx"):
+        build_engines(bundle, Options(plain))
+
+
+def test_options_of_the_command():
+    assert parse_batch("1,8,64") == (1, 8, 64)
+    assert parse_batch("8") == (8, 8, 8)
+    assert parse_sizes("32x48") == [(32, 48)] * 3
+    assert parse_sizes("16,32X32,64x128") == [(16, 16), (32, 32), (64, 128)]
+    for text in ("", "0", "1,2", "8,4,16", "1,2,3,4", "1,2,x", "-1", "1.5", "1 ,2,3", "9" * 30):
+        with pytest.raises(VqtrtError, match="expected the least"):
+            parse_batch(text)
+    for text in ("", "0x8", "32x", "8x8,4x4,16x16", "8,8", "axb", "8x8x8", "32x32,", "9" * 30):
+        with pytest.raises(VqtrtError, match="expected HxW"):
+            parse_sizes(text)
+    with pytest.raises(VqtrtError, match="no compute capability '9"):
+        engine_options(RTX, compute_capabilities=["9.9"])
+
+
+def test_the_command_builds_engines_of_a_bundle(bundle, capfd):
+    command = ["export", bundle.path, "--target", RTX, "--batch", "1,2,4", "--json"]
+    assert vqtrt(*command) == 0
+    built = json.loads(capfd.readouterr().out)["engines"]
+    assert set(built) == {"encoder", "decoder"}
+    assert all(Path(each["engine"]).stat().st_size == each["bytes"] for each in built.values())
+    assert vqtrt(*command[:-1]) == 0
+    assert "engines.encoder.built    False" in capfd.readouterr().out
+    assert vqtrt(*command, "--batch", "0") == 1
+    assert "expected the least" in capfd.readouterr().err
+
+
+def test_the_command_exports_a_run_and_builds(half_run, tmp_path, capfd):
+    out = tmp_path / "out"
+    command = ["export", half_run, "--out", out, "--no-verify", "--target", RTX, "--json"]
+    assert vqtrt(*command, "--precision", "fp16", "--batch", "4") == 0
+    built = json.loads(capfd.readouterr().out)["engines"]
+    assert len(built) == 6
+    assert all(name.startswith("fp16/") for name in built)
+    assert find_model(out).open_bundle().info.graphs.keys() > built.keys()
+
+
+def test_a_machine_without_torch_compiles(bundle):
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxruntime', 'safetensors'): sys.modules[name] = None\n"
+        f"sys.argv = ['vqtrt', 'export', {str(bundle.path)!r}, '--target', 'tensorrt-rtx']\n"
+        "from vqtrt.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list(bundle.path.glob("engines/*.engine"))) == 2
+
+
+def sized(folder: Path, config, graphs, **more) -> Bundle:
+    info = BundleInfo(
+        vqtrt_version="0",
+        model=model_facts(config.model),
+        preprocessing=config.data.preprocessing,
+        graphs=graphs,
+        opset=20,
+        source=Source(run="none", weights_sha256="0" * 64, recipe=config.recipe),
+        **more,
+    )
+    return Bundle(folder, info)
+
+
+def half_the_size(full: dict, half: dict) -> None:
+    """An fp16 plan has half of the weights.
+
+    The rest of a plan is the source of the kernels, 0.13 MB each, of which fp16 may need more. It
+    is most of a small plan: all plans together have to be small where weights are most of them.
+    """
+    for name, each in full.items():
+        if each["weights"] > 2**20:
+            assert half[name]["weights"] <= 0.65 * each["weights"], name
+            assert half[name]["bytes"] < each["bytes"], name
+    sizes = [sum(each["bytes"] for each in plans.values()) for plans in (full, half)]
+    if sum(each["weights"] for each in full.values()) > 0.75 * sizes[0]:
+        assert sizes[1] <= 0.65 * sizes[0]
+
+
+def weights_of(bundle: Bundle, name: str) -> int:
+    proto = onnx.load_from_string(bundle.graph_bytes(name))
+    return sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+
+
+def build_all(bundle: Bundle, package: Package) -> dict[str, dict]:
+    """All engines of a bundle by precision, each with the bytes of its graph's weights."""
+    made: dict[str, dict] = {}
+    for precision in PRECISIONS:
+        results = build_engines(bundle, Options(package), [precision])
+        prefix = "" if precision == "fp32" else f"{precision}/"
+        made[precision] = {
+            name.removeprefix(prefix): result | {"weights": weights_of(bundle, name)}
+            for name, result in results.items()
+        }
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", recipe_names(RECIPES))
+def test_every_recipe_compiles_at_full_size(recipe, package, tmp_path):
+    config = load_config(recipe)
+    torch.manual_seed(0)
+    network, size = VQVAE(config.model), config.data.preprocessing
+    graphs = {}
+    for precision in PRECISIONS:
+        graphs |= image_graphs(network, size, tmp_path, precision)
+    made = build_all(sized(tmp_path, config, graphs), package)
+    assert set(made["fp32"]) == {"encoder", "decoder"}
+    half_the_size(made["fp32"], made["fp16"])
+    if config.model.hidden >= 128:
+        assert made["fp32"]["encoder"]["weights"] > 2**20
+    if config.model.hidden >= 256:
+        assert sum(each["weights"] for each in made["fp32"].values()) > 2**24
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", recipe_names(RECIPES / "priors"))
+def test_every_recipe_of_a_prior_compiles_at_full_size(recipe, package, tmp_path):
+    config = load_config("cifar10-small")
+    prior = load_prior_config(recipe).prior
+    grid = CodesConfig()
+    changes = {"codebook_size": 512, "num_codebooks": 1, "num_classes": 10}
+    torch.manual_seed(0)
+    network = PixelCNN(prior.model_copy(update=changes).fitted(grid.height, grid.width))
+    graphs = {}
+    for precision in PRECISIONS:
+        graphs |= prior_graphs(network, "prior", grid.width, tmp_path, precision)
+    made = build_all(sized(tmp_path, config, graphs), package)
+    assert set(made["fp32"]) == {
+        f"priors/prior/{part}" for part in ("row", "step", "step_filtered", "logits")
+    }
+    half_the_size(made["fp32"], made["fp16"])

@@ -1,0 +1,202 @@
+"""CUDA's runtime, as far as the engines on NVIDIA GPUs need it, through cuda-python.
+
+Every call is checked: what CUDA refuses becomes a `VqtrtError`. Memory, streams and graphs are
+freed when the last reference to them goes, or by `close`. Nothing here is loaded before it is
+used: the module can be imported on any machine.
+"""
+
+import ctypes
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from vqtrt.errors import VqtrtError
+
+ALIGNMENT = 256
+"""Bytes that a tensor's address is a multiple of: what `cudaMalloc` gives and TensorRT expects."""
+
+_OUT_OF_MEMORY = 2
+_NO_DRIVER = (34, 35)  # cudaErrorStubLibrary, cudaErrorInsufficientDriver
+_NO_DEVICE = 100
+_OTHER = "or pass --engine onnxruntime, which needs no GPU"
+
+
+def runtime() -> Any:
+    """The module `cuda.bindings.runtime`."""
+    try:
+        from cuda.bindings import runtime as module
+    except ImportError:
+        raise VqtrtError(
+            'engines on NVIDIA GPUs need cuda-python: pip install "vqtrt[rtx]" or "vqtrt[gpu]", '
+            f"{_OTHER}"
+        ) from None
+    return module
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call a function of the runtime: its result, several as a tuple; `VqtrtError` if it fails."""
+    status, *results = getattr(runtime(), name)(*arguments)
+    if int(status):
+        raise VqtrtError(explain(name, status))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def explain(name: str, status: Any) -> str:
+    """What to tell of a failed call, in one line."""
+    api = runtime()
+    code = int(status)
+    if code in _NO_DRIVER:
+        _, version = api.cudaDriverGetVersion()
+        if not version:
+            return f"no CUDA driver on this machine: install NVIDIA's driver, {_OTHER}"
+        known = f"{version // 1000}.{version % 1000 // 10}"
+        return (
+            f"the CUDA driver is too old for the installed cuda-python (it knows CUDA {known}): "
+            f"update the driver, {_OTHER}"
+        )
+    if code == _NO_DEVICE:
+        return f"no NVIDIA GPU can be used here: see nvidia-smi and CUDA_VISIBLE_DEVICES, {_OTHER}"
+    if code == _OUT_OF_MEMORY:
+        return f"out of GPU memory in {name}: a smaller --batch-size needs less"
+    title, text = (
+        ask(status)[1].decode(errors="replace")
+        for ask in (api.cudaGetErrorName, api.cudaGetErrorString)
+    )
+    return f"CUDA failed in {name} ({title}: {text}); run again in a new process, {_OTHER}"
+
+
+def check_gpu() -> None:
+    """Raise `VqtrtError` where there is no driver or no GPU."""
+    if not call("cudaGetDeviceCount"):
+        raise VqtrtError(explain("cudaGetDeviceCount", _NO_DEVICE))
+
+
+def _owned(owner: Any, free: str, handle: Any) -> Any:
+    """A finalizer that frees `handle` once; not at exit, when the process frees all."""
+    # Whatever it answers, there is nothing left to do about the handle.
+    finalizer = weakref.finalize(owner, getattr(runtime(), free), handle)
+    finalizer.atexit = False
+    return finalizer
+
+
+class DeviceArray:
+    """Memory on the GPU, uninitialised."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.address = int(call("cudaMalloc", max(nbytes, ALIGNMENT)))
+        self.host: NDArray[Any] | None = None
+        """The pinned array that it is copied to, where there is one."""
+        self.close = _owned(self, "cudaFree", self.address)
+
+
+def pinned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """An array of zeros in page-locked memory, freed with the last view of it."""
+    kind = np.dtype(dtype)
+    nbytes = max(math.prod(shape) * kind.itemsize, 1)
+    address = int(call("cudaHostAlloc", nbytes, 0))
+    memory: Any = (ctypes.c_uint8 * nbytes).from_address(address)
+    # Every view of the array holds `memory`, so it is the one to watch.
+    _owned(memory, "cudaFreeHost", address)
+    array: NDArray[Any] = np.frombuffer(memory, kind, count=math.prod(shape)).reshape(shape)
+    array[...] = 0
+    return array
+
+
+class Stream:
+    """Work on the GPU in the order in which it was queued; nothing here waits for it but `wait`."""
+
+    def __init__(self) -> None:
+        self._stream = call("cudaStreamCreateWithFlags", runtime().cudaStreamNonBlocking)
+        self.close = _owned(self, "cudaStreamDestroy", self._stream)
+
+    def __int__(self) -> int:
+        return int(self._stream)
+
+    def copy_in(self, address: int, array: NDArray[Any]) -> None:
+        """Queue a copy of a contiguous pinned array to the GPU."""
+        kind = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
+        call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self._stream)
+
+    def copy_out(self, array: NDArray[Any], address: int) -> None:
+        """Queue a copy from the GPU into a contiguous pinned array."""
+        kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
+        call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self._stream)
+
+    def zero(self, address: int, nbytes: int) -> None:
+        """Queue the zeroing of memory on the GPU."""
+        if nbytes:
+            call("cudaMemsetAsync", address, 0, nbytes, self._stream)
+
+    def wait(self) -> None:
+        """Wait until all that was queued is done."""
+        call("cudaStreamSynchronize", self._stream)
+
+    def capture(self, work: Callable[[], None]) -> "Captured":
+        """What `work` queues on this stream as a graph; none of it runs now."""
+        api = runtime()
+        # Relaxed: a finalizer that frees memory meanwhile must not spoil the capture.
+        mode = api.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+        call("cudaStreamBeginCapture", self._stream, mode)
+        try:
+            work()
+        except BaseException:
+            api.cudaStreamEndCapture(self._stream)
+            raise
+        graph = call("cudaStreamEndCapture", self._stream)
+        try:
+            return Captured(call("cudaGraphInstantiate", graph, 0))
+        finally:
+            api.cudaGraphDestroy(graph)
+
+    def launch(self, captured: "Captured") -> None:
+        """Queue a captured graph."""
+        call("cudaGraphLaunch", captured.executable, self._stream)
+
+
+class Captured:
+    """A graph of captured work; it holds the addresses that the work was queued with."""
+
+    def __init__(self, executable: Any) -> None:
+        self.executable = executable
+        self.close = _owned(self, "cudaGraphExecDestroy", executable)
+
+
+class Repeated:
+    """Work that is queued again and again with the same addresses and shapes.
+
+    At first plainly, which lets TensorRT prepare itself; the second time in a row it is captured
+    into a CUDA graph, which is one launch from then on. Work of another key drops the graph: a
+    graph is only good as long as its context keeps its shapes. What cannot be captured goes on
+    plainly; `refused` says why.
+    """
+
+    def __init__(self, stream: Stream, *, enabled: bool = True) -> None:
+        self._stream, self._enabled = stream, enabled
+        self._key: object = None
+        self._graph: Captured | None = None
+        self.refused: str | None = None
+
+    @property
+    def captured(self) -> bool:
+        """Whether a graph is at hand."""
+        return self._graph is not None
+
+    def run(self, key: object, work: Callable[[], None]) -> None:
+        """Queue the work; `key` says what it depends on."""
+        again, self._key = self._key == key, key
+        if not again:
+            self._graph = None
+        elif self._graph is None and self._enabled and self.refused is None:
+            try:
+                self._graph = self._stream.capture(work)
+            except VqtrtError as error:
+                self.refused = str(error)
+        if self._graph is None:
+            work()
+        else:
+            self._stream.launch(self._graph)

@@ -1,0 +1,141 @@
+"""A graph bound to fixed sizes in TensorRT, as `BoundGraph`: its caches stay on the GPU."""
+
+from collections.abc import Collection, Mapping
+from math import prod
+from typing import Any
+from weakref import WeakValueDictionary
+
+from numpy.typing import NDArray
+
+from vqtrt.bundle import GraphSpec
+from vqtrt.engines.base import CACHE, KEPT, is_cache, is_kept
+from vqtrt.engines.cuda import ALIGNMENT, DeviceArray, Repeated, Stream, pinned
+from vqtrt.engines.trt_context import LoadedPlan, Shape
+
+Known = WeakValueDictionary[int, DeviceArray]
+"""The memory on the GPU whose copy an array is, by the array's address."""
+
+
+def aligned(nbytes: int) -> int:
+    """The next multiple of the alignment."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def layout(nbytes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Offsets of tensors that share one piece of memory, each aligned, and its size."""
+    offsets, end = {}, 0
+    for name, count in nbytes.items():
+        offsets[name] = end
+        end += aligned(count)
+    return offsets, end
+
+
+def input_shapes(spec: GraphSpec, sizes: Mapping[str, int]) -> dict[str, Shape]:
+    """The shapes of a graph's inputs at these sizes."""
+    return {tensor.name: tensor.resolve(sizes) for tensor in spec.inputs}
+
+
+class Caches:
+    """Two sets of a graph's caches on the GPU: one is read while the other is written."""
+
+    def __init__(self, plan: LoadedPlan, spec: GraphSpec, sizes: Mapping[str, int]) -> None:
+        nbytes = {
+            tensor.name: prod(tensor.resolve(sizes)) * plan.itemsize(tensor.name)
+            for tensor in spec.inputs
+            if is_cache(tensor)
+        }
+        self._offsets, size = layout(nbytes)
+        self._sets = [DeviceArray(size) for _ in range(2)]
+
+    def addresses(self, turn: int) -> dict[str, int]:
+        """Of all caches, where set `turn` is read and the other written."""
+        read, write = self._sets[turn].address, self._sets[1 - turn].address
+        found = {name: read + offset for name, offset in self._offsets.items()}
+        for name, offset in self._offsets.items():
+            found[name.replace(CACHE, KEPT, 1)] = write + offset
+        return found
+
+    def zero(self, turn: int, stream: Stream) -> None:
+        """Queue the zeroing of a set."""
+        stream.zero(self._sets[turn].address, self._sets[turn].nbytes)
+
+
+class TensorRTBound:
+    """As `BoundGraph`. A run is one launch, once its copies and its graph have been captured.
+
+    A shared array that is the output of another graph of the engine is not copied: both graphs
+    use the same memory on the GPU.
+    """
+
+    def __init__(
+        self,
+        plan: LoadedPlan,
+        spec: GraphSpec,
+        sizes: Mapping[str, int],
+        shared: Mapping[str, NDArray[Any]],
+        skip: Collection[str],
+        known: Known,
+        *,
+        graphs: bool,
+    ) -> None:
+        self._plan, self._stream = plan, Stream()
+        self._new = True
+        shapes = input_shapes(spec, sizes)
+        plan.check(shapes)
+        self._context = plan.context(captured=True, graphs=graphs)
+        self._context.prepare(shapes)
+        self.inputs: dict[str, NDArray[Any]] = {}
+        self.outputs: dict[str, NDArray[Any]] = {}
+        self._device: dict[str, DeviceArray] = {}
+        self._staged: dict[str, NDArray[Any]] = {}
+        for tensor in spec.inputs:
+            if is_cache(tensor):
+                continue
+            name = tensor.name
+            given = shared.get(name)
+            resident = None if given is None else known.get(given.ctypes.data)
+            if resident is None:
+                self._staged[name] = pinned(shapes[name], tensor.dtype)
+                resident = DeviceArray(self._staged[name].nbytes)
+            self._device[name] = resident
+            self.inputs[name] = self._staged[name] if given is None else given
+        for tensor in spec.outputs:
+            if is_kept(tensor):
+                continue
+            shape = tensor.resolve(sizes)
+            made = DeviceArray(prod(shape) * plan.itemsize(tensor.name))
+            self._device[tensor.name] = made
+            if tensor.name not in skip:
+                # As long as the memory lives, the array does, and its address is its own.
+                made.host = self.outputs[tensor.name] = pinned(shape, tensor.dtype)
+                known[made.host.ctypes.data] = made
+        self._caches = Caches(plan, spec, sizes)
+        self._turn = 0
+        enabled = graphs and self._context.capturable(self._stream)
+        self._repeated = [Repeated(self._stream, enabled=enabled) for _ in range(2)]
+        self.reset()
+
+    def run(self) -> None:
+        """Run once; the caches move on."""
+        for name, array in self._staged.items():
+            if self.inputs[name] is not array:
+                array[...] = self.inputs[name]
+        turn = self._turn
+        self._repeated[turn].run(turn, lambda: self._queue(turn))
+        self._stream.wait()
+        self._turn = 1 - turn
+        if self._new:  # the first run has compiled what the sizes need
+            self._new = False
+            self._plan.save_cache()
+
+    def _queue(self, turn: int) -> None:
+        for name, array in self._staged.items():
+            self._stream.copy_in(self._device[name].address, array)
+        addresses = {name: array.address for name, array in self._device.items()}
+        self._context.enqueue(addresses | self._caches.addresses(turn), self._stream)
+        for name, array in self.outputs.items():
+            self._stream.copy_out(array, self._device[name].address)
+
+    def reset(self) -> None:
+        """Set the caches to zero."""
+        self._caches.zero(self._turn, self._stream)

@@ -1,0 +1,391 @@
+"""ONNX to TensorRT: a bundle's graphs compiled into the engine files of `engines/plans.py`.
+
+Needs no torch: where a bundle is, `vqtrt[rtx]` is enough to compile it. Networks are strongly
+typed, so that precision is what the ONNX graph says. Nothing here asks the builder for one;
+`check_precision` proves from the parsed network which it is.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import vqtrt
+from vqtrt.bundle import INFO as BUNDLE_INFO
+from vqtrt.bundle import Bundle, GraphSpec
+from vqtrt.engines import trt_package
+from vqtrt.engines.plans import (
+    FOLDER,
+    PLAN,
+    TIMING_CACHE,
+    PlanInfo,
+    Profile,
+    Shape,
+    axis_size,
+    plan_sha256,
+    whole_plan,
+    write_plan,
+)
+from vqtrt.engines.runtime_cache import read_cache, write_cache
+from vqtrt.engines.trt_package import Device, Package
+from vqtrt.errors import VqtrtError
+from vqtrt.export.tensorrt_report import Layer, as_json, check_precision, layers_of
+from vqtrt.precision import PRECISIONS, graph_key, require_precision
+
+BATCH = (1, 16, 64)
+"""Least batch of a profile, the one to be fastest at, and the largest."""
+_TICK = 0.05  # seconds between two looks at the builder's progress
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build gave."""
+
+    plan: bytes
+    layers: list[Layer]
+    """Of the network as it was parsed."""
+    engine: list[Any] | None
+    """Of the engine, as its inspector tells them; None where no GPU is here to ask it on."""
+    log: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """What engines are built with, and for."""
+
+    package: Package
+    batch: Sequence[int] = BATCH
+    sizes: Sequence[tuple[int, int]] | None = None
+    """Height and width of pictures in pixels: least, usual and largest. None builds the tokenizer
+    for the bundle's own size, and each prior for the grids that it was trained on."""
+    compute_capabilities: Sequence[str] = ()
+    """Such as `8.9`, for RTX alone; none makes engines that are portable."""
+
+
+def engine_options(
+    package: str,
+    batch: str = "1,16,64",
+    size: str | None = None,
+    compute_capabilities: Sequence[str] | None = None,
+) -> Options:
+    """The options of the command line, checked."""
+    loaded = trt_package.load(package)
+    for text in compute_capabilities or ():
+        loaded.compute_capability(text)
+    sizes = None if size is None else parse_sizes(size)
+    return Options(loaded, parse_batch(batch), sizes, tuple(compute_capabilities or ()))
+
+
+def is_bundle(path: Path | None) -> bool:
+    """Whether it is a bundle that was named, and not its run: such a one is built as it stands."""
+    return path is not None and (path / BUNDLE_INFO).is_file()
+
+
+def build_engines(
+    bundle: Bundle,
+    options: Options,
+    precisions: Sequence[str] = ("fp32",),
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Compile every graph that a bundle has in `precisions`, but those that are built and whole.
+
+    `progress` is told hundredths. Returns for each graph of the bundle's table `engine`, `bytes`,
+    `seconds` and `built`, which is false for one that was there.
+    """
+    device = None if options.package.is_rtx else _device(options.package)
+    work = [
+        (precision, graph, _profile(bundle, graph, precision, options))
+        for precision in dict.fromkeys(precisions)
+        for graph in graphs_in(bundle, precision)
+    ]
+    results = {}
+    for index, (precision, graph, profile) in enumerate(work):
+
+        def advanced(share: float, index: int = index) -> None:
+            progress(int((index + share) / len(work) * 100), 100)
+
+        name = graph_key(precision, graph)
+        results[name] = _engine(bundle, options, device, graph, precision, profile, advanced)
+        advanced(1)
+    return results
+
+
+def build_plan(
+    package: Package,
+    onnx_bytes: bytes,
+    profile: Profile,
+    *,
+    compute_capabilities: Sequence[str] = (),
+    capturable: bool = False,
+    timing_cache: Path | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Built:
+    """Compile an ONNX graph for the shapes of a profile; a refusal is a `VqtrtError`.
+
+    `capturable` makes an engine that allocates nothing while it runs, so that many runs can be
+    captured into one CUDA graph; TensorRT for RTX may allocate otherwise.
+    `timing_cache` is read, where it exists, and written by packages that have one. `progress` is
+    told the share that is done, from 0 to 1.
+    """
+    start, module = time.perf_counter(), package.module
+    with package.logging() as log:
+        builder = module.Builder(package.logger)
+        network = builder.create_network(package.network_flags())
+        parser = module.OnnxParser(network, package.logger)
+        if not parser.parse(onnx_bytes):
+            errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
+            raise VqtrtError(f"{package.name} {package.version} cannot parse it: {_line(errors)}")
+        config = builder.create_builder_config()
+        # On by default, it rounds float32 to 10 bits before a product: codes would flip.
+        config.clear_flag(module.BuilderFlag.TF32)
+        config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
+        if capturable and package.is_rtx:
+            config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        if compute_capabilities:
+            config.num_compute_capabilities = len(compute_capabilities)
+            for index, text in enumerate(compute_capabilities):
+                config.set_compute_capability(package.compute_capability(text), index)
+        _add_profile(package, builder, network, config, profile, log)
+        if timing_cache is not None and package.has_timing_cache:
+            cache = config.create_timing_cache(read_cache(timing_cache) or b"")
+            config.set_timing_cache(cache, False)
+        plan = _compile(module, builder, network, config, progress)
+        if plan is None:
+            raise VqtrtError(
+                f"{package.name} {package.version} cannot build it: {_line(_errors(log))}"
+            )
+        if timing_cache is not None and package.has_timing_cache:
+            timing_cache.parent.mkdir(parents=True, exist_ok=True)
+            if (cache := config.get_timing_cache()) is not None:
+                write_cache(timing_cache, bytes(cache.serialize()))
+        content, layers = bytes(plan), layers_of(network)
+        engine = _inspect(package, content)
+    return Built(content, layers, engine, log, time.perf_counter() - start)
+
+
+def graphs_in(bundle: Bundle, precision: str) -> list[str]:
+    """Names of the graphs that a bundle has in a precision, without the precision."""
+    require_precision(bundle, precision)
+    if precision != "fp32":
+        prefix = graph_key(precision, "")
+        return [n.removeprefix(prefix) for n in bundle.info.graphs if n.startswith(prefix)]
+    halves = tuple(graph_key(each, "") for each in PRECISIONS if each != "fp32")
+    return [name for name in bundle.info.graphs if not name.startswith(halves)]
+
+
+def parse_batch(text: str) -> tuple[int, int, int]:
+    """`--batch`: `1,16,64` for least, usual and largest, or `64` for all three."""
+    if re.fullmatch(r"[1-9]\d{0,6}(,[1-9]\d{0,6}){2}|[1-9]\d{0,6}", text):
+        numbers = [int(part) for part in text.split(",")]
+        least, usual, largest = numbers if len(numbers) == 3 else numbers * 3
+        if least <= usual <= largest:
+            return least, usual, largest
+    raise VqtrtError(
+        f"batch {text!r}: expected the least, the usual and the largest, such as 1,16,64, or one "
+        "number for all three"
+    )
+
+
+def parse_sizes(text: str) -> list[tuple[int, int]]:
+    """`--size`: `32x32`, or three as in `16x16,32x32,64x64`, each height and width in pixels."""
+    side = r"[1-9]\d{0,4}(?:x[1-9]\d{0,4})?"
+    if re.fullmatch(rf"{side}(,{side},{side})?", text.lower()):
+        parts = [part.partition("x") for part in text.lower().split(",")]
+        sizes = [(int(height), int(width or height)) for height, _, width in parts]
+        sizes = sizes if len(sizes) == 3 else sizes * 3
+        if all(list(sides) == sorted(sides) for sides in zip(*sizes, strict=True)):
+            return sizes
+    raise VqtrtError(
+        f"size {text!r}: expected HxW in pixels, such as 32x32, or three from small to large, such "
+        "as 32x32,64x64,128x128"
+    )
+
+
+def _engine(
+    bundle: Bundle,
+    options: Options,
+    device: Device | None,
+    graph: str,
+    precision: str,
+    profile: Profile,
+    progress: Callable[[float], None],
+) -> dict[str, Any]:
+    """Build one graph and write its files, unless they are there."""
+    name, package = graph_key(precision, graph), options.package
+    compute_capabilities = (device.capability,) if device else tuple(options.compute_capabilities)
+    info = PlanInfo(
+        graph=graph,
+        graph_sha256=bundle.graph_spec(name).sha256,
+        package=package.name,
+        package_version=package.version,
+        precision=precision,
+        profile=profile,
+        gpu=device.name if device else None,
+        compute_capabilities=compute_capabilities,
+        plan_sha256="0" * 64,
+        plan_bytes=1,
+        vqtrt_version=vqtrt.__version__,
+    )
+    folder = bundle.path / FOLDER
+    there = whole_plan(bundle, info)
+    if there is not None:
+        path = folder / f"{there.key}{PLAN}"
+        return {"engine": str(path), "bytes": there.plan_bytes, "seconds": 0.0, "built": False}
+    try:
+        built = build_plan(
+            package,
+            bundle.graph_bytes(name),
+            profile,
+            compute_capabilities=options.compute_capabilities,
+            capturable=graph.startswith("priors/"),
+            timing_cache=_timing_cache(folder, package, device),
+            progress=progress,
+        )
+    except VqtrtError as error:
+        raise VqtrtError(f"{bundle.path}: the graph {name!r}: {error}") from error
+    check_precision(built.layers, precision, f"{bundle.path}: the graph {name!r}")
+    size = len(built.plan)
+    info = info.model_copy(update={"plan_sha256": plan_sha256(built.plan), "plan_bytes": size})
+    path = write_plan(folder, info, built.plan, as_json(built.layers, built.engine), built.log)
+    return {"engine": str(path), "bytes": size, "seconds": built.seconds, "built": True}
+
+
+def _device(package: Package) -> Device:
+    device = trt_package.device()
+    if device is None:
+        raise VqtrtError(
+            f"{package.name} compiles on the GPU that will run it, and none can be used here: "
+            "take --target tensorrt-rtx, which compiles on any machine"
+        )
+    return device
+
+
+def _timing_cache(folder: Path, package: Package, device: Device | None) -> Path | None:
+    if device is None:
+        return None
+    gpu = re.sub(r"[^A-Za-z0-9]+", "-", device.name)
+    return folder / f"{package.version}-{gpu}{TIMING_CACHE}"
+
+
+def _profile(bundle: Bundle, graph: str, precision: str, options: Options) -> Profile:
+    """The shapes of a graph's inputs."""
+    spec = bundle.graph_spec(graph_key(precision, graph))
+    stride, size = bundle.info.model.stride, bundle.info.preprocessing
+    prior = bundle.info.priors.get(graph.removeprefix("priors/").rpartition("/")[0])
+    grids = [(size.height // stride, size.width // stride)] * 3
+    if options.sizes is None and prior is not None:
+        grids = [(prior.height, prior.width)] * 3
+    if options.sizes is not None:
+        for height, width in options.sizes:
+            if height % stride or width % stride:
+                raise VqtrtError(
+                    f"size {height}x{width}: height and width must be multiples of {stride}, "
+                    "the model's stride"
+                )
+        grids = [(height // stride, width // stride) for height, width in options.sizes]
+    shapes = [
+        _shapes(bundle, graph, spec, {"batch": n, "h": h, "w": w, "height": h, "width": w})
+        for n, (h, w) in zip(options.batch, grids, strict=True)
+    ]
+    return {name: (shapes[0][name], shapes[1][name], shapes[2][name]) for name in shapes[0]}
+
+
+def _shapes(
+    bundle: Bundle, graph: str, spec: GraphSpec, sizes: Mapping[str, int]
+) -> dict[str, Shape]:
+    shapes = {}
+    for tensor in spec.inputs:
+        shape = [axis_size(size, sizes) for size in tensor.shape]
+        if None in shape:
+            raise VqtrtError(
+                f"{bundle.path}: the graph {graph!r} has an input {tensor.name} {tensor.shape}, "
+                "and no profile has all these sizes; export the run again"
+            )
+        shapes[tensor.name] = tuple(size for size in shape if size is not None)
+    return shapes
+
+
+def _add_profile(
+    package: Package, builder: Any, network: Any, config: Any, profile: Profile, log: list[str]
+) -> None:
+    made = builder.create_optimization_profile()
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    missing = {tensor.name for tensor in inputs} ^ set(profile)
+    if missing:
+        raise VqtrtError(f"the inputs of the graph and of the profile differ: {sorted(missing)}")
+    for name, shapes in profile.items():
+        with suppress(ValueError):  # what it refuses, `add_optimization_profile` refuses too
+            made.set_shape(name, *shapes)
+    if config.add_optimization_profile(made) < 0:
+        raise VqtrtError(f"{package.name} refuses the profile {profile}: {_line(_errors(log))}")
+
+
+def _compile(
+    module: Any, builder: Any, network: Any, config: Any, progress: Callable[[float], None]
+) -> Any:
+    """Build in another thread: Ctrl-C must not come up inside the builder's own call of Python."""
+
+    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+        """Adds up the outermost phase and the one within it."""
+
+        def __init__(self) -> None:
+            module.IProgressMonitor.__init__(self)
+            self.phases: dict[str, tuple[str | None, int, int]] = {}
+            self.share, self.stopped = 0.0, False
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            self.phases[name] = (parent, max(steps, 1), 0)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            parent, steps, _ = self.phases.get(name, (None, 1, 0))
+            self.phases[name] = (parent, steps, step + 1)
+            if parent in self.phases and self.phases[parent][0] is None:
+                _, outer, done = self.phases[parent]
+                self.share = max(self.share, (done + (step + 1) / steps) / outer)
+            return not self.stopped
+
+        def phase_finish(self, name: str) -> None:
+            pass
+
+    monitor = Monitor()
+    config.progress_monitor = monitor
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(builder.build_serialized_network, network, config)
+        try:
+            while wait([work], _TICK).not_done:
+                progress(min(monitor.share, 1.0))
+        except BaseException:
+            monitor.stopped = True
+            raise
+        return work.result()
+
+
+def _inspect(package: Package, plan: bytes) -> list[Any] | None:
+    """The engine's layers, where this plan, which was built just now, can be loaded."""
+    if trt_package.device() is None:
+        return None
+    engine = package.module.Runtime(package.logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        return None
+    kind = package.module.LayerInformationFormat.JSON
+    told = json.loads(engine.create_engine_inspector().get_engine_information(kind))
+    layers: list[Any] = told.get("Layers", [])
+    return layers
+
+
+def _errors(log: Sequence[str]) -> list[str]:
+    return [line for line in log if "ERROR" in line.partition(":")[0]]
+
+
+def _line(messages: Sequence[str]) -> str:
+    """What the package says, in one line, less what it says of a driver that no build needs."""
+    lines = [line for message in messages for line in message.splitlines()]
+    telling = [line for line in lines if "catchCudaError" not in line] or lines
+    return " ".join(" ".join(telling[:8]).split()) or "it gives no reason"

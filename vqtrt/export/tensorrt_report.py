@@ -1,0 +1,128 @@
+"""What a network is made of, and whether its precision is the one that was asked for.
+
+Read from the network as the package parsed it. The networks are strongly typed: the types that
+its tensors have there are those that the engine computes in.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vqtrt.errors import VqtrtError
+
+_PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "EINSUM", "MATRIX_MULTIPLY"}
+_CHOICES = {"CUMULATIVE", "SOFTMAX", "TOPK"}
+"""What picks a code: of distances the smallest, of logits one by chance."""
+_BEFORE_CHOICE = 2
+"""Products that may be float32 in a row before a choice: what makes z, and the distances."""
+_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+_WANTED = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a network; its tensors are pairs of name and dtype."""
+
+    name: str
+    type: str
+    """As the package names it: `CONVOLUTION`, `TOPK`, …"""
+    inputs: tuple[tuple[str, str], ...]
+    outputs: tuple[tuple[str, str], ...]
+
+
+def layers_of(network: Any) -> list[Layer]:
+    """The layers of an `INetworkDefinition`, in its order."""
+    return [_layer(network.get_layer(index)) for index in range(network.num_layers)]
+
+
+def as_json(layers: Sequence[Layer], engine: Sequence[Any] | None) -> dict[str, Any]:
+    """What `KEY.layers.json` holds: the network, and the engine's layers where they are known."""
+    network = [
+        {
+            "name": layer.name,
+            "type": layer.type,
+            "inputs": [f"{name}: {kind}" for name, kind in layer.inputs],
+            "outputs": [f"{name}: {kind}" for name, kind in layer.outputs],
+        }
+        for layer in layers
+    ]
+    return {"network": network, "engine": engine}
+
+
+def check_precision(layers: Sequence[Layer], precision: str, what: str = "the network") -> None:
+    """Raise `VqtrtError` unless the convolutions and matrix products compute in `precision`.
+
+    In half precision all do, and there is at least one, but for the last two before a choice, which
+    are float32 if from there on everything is: z and distances decide which code it is.
+    """
+    wanted = _WANTED[precision]
+    products = [layer for layer in layers if layer.type in _PRODUCTS and _float_type(layer)]
+    choosing = _choosing(layers) if precision != "fp32" else set()
+    wrong = [
+        layer
+        for layer in products
+        if _float_type(layer) != wanted
+        and not (_float_type(layer) == "float32" and layer.name in choosing)
+    ]
+    if not wrong and (precision == "fp32" or any(_float_type(p) == wanted for p in products)):
+        return
+    if wrong:
+        named = ", ".join(f"{layer.name} is {_float_type(layer)}" for layer in wrong[:3])
+        reason = f"{len(wrong)} of its {len(products)} products are not ({named})"
+    else:
+        reason = "it has no convolution and no matrix product in it"
+    raise VqtrtError(
+        f"{what} was to be built in {precision}, but {reason}: export the graph in {precision}, "
+        f"with `vqtrt export RUN --precision {precision}`"
+    )
+
+
+def _layer(layer: Any) -> Layer:
+    inputs = (layer.get_input(index) for index in range(layer.num_inputs))
+    outputs = (layer.get_output(index) for index in range(layer.num_outputs))
+    return Layer(
+        layer.name,
+        layer.type.name,
+        tuple(_tensor(tensor) for tensor in inputs if tensor is not None),
+        tuple(_tensor(tensor) for tensor in outputs),
+    )
+
+
+def _tensor(tensor: Any) -> tuple[str, str]:
+    kind = tensor.dtype.name
+    return tensor.name, _TYPES.get(kind, kind.lower())
+
+
+def _float_type(layer: Layer) -> str | None:
+    """What a layer gives, if that is a kind of float."""
+    kinds = [kind for _, kind in layer.outputs]
+    return next((kind for kind in kinds if kind in _TYPES.values()), None)
+
+
+def _choosing(layers: Sequence[Layer]) -> set[str]:
+    """Names of the last float32 products before a choice, with nothing but float32 on the way."""
+    readers = defaultdict(list)
+    for layer in layers:
+        for name, kind in layer.inputs:
+            if kind == "float32":
+                readers[name].append(layer)
+
+    def leads_to_choice(product: Layer, products: int) -> bool:
+        pending, seen = [product], {product.name}
+        while pending:
+            layer = pending.pop()
+            if layer.type in _CHOICES:
+                return True
+            for reader in (reader for name, _ in layer.outputs for reader in readers[name]):
+                if reader.name in seen:
+                    continue
+                seen.add(reader.name)
+                if reader.type not in _PRODUCTS:
+                    pending.append(reader)
+                elif products > 1 and leads_to_choice(reader, products - 1):
+                    return True
+        return False
+
+    products = (layer for layer in layers if layer.type in _PRODUCTS)
+    return {layer.name for layer in products if leads_to_choice(layer, _BEFORE_CHOICE)}
