@@ -110,8 +110,9 @@ def test_what_the_documents_show_runs(tmp_path, monkeypatch, capfd):
                 args += ["--repeat", "1"]
             assert vqtrt(*args) == 0, f"{page.name}: {command}: {capfd.readouterr().err}"
     for page in PAGES:
+        names = {"__name__": page.stem}  # what one block has made, the next on the page may use
         for block in blocks(page, "python"):
-            exec(compile(block, str(page), "exec"), {"__name__": page.stem})  # noqa: S102
+            exec(compile(block, str(page), "exec"), names)  # noqa: S102
 
 
 def test_there_is_something_to_run():
