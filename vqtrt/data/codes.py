@@ -2,15 +2,17 @@
 
 Notable: the array alone is enough (`np.load` reads it, and `read_codes` does without the JSON);
 nothing here loads the whole array; and both files may come from a stranger, so every count is
-checked against the others before it is used. `codes_writer.py` writes the two files.
+checked against the others before it is used. `codes_writer.py` writes the two files. This module
+has the codes of images, and what those of speech (`clip_codes.py`) share with them.
 """
 
 import json
 import stat
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,20 +30,22 @@ CHUNK_BYTES = 16 << 20
 Name = InstanceOf[str]
 
 
-class CodesHeader(BaseModel):
-    """What all rows of one codes file share; two jobs with equal headers give equal codes."""
+Kind = Literal["image", "speech"]
+
+Numbers = tuple[int, ...]
+"""What the journal says of an item beside its name; the first is its label."""
+
+
+class Header(BaseModel):
+    """What all items of one codes file share; two jobs with equal headers give equal codes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["image"] = "image"
+    kind: Kind
     codebook_size: int = Field(gt=0, le=1 << 32)
     """K: codes are 0 to K - 1."""
     num_codebooks: PositiveInt = 1
     """C: with more than one, the array has a last axis of this length."""
-    code_shape: tuple[PositiveInt, PositiveInt]
-    """(h, w)."""
-    image_size: tuple[PositiveInt, PositiveInt]
-    """(H, W) in pixels."""
     classes: tuple[Name, ...] = ()
     root: Name
     """The data's path, as the user gave it."""
@@ -56,15 +60,49 @@ class CodesHeader(BaseModel):
     vqtrt_version: str
 
     @property
+    @abstractmethod
     def row_shape(self) -> tuple[int, ...]:
-        """Shape of one row: (h, w), or (h, w, C) for more than one codebook."""
-        extra = (self.num_codebooks,) if self.num_codebooks > 1 else ()
-        return (*self.code_shape, *extra)
+        """Shape of one row of the array."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the array: see `codes_dtype`."""
         return codes_dtype(self.codebook_size)
+
+    @abstractmethod
+    def rows_of(self, numbers: Numbers) -> int | None:
+        """Rows of an item of which the journal says this; None where it can say no such thing."""
+
+    @abstractmethod
+    def columns(self, items: Callable[[], Iterator[Numbers]]) -> dict[str, Iterator[int]]:
+        """The lists of integers in the JSON, by name; `items` goes through all items once more."""
+
+
+class CodesHeader(Header):
+    """The header of images, each of which is one row."""
+
+    kind: Literal["image"] = "image"
+    code_shape: tuple[PositiveInt, PositiveInt]
+    """(h, w)."""
+    image_size: tuple[PositiveInt, PositiveInt]
+    """(H, W) in pixels."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row: (h, w), or (h, w, C) for more than one codebook."""
+        extra = (self.num_codebooks,) if self.num_codebooks > 1 else ()
+        return (*self.code_shape, *extra)
+
+    def rows_of(self, numbers: Numbers) -> int | None:
+        """One, of (label,)."""
+        return 1 if len(numbers) == 1 else None
+
+    def columns(self, items: Callable[[], Iterator[Numbers]]) -> dict[str, Iterator[int]]:
+        """The labels, where there are classes."""
+        return {"labels": (label for (label,) in items())} if self.classes else {}
+
+
+H = TypeVar("H", bound=Header)
 
 
 @dataclass(frozen=True)
@@ -103,54 +141,42 @@ def is_codes(path: Path) -> bool:
 
 
 def read_codes(path: Path) -> Codes:
-    """Open codes without loading them, with the JSON beside them where there is one.
+    """Open codes of images without loading them, with the JSON beside them where there is one.
 
     Raises `VqtrtError` where the array is not one of codes (integers, none negative, 3 or 4 axes)
     or where the JSON does not belong to it. Values are compared with a codebook by `check_codes`.
     """
-    codes = open_npy(path)
-    if codes.dtype.kind not in "iu":
-        raise VqtrtError(f"{path}: holds {codes.dtype}, but codes are integers; cast them first")
-    if codes.ndim not in (3, 4):
+    array, facts = load_pair(path)
+    return images_codes(path, array, facts)
+
+
+def images_codes(path: Path, array: NDArray[Any], facts: dict[str, Any] | None) -> Codes:
+    """As `read_codes`, of what `load_pair` gave."""
+    json_path = path.with_suffix(".json")
+    if facts is not None:
+        require_kind(facts, "image", json_path)
+    if array.ndim not in (3, 4):
         raise VqtrtError(
-            f"{path}: has shape {codes.shape}, but codes are (N, h, w), or (N, h, w, C) for C "
+            f"{path}: has shape {array.shape}, but codes are (N, h, w), or (N, h, w, C) for C "
             "codebooks; reshape them first"
         )
-    if codes.dtype.kind == "i":
-        _check_values(codes, None, str(path))
-    json_path = path.with_suffix(".json")
-    if not json_path.exists():
-        return Codes(path, codes)
-    data = _load_json(json_path)
-    rows, files = data.pop("rows", None), data.pop("files", None)
-    labels, rejected = data.pop("labels", None), data.pop("rejected", None)
-    header = _header(data, json_path)
-    if type(rows) is not int or rows != len(codes):
+    if array.dtype.kind == "i":
+        _check_values(array, None, str(path))
+    if facts is None:
+        return Codes(path, array)
+    rows, lists = facts.pop("rows", None), take_lists(facts, "files", "labels", "rejected")
+    header = parse_header(CodesHeader, facts, json_path)
+    if type(rows) is not int or rows != len(array):
         raise VqtrtError(
-            f"{json_path}: describes {_short(rows)} rows, but {path.name} has {len(codes)}; "
+            f"{json_path}: describes {short(rows)} rows, but {path.name} has {len(array)}; "
             "bring the two files of one run together"
         )
-    if header.row_shape != codes.shape[1:]:
+    if header.row_shape != array.shape[1:]:
         raise VqtrtError(
             f"{json_path}: describes codes {_form(header.row_shape)}, but {path.name} has "
-            f"{codes.shape}; bring the two files of one run together"
+            f"{array.shape}; bring the two files of one run together"
         )
-    mend = "encode again, or remove the JSON"
-    if not _is_list(files, str) or len(files) != rows:
-        raise VqtrtError(f"{json_path}: 'files' is not a list of {rows} names; {mend}")
-    wanted = rows if header.classes else 0
-    labels = [] if labels is None and not header.classes else labels
-    if not _is_list(labels, int) or len(labels) != wanted:
-        raise VqtrtError(f"{json_path}: 'labels' is not a list of {wanted} integers; {mend}")
-    if labels and not (min(labels) >= -1 and max(labels) < len(header.classes)):
-        raise VqtrtError(f"{json_path}: a label is not an index into the classes; {mend}")
-    if not _is_list(rejected, dict) or not all(
-        r.keys() == {"file", "reason"} and _is_list(list(r.values()), str) for r in rejected
-    ):
-        raise VqtrtError(f"{json_path}: 'rejected' is not a list of file and reason; {mend}")
-    return Codes(
-        path, codes, header, tuple(files), tuple(labels), tuple(Rejected(**r) for r in rejected)
-    )
+    return Codes(path, array, header, *check_lists(lists, rows, header, json_path))
 
 
 def check_codes(
@@ -179,25 +205,35 @@ def check_codes(
 
 
 def _check_values(codes: NDArray[Any], codebook_size: int | None, name: str) -> None:
-    """Find the first negative value, or the first that is codebook_size or more."""
+    if bad := first_bad(codes, codebook_size):
+        place, value, reason = bad
+        row, *rest = place
+        raise VqtrtError(
+            f"{name}: row {row} at ({', '.join(map(str, rest))}) holds {value}, but {reason}"
+        )
+
+
+def first_bad(
+    codes: NDArray[Any], codebook_size: int | None
+) -> tuple[tuple[int, ...], int, str] | None:
+    """The first negative code, or the first that is codebook_size or more; reads chunk by chunk.
+
+    Its index, its value, and what is wrong with it.
+    """
     limits = np.iinfo(codes.dtype)
     if limits.min == 0 and (codebook_size is None or limits.max < codebook_size):
-        return
+        return None
     top = limits.max if codebook_size is None else codebook_size - 1
     for start, chunk in _chunks(codes):
         if chunk.size and (int(chunk.min()) < 0 or int(chunk.max()) > top):
             bad = (chunk < 0) | (chunk > top)
             row, *place = (int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
             value = int(chunk[(row, *place)])
-            reason = (
-                "codes are never negative"
-                if codebook_size is None
-                else f"the codebook has {codebook_size} entries (0 to {top})"
-            )
-            raise VqtrtError(
-                f"{name}: row {start + row} at ({', '.join(map(str, place))}) holds {value}, "
-                f"but {reason}"
-            )
+            if codebook_size is None:
+                return (start + row, *place), value, "codes are never negative"
+            reason = f"the codebook has {codebook_size} entries (0 to {top})"
+            return (start + row, *place), value, reason
+    return None
 
 
 def _chunks(codes: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -206,6 +242,18 @@ def _chunks(codes: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
     step = max(1, CHUNK_BYTES // row_bytes)
     for start in range(0, len(codes), step):
         yield start, codes[start : start + step]
+
+
+def load_pair(path: Path) -> tuple[NDArray[Any], dict[str, Any] | None]:
+    """An array of integers, memory-mapped, and the JSON beside it, known to be ours; None without.
+
+    Raises `VqtrtError` where one of them is something else.
+    """
+    array = open_npy(path)
+    if array.dtype.kind not in "iu":
+        raise VqtrtError(f"{path}: holds {array.dtype}, but codes are integers; cast them first")
+    json_path = path.with_suffix(".json")
+    return array, _load_json(json_path) if json_path.exists() else None
 
 
 def _load_json(path: Path) -> dict[str, Any]:
@@ -226,25 +274,63 @@ def _load_json(path: Path) -> dict[str, Any]:
         raise VqtrtError(f"{path}: not the JSON of a codes file; rename it or move it away")
     if version > FORMAT_VERSION:
         raise VqtrtError(
-            f"{path}: written by a newer vqtrt (codes format {_short(version)}, known: "
+            f"{path}: written by a newer vqtrt (codes format {short(version)}, known: "
             f"{FORMAT_VERSION}); upgrade vqtrt"
         )
     assert isinstance(data, dict)  # noqa: S101  (for mypy: a version came out of it)
     return data
 
 
-def _header(data: dict[str, Any], path: Path) -> CodesHeader:
+def require_kind(facts: dict[str, Any], wanted: Kind, json_path: Path) -> None:
+    """Raise `VqtrtError` for codes of the other kind; of an unknown kind, `parse_header` does."""
+    kinds = {"image": "images", "speech": "speech"}
+    found = facts.get("kind", "image")
+    if found != wanted and isinstance(found, str) and found in kinds:
+        raise VqtrtError(
+            f"{json_path}: 'kind' says that these are codes of {kinds[found]}, where codes of "
+            f"{kinds[wanted]} are wanted; give those"
+        )
+
+
+def parse_header(model: type[H], facts: dict[str, Any], json_path: Path) -> H:
+    """The header, of what is left in the JSON; `VqtrtError` for a field that does not fit."""
     try:
-        return CodesHeader.model_validate(data)
+        return model.model_validate(facts)
     except ValidationError as err:
         first = err.errors(include_url=False, include_input=False)[0]
-        where = ".".join(_short(part) for part in first["loc"])
+        where = ".".join(short(part) for part in first["loc"])
         raise VqtrtError(
-            f"{path}: '{where}': {first['msg']}; encode again, or remove the JSON"
+            f"{json_path}: '{where}': {first['msg']}; encode again, or remove the JSON"
         ) from err
 
 
-def _is_list(value: object, kind: type) -> bool:
+def take_lists(facts: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Take the lists out of the JSON's object, unchecked; what is left is the header."""
+    return {name: facts.pop(name, None) for name in names}
+
+
+def check_lists(
+    lists: dict[str, Any], count: int, header: Header, json_path: Path
+) -> tuple[tuple[str, ...], tuple[int, ...], tuple[Rejected, ...]]:
+    """`files` and `labels` of `count` items, and `rejected`; `VqtrtError` where one is not so."""
+    files, labels, rejected = lists["files"], lists["labels"], lists["rejected"]
+    mend = "encode again, or remove the JSON"
+    if not is_list(files, str) or len(files) != count:
+        raise VqtrtError(f"{json_path}: 'files' is not a list of {count} names; {mend}")
+    wanted = count if header.classes else 0
+    labels = [] if labels is None and not header.classes else labels
+    if not is_list(labels, int) or len(labels) != wanted:
+        raise VqtrtError(f"{json_path}: 'labels' is not a list of {wanted} integers; {mend}")
+    if labels and not (min(labels) >= -1 and max(labels) < len(header.classes)):
+        raise VqtrtError(f"{json_path}: a label is not an index into the classes; {mend}")
+    if not is_list(rejected, dict) or not all(
+        r.keys() == {"file", "reason"} and is_list(list(r.values()), str) for r in rejected
+    ):
+        raise VqtrtError(f"{json_path}: 'rejected' is not a list of file and reason; {mend}")
+    return tuple(files), tuple(labels), tuple(Rejected(**r) for r in rejected)
+
+
+def is_list(value: object, kind: type) -> bool:
     """Whether it is a list of exactly this type: True is not an int here."""
     return isinstance(value, list) and all(type(item) is kind for item in value)
 
@@ -253,7 +339,7 @@ def _form(row_shape: tuple[Any, ...]) -> str:
     return f"(N, {', '.join(map(str, row_shape))})"
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     """A stranger's value, short and on one line."""
     text = ascii(value) if not isinstance(value, str) else ascii(value)[1:-1]
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,9 +1,10 @@
 """The journal of a codes file in the making: JSON lines, of which the last may be torn.
 
-Notable: the first line is `{"header": …}`; then, in order, `[name, label]` a row, `{"reject": …,
-"reason": …}` an item without a row, and `{"commit": rows, "files": items}`. A commit counts only if
-every line before it is whole and adds up to its numbers: after a power cut, a file may hold
-anything past its last sync.
+Notable: the first line is `{"header": …}`; then, in order, `[name, label]` an image, or `[name,
+label, codes, samples]` a clip; `{"reject": …, "reason": …}` an item without a row; and `{"commit":
+rows, "files": items}`, with the rows of the array so far. A commit counts only if every line before
+it is whole and adds up to its numbers: after a power cut, a file may hold anything past its last
+sync.
 """
 
 import fcntl
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from vqtrt.data.codes import CodesHeader
+from vqtrt.data.codes import Header, Numbers
 from vqtrt.errors import VqtrtError
 
 BUFFER_BYTES = 1 << 20
@@ -24,8 +25,11 @@ class Commit(NamedTuple):
     """A point to resume from."""
 
     rows: int
+    """Of the array."""
     files: int
     """Items done, written or rejected."""
+    written: int
+    """Items that have rows."""
     journal_bytes: int
     """The journal's length up to and with the commit's line."""
 
@@ -99,7 +103,7 @@ class Appender:
         self._buffer.clear()
 
 
-def last_commit(journal: Path, header: CodesHeader, rows_on_disk: int) -> Commit | None:
+def last_commit(journal: Path, header: Header, rows_on_disk: int) -> Commit | None:
     """The last commit that holds, or None where there is nothing to resume.
 
     Raises `VqtrtError` where the journal was begun with another header, `OSError` where it cannot
@@ -108,7 +112,7 @@ def last_commit(journal: Path, header: CodesHeader, rows_on_disk: int) -> Commit
     if not journal.is_file() or rows_on_disk < 0:
         return None
     found: Commit | None = None
-    rows = files = end = 0
+    rows = files = written = end = 0
     for line in _lines(journal):
         try:
             entry = json.loads(line)
@@ -119,19 +123,32 @@ def last_commit(journal: Path, header: CodesHeader, rows_on_disk: int) -> Commit
             if not isinstance(entry, dict) or not isinstance(entry.get("header"), dict):
                 break
             _compare(entry["header"], header, journal)
-        elif isinstance(entry, list) and [type(part) for part in entry] == [str, int]:
-            rows, files = rows + 1, files + 1
+        elif isinstance(entry, list):
+            more = _rows_of(entry, header)
+            if more is None:
+                break
+            rows, files, written = rows + more, files + 1, written + 1
         elif isinstance(entry, dict) and "reject" in entry:
             files += 1
         elif entry == {"commit": rows, "files": files} and rows <= rows_on_disk:
-            found = Commit(rows, files, end)
+            found = Commit(rows, files, written, end)
         else:
             break
     return found
 
 
-def write_json(path: Path, head: dict[str, Any], journal: Path, *, labels: bool) -> None:
-    """Write the final JSON, one element a line, from a synced journal; synced when it returns."""
+def _rows_of(entry: list[Any], header: Header) -> int | None:
+    """Rows of an item; None for a line that no item has."""
+    if not entry or type(entry[0]) is not str or any(type(part) is not int for part in entry[1:]):
+        return None
+    return header.rows_of(tuple(entry[1:]))
+
+
+def write_json(path: Path, header: Header, head: dict[str, Any], journal: Path) -> None:
+    """Write the final JSON, one element a line, from a synced journal; synced when it returns.
+
+    `head` is what it begins with; the lists of the items follow.
+    """
     path.unlink(missing_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     out = Appender(fd)
@@ -139,12 +156,12 @@ def write_json(path: Path, head: dict[str, Any], journal: Path, *, labels: bool)
         for key, value in head.items():
             out.append(f"{'{' if not out.size else ','}\n{json.dumps(key)}: ".encode())
             out.append(json.dumps(value).encode("ascii"))
-        # A label has no comma: the last one of a row's line ends the name.
         out.append(b',\n"files": [')
-        _append_list(out, (line[1 : line.rindex(b",")] for line in _rows(journal)))
-        if labels:
-            out.append(b',\n"labels": [')
-            _append_list(out, (line[line.rindex(b",") + 1 : -2] for line in _rows(journal)))
+        _append_list(out, (json.dumps(name).encode("ascii") for name, _ in _items(journal)))
+        columns = header.columns(lambda: (numbers for _, numbers in _items(journal)))
+        for key, column in columns.items():
+            out.append(f",\n{json.dumps(key)}: [".encode())
+            _append_list(out, (b"%d" % number for number in column))
         out.append(b',\n"rejected": [')
         _append_list(out, _rejects(journal))
         out.append(b"\n}\n")
@@ -156,12 +173,16 @@ def write_json(path: Path, head: dict[str, Any], journal: Path, *, labels: bool)
 def _append_list(out: Appender, elements: Iterator[bytes]) -> None:
     """The elements and the closing bracket."""
     for i, element in enumerate(elements):
-        out.append((b",\n" if i else b"\n") + element.strip())
+        out.append((b",\n" if i else b"\n") + element)
     out.append(b"]")
 
 
-def _rows(journal: Path) -> Iterator[bytes]:
-    return (line for line in _lines(journal) if line.startswith(b"["))
+def _items(journal: Path) -> Iterator[tuple[str, Numbers]]:
+    """Names of what has rows, and what else is known of it."""
+    for line in _lines(journal):
+        if line.startswith(b"["):
+            name, *numbers = json.loads(line)
+            yield name, tuple(numbers)
 
 
 def _rejects(journal: Path) -> Iterator[bytes]:
@@ -183,7 +204,7 @@ _IN_WORDS = {"listing_sha256": "the data's list of files", "weights_sha256": "th
 """What it means that one of the hashes differs: the hash itself says nothing to a user."""
 
 
-def _compare(old: dict[str, Any], header: CodesHeader, journal: Path) -> None:
+def _compare(old: dict[str, Any], header: Header, journal: Path) -> None:
     # Through JSON, which makes lists of tuples, as it did with the old one. The hashes say what
     # the data and the model are; how their paths were typed does not matter.
     new = json.loads(json.dumps(header.model_dump(exclude={"root", "model"})))

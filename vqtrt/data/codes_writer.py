@@ -13,14 +13,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.data.codes import FORMAT_VERSION, CodesHeader
+from vqtrt.data.clip_codes import ClipHeader, codes_in
+from vqtrt.data.codes import FORMAT_VERSION, CodesHeader, H, Numbers
 from vqtrt.data.codes_journal import Appender, Commit, last_commit, write_json
 from vqtrt.errors import VqtrtError, unwritable
+
+_NOTHING = Commit(0, 0, 0, 0)
 
 
 def npy_header(dtype: np.dtype[Any], row_shape: tuple[int, ...], rows: int) -> bytes:
@@ -36,26 +39,26 @@ def npy_header(dtype: np.dtype[Any], row_shape: tuple[int, ...], rows: int) -> b
     return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body.encode("ascii")
 
 
-class CodesWriter:
+class ItemsWriter(Generic[H]):
     """Streams codes to `out` (.npy) and what is known of them to the .json beside it.
 
-    Use it as a context manager: leaving without `finish` calls `abort`. `write` and `reject` are
-    called in the order of the listing, so that at each `commit` the items done are its first
-    `files_done`. With `resume`, a writer starts at the last commit of an earlier one, and the
+    Use it as a context manager: leaving without `finish` calls `abort`. `write` (of a subclass) and
+    `reject` are called in the order of the listing, so that at each `commit` the items done are its
+    first `files_done`. With `resume`, a writer starts at the last commit of an earlier one, and the
     caller skips that many items.
 
     Raises `VqtrtError` where `out` cannot be written, is being written by another process, or was
     begun with another header.
     """
 
-    def __init__(self, out: Path, *, header: CodesHeader, resume: bool) -> None:
+    def __init__(self, out: Path, *, header: H, resume: bool) -> None:
         self.out, self.header = out, header
         self.json_path = out.with_suffix(".json") if out.name else out
         self.partial = out.parent / f"{out.name}.partial"
         self.journal = out.parent / f"{out.name}.partial.jsonl"
         self._json_partial = out.parent / f"{self.json_path.name}.partial"
         self._row_bytes = int(np.prod(header.row_shape)) * header.dtype.itemsize
-        self._committed = Commit(0, 0, 0)
+        self._committed = _NOTHING
         self._broken = self._closed = False
         self._check_out()
         with self._reporting():
@@ -74,19 +77,24 @@ class CodesWriter:
 
     @property
     def rows(self) -> int:
-        """Rows so far, with those of the run that was resumed."""
+        """Rows of the array so far, with those of the run that was resumed."""
         return self._rows
+
+    @property
+    def written(self) -> int:
+        """Items so far that have rows."""
+        return self._written
 
     @property
     def files_done(self) -> int:
         """Items so far, written or rejected; right after resuming, how many to skip."""
         return self._files
 
-    def write(self, names: Sequence[str], labels: Sequence[int], codes: NDArray[Any]) -> None:
-        """Append n rows: names and labels (-1 for none) of length n, integers (n, h, w[, C])."""
-        header, shape = self.header, (len(names), *self.header.row_shape)
-        if codes.shape != shape or codes.dtype.kind not in "iu" or len(labels) != len(names):
-            raise ValueError(f"codes {codes.dtype} {codes.shape}, {len(labels)} labels: {shape}")
+    def _append(
+        self, names: Sequence[str], numbers: Sequence[Numbers], codes: NDArray[Any]
+    ) -> None:
+        """Append the rows of some items: integers (rows, *header.row_shape)."""
+        header = self.header
         if not len(names):
             return
         low, high = int(codes.min()), int(codes.max())
@@ -95,15 +103,17 @@ class CodesWriter:
                 f"{self.out}: the encoder gave code {low if low < 0 else high}, but the codebook "
                 f"has {header.codebook_size} entries; run `vqtrt verify` on the bundle"
             )
+        labels = [label for label, *_ in numbers]
         if header.classes and not -1 <= min(labels) <= max(labels) < len(header.classes):
             raise ValueError(f"labels outside -1 to {len(header.classes) - 1}")
         # json's ASCII escapes keep names that are not UTF-8, and newlines, on one line.
-        lines = [json.dumps([n, int(k)]) for n, k in zip(names, labels, strict=True)]
+        lines = [json.dumps([n, *more]) for n, more in zip(names, numbers, strict=True)]
         with self._reporting():
             self._data.append(np.ascontiguousarray(codes, header.dtype).tobytes())
             self._log.append(("\n".join(lines) + "\n").encode("ascii"))
-            self._rows += len(names)
+            self._rows += len(codes)
             self._files += len(names)
+            self._written += len(names)
 
     def reject(self, name: str, reason: str) -> None:
         """Record that an item has no row, and why."""
@@ -121,7 +131,7 @@ class CodesWriter:
             self._data.sync()
             self._log.append(line.encode("ascii"))
             self._log.sync()
-            self._committed = Commit(self._rows, self._files, self._log.size)
+            self._committed = Commit(self._rows, self._files, self._written, self._log.size)
 
     def finish(self) -> Path:
         """Write the JSON, move both files into place, and return `out`."""
@@ -129,8 +139,9 @@ class CodesWriter:
         with self._reporting():
             self._data.sync()
             self._data.patch(self._npy_header(self._rows))
-            head = {"format_version": FORMAT_VERSION, **self.header.model_dump(), "rows": self.rows}
-            write_json(self._json_partial, head, self.journal, labels=bool(self.header.classes))
+            head = {"format_version": FORMAT_VERSION, **self.header.model_dump()}
+            head["rows"] = self.written
+            write_json(self._json_partial, self.header, head, self.journal)
             # An older result must not stand beside the new JSON, not even for a moment.
             self.out.unlink(missing_ok=True)
             self._json_partial.replace(self.json_path)
@@ -157,7 +168,7 @@ class CodesWriter:
 
     def discard(self) -> None:
         """Stop, and keep nothing, whatever was committed."""
-        self._committed = Commit(0, 0, 0)
+        self._committed = _NOTHING
         self.abort()
 
     def __enter__(self) -> Self:
@@ -219,8 +230,8 @@ class CodesWriter:
             with self._reporting():
                 space = self._data.size - len(head)
                 found = last_commit(self.journal, self.header, space // self._row_bytes)
-        self._committed = found or Commit(0, 0, 0)
-        self._rows, self._files, end = self._committed
+        self._committed = found or _NOTHING
+        self._rows, self._files, self._written, end = self._committed
         try:
             with self._reporting():
                 self._log.truncate(end)
@@ -268,3 +279,41 @@ class CodesWriter:
         except OSError as err:
             self._broken = True
             raise unwritable(self.out, err) from err
+
+
+class CodesWriter(ItemsWriter[CodesHeader]):
+    """Writes the codes of images, each of which is one row."""
+
+    def write(self, names: Sequence[str], labels: Sequence[int], codes: NDArray[Any]) -> None:
+        """Append n rows: names and labels (-1 for none) of length n, integers (n, h, w[, C])."""
+        shape = (len(names), *self.header.row_shape)
+        if codes.shape != shape or codes.dtype.kind not in "iu" or len(labels) != len(names):
+            raise ValueError(f"codes {codes.dtype} {codes.shape}, {len(labels)} labels: {shape}")
+        self._append(names, [(int(label),) for label in labels], codes)
+
+
+class ClipWriter(ItemsWriter[ClipHeader]):
+    """Writes the codes of clips, each of which is as many rows as it has codes."""
+
+    def write(
+        self,
+        names: Sequence[str],
+        labels: Sequence[int],
+        clips: Sequence[NDArray[Any]],
+        samples: Sequence[int],
+    ) -> None:
+        """Append n clips: names, speakers (-1 for none), integers (t,) and lengths in samples."""
+        stride = self.header.stride
+        if not len(names) == len(labels) == len(clips) == len(samples):
+            counts = (len(names), len(labels), len(clips), len(samples))
+            raise ValueError(f"names, labels, clips and samples: {counts}")
+        for codes, count in zip(clips, samples, strict=True):
+            shape = (codes_in(count, stride),)
+            if count < 1 or codes.shape != shape or codes.dtype.kind not in "iu":
+                raise ValueError(f"codes {codes.dtype} {codes.shape} of {count} samples: {shape}")
+        numbers = [
+            (int(label), len(codes), int(count))
+            for label, codes, count in zip(labels, clips, samples, strict=True)
+        ]
+        if clips:
+            self._append(names, numbers, np.concatenate(clips))
