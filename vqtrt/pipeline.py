@@ -1,7 +1,8 @@
 """Whole data sets through a tokenizer: folder to codes file, and codes file to pictures.
 
 Reading ahead happens in threads (`data/batches.py`) while the engine works on the batch before,
-so both run at once; memory holds a few batches whatever the folder's size.
+so both run at once; memory holds a few batches whatever the folder's size. What speech has in
+common with images is here, too; the rest is in `speech_pipeline.py`.
 """
 
 import hashlib
@@ -9,11 +10,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
@@ -21,10 +22,10 @@ import vqtrt
 from vqtrt.artefacts import Artefacts
 from vqtrt.data.batches import OnError, read_batches
 from vqtrt.data.codes import Codes, CodesHeader, check_codes
-from vqtrt.data.codes_writer import CodesWriter
+from vqtrt.data.codes_writer import CodesWriter, ItemsWriter
 from vqtrt.data.folder import ImageFolder
 from vqtrt.data.preprocessing import Preprocessing
-from vqtrt.data.source import Images, ImageSource
+from vqtrt.data.source import Images, ImageSource, Item
 from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.tokenizer import Tokenizer
 
@@ -34,8 +35,15 @@ Progress = Callable[[int, int], None]
 _COMMIT_SECONDS = 2.0
 
 
+class Source(Protocol):
+    """What every source has, of images or of speech."""
+
+    def items(self) -> Iterator[Item]:
+        """All items in order."""
+
+
 class Listing(NamedTuple):
-    """What a source holds, without its images."""
+    """What a source holds, without reading it."""
 
     items: int
     sha256: str
@@ -43,17 +51,18 @@ class Listing(NamedTuple):
 
 
 class EncodeResult(NamedTuple):
-    """What `encode_source` wrote."""
+    """What an encode wrote."""
 
     out: Path
     rows: int
+    """Items that have codes."""
     rejected: int
     resumed_at: int
     """Items that an earlier, interrupted job had done already."""
 
 
-def list_source(source: ImageSource) -> Listing:
-    """Count a source's items and hash their names; images are not read."""
+def list_source(source: Source) -> Listing:
+    """Count a source's items and hash their names; they are not read."""
     digest, count = hashlib.sha256(), 0
     for item in source.items():
         digest.update(os.fsencode(item.name) + b"\0")
@@ -81,10 +90,8 @@ def encode_source(
     a job stopped is kept beside `out`, and `resume` continues it. Where no image at all can be
     read, raises `VqtrtError` and leaves nothing.
     """
-    if isinstance(source, ImageFolder) and _is_below(out, source.root):
-        raise VqtrtError(
-            f"{out}: is inside {root}, whose files are encoded; give --out a path outside of it"
-        )
+    if isinstance(source, ImageFolder):
+        require_outside(out, source.root, root)
     size = preprocessing or tokenizer.preprocessing
     shape = tokenizer.code_shape(size.height, size.width)
     listing = list_source(source)
@@ -103,7 +110,7 @@ def encode_source(
         vqtrt_version=vqtrt.__version__,
     )
     with CodesWriter(out, header=header, resume=resume) as writer:
-        resumed_at, rejected, committed = writer.files_done, 0, time.monotonic()
+        resumed_at, committed = writer.files_done, time.monotonic()
         progress(resumed_at, listing.items)
         for batch in read_batches(
             source,
@@ -118,29 +125,39 @@ def encode_source(
                 writer.write(names, labels, tokenizer.encode(batch.images))
             for item, reason in batch.rejected:
                 writer.reject(item.name, reason)
-            rejected += len(batch.rejected)
             if time.monotonic() - committed > _COMMIT_SECONDS:
                 writer.commit()
                 committed = time.monotonic()
             progress(writer.files_done, listing.items)
-        if writer.files_done != listing.items:
-            raise VqtrtError(
-                f"{root}: held {listing.items} files at first and {writer.files_done} at the end; "
-                "encode it again while nothing changes it"
-            )
-        rows, total = writer.rows, writer.files_done
-        if not rows:
-            writer.discard()
-            raise VqtrtError(
-                f"{root}: none of its {total} files is an image that can be read: there is nothing "
-                "to encode; check the path (without --on-error skip, the first file's fault is "
-                "named)"
-            )
-        return EncodeResult(writer.finish(), rows, total - rows, resumed_at)
+        return finish(writer, listing, resumed_at, root, "an image")
 
 
-def _is_below(path: Path, folder: Path) -> bool:
-    return path.parent.resolve().is_relative_to(folder.resolve())
+def require_outside(out: Path, folder: Path, root: str) -> None:
+    """Raise `VqtrtError` where `out` would be among the files that are encoded."""
+    if out.parent.resolve().is_relative_to(folder.resolve()):
+        raise VqtrtError(
+            f"{out}: is inside {root}, whose files are encoded; give --out a path outside of it"
+        )
+
+
+def finish(
+    writer: ItemsWriter[Any], listing: Listing, resumed_at: int, root: str, what: str
+) -> EncodeResult:
+    """Put the codes into place, unless the source changed meanwhile or nothing could be read."""
+    total, rows = writer.files_done, writer.written
+    if total != listing.items:
+        raise VqtrtError(
+            f"{root}: held {listing.items} files at first and {total} at the end; "
+            "encode it again while nothing changes it"
+        )
+    if not rows:
+        writer.discard()
+        raise VqtrtError(
+            f"{root}: none of its {total} files is {what} that can be read: there is nothing "
+            "to encode; check the path (without --on-error skip, the first file's fault is "
+            "named)"
+        )
+    return EncodeResult(writer.finish(), rows, total - rows, resumed_at)
 
 
 def decode_codes(
@@ -175,21 +192,29 @@ def decode_codes(
 
 def picture_names(codes: Codes) -> list[str]:
     """A relative path ending in .png for each row, all different and none outside the folder."""
-    if not codes.files:
-        return [f"{row:06d}.png" for row in range(len(codes.codes))]
-    paths = [_inside(file, codes.path) for file in codes.files]
+    return output_names(codes.files, len(codes.codes), codes.path, ".png")
+
+
+def output_names(files: Sequence[str], count: int, codes: Path, suffix: str) -> list[str]:
+    """Relative paths ending in `suffix` for `count` items, by the `files` they came from.
+
+    All are different, and none is outside the folder. Without files, they are numbered.
+    """
+    if not files:
+        return [f"{row:06d}{suffix}" for row in range(count)]
+    paths = [_inside(file, codes) for file in files]
     taken = {str(folder) for path in paths for folder in path.parents}
     names = []
     for row, path in enumerate(paths):
         # a.jpg and a.png of one folder must not become one picture, nor take a folder's name.
         # An array's item, `images.npy[17]`, has no suffix to replace.
-        name = f"{path}.png" if path.name.endswith("]") else str(path.with_suffix(".png"))
+        name = f"{path}{suffix}" if path.name.endswith("]") else str(path.with_suffix(suffix))
         if name in taken:
-            name = f"{path}.png"
+            name = f"{path}{suffix}"
         if name in taken:
-            name = f"{path}-{row:06d}.png"
+            name = f"{path}-{row:06d}{suffix}"
         while name in taken:
-            name = f"{name[:-4]}_.png"
+            name = f"{name.removesuffix(suffix)}_{suffix}"
         taken.add(name)
         names.append(name)
     return names
