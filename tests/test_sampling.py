@@ -9,7 +9,7 @@ from vqtrt.artefacts import find_model
 from vqtrt.engines import open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.run import export_bundle
-from vqtrt.priors.pixelcnn_cached import draw as draw_codes
+from vqtrt.models.draw import draw as draw_codes
 from vqtrt.sampler import BatchSampler, Draw, PixelCNNSampler, noise
 from vqtrt.sampling import Request, find_prior, label_number, sample_codes
 from vqtrt.training.prior_run import trained_priors

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vqtrt.data.audio import AudioPreprocessing
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.errors import VqtrtError
 
@@ -33,6 +34,8 @@ class TensorSpec(_Part):
     dtype: Literal["uint8", "int32", "float32"]
     shape: tuple[int | str, ...]
     """Sizes; a string names a size that is free, or how it follows from others (`4*h`)."""
+    delay: int = Field(1, ge=1)
+    """Of a cache: runs after which it comes back."""
 
     def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with a number for each free size."""
@@ -55,19 +58,36 @@ class ModelFacts(_Part):
     num_codebooks: int = Field(ge=1)
     code_dim: int = Field(ge=1)
     stride: int = Field(ge=1)
-    """Pixels a side that one code stands for."""
+    """Pixels a side that one code stands for, or samples of speech."""
+
+
+class SpeechFacts(_Part):
+    """What a user of a model of speech has to know besides."""
+
+    preprocessing: AudioPreprocessing
+    decoder: Literal["conv", "wavenet"]
+    speakers: tuple[str, ...]
+    """Names; a speaker's number is its place, and their count stands for none."""
+    context: int = Field(ge=0)
+    """Codes on either side that a chunk of audio is encoded with, to get the codes of the whole."""
+    decoder_context: int = Field(ge=0)
+    """The same for decoding: codes on either side that change a code's samples."""
+    hop: int = Field(1, ge=1)
+    """WaveNet: samples that one frame of conditioning stands for."""
+    unroll: int = Field(1, ge=1)
+    """WaveNet: samples that one run of the step graph draws."""
 
 
 class PriorFacts(_Part):
     """What a user of a prior has to know."""
 
-    kind: Literal["pixelcnn"] = "pixelcnn"
+    kind: Literal["pixelcnn", "wavenet"] = "pixelcnn"
     codebook_size: int = Field(ge=2)
     num_codebooks: int = Field(ge=1)
-    height: int = Field(ge=1)
-    """Rows of the grids that it was trained on."""
+    height: int = Field(1, ge=1)
+    """Rows of the grids that it was trained on; 1 for speech."""
     width: int = Field(ge=1)
-    """Columns of the same."""
+    """Columns of the same; for speech, codes of the crops."""
     reach: int = Field(ge=1)
     """Positions in each direction that one can see: larger grids have blind spots."""
     classes: tuple[str, ...] = ()
@@ -90,10 +110,12 @@ class BundleInfo(_Part):
     """The content of `bundle.json`."""
 
     format_version: Literal[1] = 1
-    kind: Literal["image"] = "image"
+    kind: Literal["image", "speech"] = "image"
     vqtrt_version: str
     model: ModelFacts
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None = None
+    """Of images."""
+    speech: SpeechFacts | None = None
     graphs: dict[str, GraphSpec]
     priors: dict[str, PriorFacts] = {}
     opset: int
@@ -103,10 +125,10 @@ class BundleInfo(_Part):
 class Bundle:
     """A bundle's folder, its `info`, and the SHA-256 of that info, which stands for the whole."""
 
-    def __init__(self, path: Path, info: BundleInfo) -> None:
+    def __init__(self, path: Path, info: BundleInfo, sha256: str | None = None) -> None:
         self.path = path
         self.info = info
-        self.sha256 = _digest(info)
+        self.sha256 = sha256 or _digest(info.model_dump(mode="json"))
 
     @classmethod
     def open(cls, path: Path) -> "Bundle":
@@ -126,15 +148,18 @@ class Bundle:
             raise VqtrtError(
                 _damaged(path / INFO, f"{where}: {error.errors()[0]['msg']}")
             ) from None
-        bundle = cls(path, info)
-        if claimed != bundle.sha256:
+        # Of what the file says, not of what it is read as: a field that a later vqtrt adds must not
+        # make older bundles look damaged.
+        sha256 = _digest(content)
+        if claimed != sha256:
             raise VqtrtError(_damaged(path / INFO, "its content does not match its own SHA-256"))
-        return bundle
+        return cls(path, info, sha256)
 
     @staticmethod
     def write_info(folder: Path, info: BundleInfo) -> None:
         """Write `bundle.json` into a folder that holds the graphs already."""
-        content = info.model_dump(mode="json") | {"self_sha256": _digest(info)}
+        content = info.model_dump(mode="json")
+        content["self_sha256"] = _digest(content)
         (folder / INFO).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def graph_spec(self, name: str) -> GraphSpec:
@@ -179,8 +204,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest(info: BundleInfo) -> str:
-    text = json.dumps(info.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -10,31 +10,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from vqtrt.config_parts import PriorDataConfig, QuantizerConfig, TrainConfig
+from vqtrt.config_speech import SpeechConfig, SpeechPriorConfig
 from vqtrt.data.preprocessing import Preprocessing
-from vqtrt.settings import Settings, find_recipe, read_settings
+from vqtrt.errors import VqtrtError
+from vqtrt.settings import Settings, find_recipe, read_settings, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
-
-
-class QuantizerConfig(Settings):
-    """The codebook (paper, section 3)."""
-
-    kind: Literal["ema", "gradient"] = "ema"
-    """`gradient`: the codebook loss of equation 3. `ema`: moving averages, appendix A.1."""
-    codebook_size: int = Field(512, ge=2, le=2**24)
-    """K, entries of a codebook."""
-    dim: int = Field(64, ge=1, le=4096)
-    """D, length of an entry."""
-    num_codebooks: int = Field(1, ge=1, le=64)
-    """C, codes at a position, each with a codebook of its own."""
-    beta: float = Field(0.25, ge=0)
-    """Weight of the commitment loss; results hardly vary from 0.1 to 2.0 (section 3.2)."""
-    decay: float = Field(0.99, gt=0, lt=1)
-    """Decay of the moving averages (appendix A.1), once they have warmed up."""
-    epsilon: float = Field(1e-5, gt=0)
-    """Laplace smoothing of the counts, as in the authors' Sonnet code."""
-    restart_below: float = Field(0.03, ge=0, lt=1)
-    """A code used less than this share of an even use is restarted from the data; 0 for never."""
 
 
 class ModelConfig(Settings):
@@ -118,34 +100,6 @@ class DataConfig(Settings):
     """Decoded images are kept in memory if all of them fit in this."""
 
 
-class TrainConfig(Settings):
-    """How it is trained."""
-
-    steps: int = Field(10_000, ge=1)
-    batch_size: int = Field(32, ge=1)
-    """Images a step, over all processes together."""
-    learning_rate: float = Field(2e-4, gt=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    """`cosine`: half a cosine from the learning rate to 0 over all steps."""
-    warmup_steps: int = Field(0, ge=0)
-    """Steps in which the rate rises to `learning_rate`."""
-    clip_norm: float | None = Field(None, gt=0)
-    """Longer gradients are cut to this norm."""
-    seed: int = Field(0, ge=0, lt=2**63)
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """Precision of the convolutions; distances and losses stay in float32."""
-    log_every: int = Field(50, ge=1)
-    evaluate_every: int = Field(1000, ge=1)
-    checkpoint_every: int = Field(1000, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-
-    @field_validator("mixed_precision", mode="before")
-    @classmethod
-    def _no(cls, value: object) -> object:
-        # YAML 1.1 reads a bare `no` as false.
-        return "no" if value is False else value
-
-
 class Config(Settings):
     """All settings of a run."""
 
@@ -165,17 +119,6 @@ class Config(Settings):
                 f"stride {self.model.stride}; change the size or model.strided_layers"
             )
         return self
-
-
-class PriorDataConfig(Settings):
-    """What a prior is trained on."""
-
-    path: str = "shapes"
-    """A codes file, or images that are encoded first."""
-    holdout: int = Field(1000, ge=1)
-    """Rows set aside for evaluation, drawn by seed; at most a tenth of the data."""
-    conditional: bool = True
-    """Condition on the data's labels, where it has any."""
 
 
 class CodesConfig(Settings):
@@ -200,10 +143,44 @@ class PriorConfig(Settings):
 
 
 def load_config(recipe: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a recipe by name or a YAML file; apply `key=value` overrides (`train.steps=100`)."""
-    return read_settings(Config, find_recipe(RECIPES, recipe), overrides)
+    """Read a recipe by name or a YAML file; apply `key=value` overrides (`train.steps=100`).
+
+    Raises `VqtrtError` for settings of speech.
+    """
+    path = find_recipe(RECIPES, recipe)
+    if _kind(path, ("model", "kind")) == "speech":
+        raise VqtrtError(f"{recipe}: is of speech, and this is for images")
+    return read_settings(Config, path, overrides)
 
 
-def load_prior_config(recipe: str | Path, overrides: Iterable[str] = ()) -> PriorConfig:
-    """The same for a prior's settings."""
-    return read_settings(PriorConfig, find_recipe(RECIPES / "priors", recipe), overrides)
+def load_speech_config(recipe: str | Path, overrides: Iterable[str] = ()) -> SpeechConfig:
+    """The same for settings of speech."""
+    path = find_recipe(RECIPES, recipe)
+    if _kind(path, ("model", "kind")) != "speech":
+        raise VqtrtError(f"{recipe}: is of images, and this is for speech")
+    return read_settings(SpeechConfig, path, overrides)
+
+
+def load_any_config(recipe: str | Path, overrides: Iterable[str] = ()) -> Config | SpeechConfig:
+    """Settings of either kind, by their `model.kind`."""
+    if _kind(find_recipe(RECIPES, recipe), ("model", "kind")) == "speech":
+        return load_speech_config(recipe, overrides)
+    return load_config(recipe, overrides)
+
+
+def load_prior_config(
+    recipe: str | Path, overrides: Iterable[str] = ()
+) -> PriorConfig | SpeechPriorConfig:
+    """Settings of a prior, by their `prior.kind`."""
+    path = find_recipe(RECIPES / "priors", recipe)
+    if _kind(path, ("prior", "kind")) == "wavenet":
+        return read_settings(SpeechPriorConfig, path, overrides)
+    return read_settings(PriorConfig, path, overrides)
+
+
+def _kind(path: Path, keys: Iterable[str]) -> object:
+    """A value of a settings file, before the file is validated; None where it has none."""
+    value: object = read_yaml(path)
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

@@ -18,6 +18,10 @@ class ImageError(VqtrtError):
     """One image that cannot be read; `--on-error skip` passes over it."""
 
 
+class AudioError(VqtrtError):
+    """One recording that cannot be read; `--on-error skip` passes over it."""
+
+
 class Interrupted(VqtrtError):  # noqa: N818
     """Ctrl-C, with what the interrupted work had to say."""
 

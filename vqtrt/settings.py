@@ -47,7 +47,7 @@ def recipe_names(folder: Path) -> list[str]:
 
 def read_settings(kind: type[S], path: Path, overrides: Iterable[str] = ()) -> S:
     """Read a YAML file as `kind`, with `key=value` overrides (`train.steps=100`)."""
-    settings = _read_yaml(path)
+    settings = read_yaml(path)
     for override in overrides:
         _set(kind, settings, override)
     return parse_settings(kind, settings, str(path))
@@ -61,7 +61,8 @@ def parse_settings(kind: type[S], settings: Mapping[str, Any], where: str) -> S:
         raise VqtrtError(f"{where}: {_first_problem(kind, error)}") from error
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a file, not validated."""
     try:
         if path.stat().st_size > _MAX_YAML_BYTES:
             raise VqtrtError(f"{path}: larger than {_MAX_YAML_BYTES} bytes: not a settings file")

@@ -5,7 +5,7 @@ import torch
 from vqtrt.config import PixelCNNConfig
 from vqtrt.priors.graphs import GRAPHS, pixelcnn_graph
 from vqtrt.priors.pixelcnn import PixelCNN
-from vqtrt.priors.pixelcnn_cached import draw
+from vqtrt.models.draw import draw
 
 HALF = 2.0**-24
 

@@ -1,0 +1,106 @@
+"""WaveNet's cached form: a few steps a run, each layer with O(1) work a step (Fast WaveNet).
+
+The same weights and the same function as `wavenet.py` (arXiv 1611.09482 names the idea). A layer
+of dilation d needs its stream d steps before. One run draws `unroll` steps u: where d is a
+multiple of u, that is a whole block of an earlier run, which comes back as a cache with a delay of
+d / u runs, and its product is taken for all steps at once; where d is smaller, the last d steps
+are kept. So nothing is moved but what is new, however long the dilations.
+
+Shapes: N sequences, p channels, L layers, K classes, which also stands for "nothing before".
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtrt.models.draw import draw
+from vqtrt.models.wavenet import WaveNet, gate
+from vqtrt.precision import in_dtype
+
+
+class WaveNetStep(nn.Module):
+    """Draws the next `unroll` classes of every sequence.
+
+    With a `dtype` of half precision embeddings, products and gates are in half; what goes in and
+    comes out, softmax and draw stay in the WaveNet's own.
+    """
+
+    def __init__(self, wavenet: WaveNet, unroll: int = 1, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.outer = next(wavenet.parameters()).dtype
+        self.dtype = dtype or self.outer
+        self.unroll = unroll
+        self.wavenet = in_dtype(wavenet, self.dtype)
+        p = wavenet.config.channels
+        for index, layer in enumerate(self.wavenet.wavenet_layers()):
+            # Transposed once: what is multiplied from the right at every step.
+            weight = layer.gates.weight.detach().T
+            self.register_buffer(f"past{index}", weight[:p].clone())
+            self.register_buffer(f"now{index}", weight[p:].clone())
+            if layer.residual is not None:
+                self.register_buffer(f"residual{index}", layer.residual.weight.detach().T.clone())
+
+    def caches(self) -> list[tuple[int, int]]:
+        """Of each layer's cache (steps, N, p): its steps, and the runs after which it comes back."""
+        dilations, u = self.wavenet.config.dilations, self.unroll
+        return [(min(dilation, u), max(1, dilation // u)) for dilation in dilations]
+
+    def forward(
+        self,
+        previous: Tensor,
+        noise: Tensor,
+        temperature: Tensor,
+        caches: Sequence[Tensor],
+        bias: Tensor | None = None,
+        top_k: Tensor | None = None,
+        top_p: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The next classes int32 (N, u), the logits of the last (N, K), and the new caches.
+
+        `previous` int32 (N,): the class before; `noise` (N, u), uniform in (0, 1); `temperature`
+        (1,), 0 for the most likely class; `bias` (N, L·2p), the same for all u steps, or None.
+        """
+        layers = self.wavenet.wavenet_layers()
+        own = None if bias is None else bias.to(self.dtype).chunk(len(layers), 1)
+        biases = [
+            layer.gates.bias if own is None else layer.gates.bias + own[index]
+            for index, layer in enumerate(layers)
+        ]
+        old = [cache.to(self.dtype) for cache in caches]
+        pasts = [self._past(index, old[index], biases[index]) for index in range(len(layers))]
+        streams: list[list[Tensor]] = [[] for _ in layers]
+        drawn: list[Tensor] = []
+        logits = noise
+        for step in range(self.unroll):
+            h = self.wavenet.embedding(previous)
+            gates = []
+            for index, layer in enumerate(layers):
+                streams[index].append(h)
+                past = pasts[index]
+                if past is None:
+                    d = layer.dilation
+                    seen = streams[index][step - d] if step >= d else old[index][step]
+                    before = biases[index] + seen @ self.get_buffer(f"past{index}")
+                else:
+                    before = past[step]
+                gated = gate(torch.addmm(before, h, self.get_buffer(f"now{index}")))
+                gates.append(gated)
+                if layer.residual is not None:
+                    h = torch.addmm(h, gated, self.get_buffer(f"residual{index}"))
+            features = F.relu(self.wavenet.skip(torch.cat(gates, 1)))
+            logits = self.wavenet.out(features).to(self.outer)
+            previous = draw(logits, noise[:, step], temperature, top_k, top_p).to(torch.int32)
+            drawn.append(previous)
+        kept = [
+            torch.stack(stream[-cache.shape[0] :]).to(self.outer)
+            for stream, cache in zip(streams, old, strict=True)
+        ]
+        return torch.stack(drawn, 1), logits, kept
+
+    def _past(self, index: int, cache: Tensor, bias: Tensor) -> Sequence[Tensor] | None:
+        """What the steps of this run see of a layer's past, where all of it is known."""
+        if cache.shape[0] < self.unroll:
+            return None
+        return (cache @ self.get_buffer(f"past{index}") + bias).unbind(0)

@@ -1,0 +1,113 @@
+"""Training batches of recordings: crops as a function of (seed, step), as `loader.py` for images."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqtrt.config_speech import SpeechDataConfig
+from vqtrt.data.source import Item
+from vqtrt.data.speech import SpeechSource
+from vqtrt.training.loader import batch_indices
+
+Audio = NDArray[np.float32]
+
+
+class Crops(NamedTuple):
+    """A batch of crops with what is around them."""
+
+    audio: Audio
+    """(n, (codes + 2·margin)·stride), zeros outside of the clips."""
+    inside: NDArray[np.bool_]
+    """(n, codes + 2·margin): codes that are inside of their clip."""
+    speakers: NDArray[np.int64]
+    """(n,); the number of speakers stands for none."""
+
+
+class CropShape(NamedTuple):
+    """What a crop is made of."""
+
+    codes: int
+    """That are scored."""
+    margin: int
+    """Codes on either side that these look at."""
+    stride: int
+    """Samples a code."""
+
+
+class CachedClips:
+    """A source whose recordings stay in memory once read, as 16 bit, until the cache is full."""
+
+    def __init__(self, source: SpeechSource, config: SpeechDataConfig) -> None:
+        self.source, self.config = source, config
+        self._kept: dict[str, NDArray[np.int16]] = {}
+        self._room = config.cache_mib * 2**20
+
+    def read(self, item: Item) -> Audio:
+        """A recording, float32 (T,) on the grid of 16 bits."""
+        kept = self._kept.get(item.name)
+        if kept is None:
+            audio = self.source.read(item, self.config.preprocessing)
+            kept = np.rint(np.clip(audio, -1, 1) * 32767).astype(np.int16)
+            if kept.nbytes <= self._room:
+                self._room -= kept.nbytes
+                self._kept[item.name] = kept
+        return kept.astype(np.float32) / np.float32(32767)
+
+
+def training_crops(
+    clips: CachedClips,
+    items: Sequence[Item],
+    pieces: NDArray[np.int64],
+    shape: CropShape,
+    *,
+    batch_size: int,
+    seed: int,
+    steps: range,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Crops]:
+    """The crops of each of `steps`, read ahead in threads.
+
+    `pieces` are indices into `items`, each as often as crops fit into the recording, so that all
+    parts of the data are seen equally often.
+    """
+
+    def make(step: int) -> Crops:
+        chosen = pieces[batch_indices(len(pieces), batch_size, seed, step, rank, world)]
+        rng = np.random.default_rng([seed, 5, step, rank])
+        drawn = [crop(clips.read(items[i]), shape, rng) for i in chosen]
+        none = len(clips.source.classes)
+        labels = [items[i].label for i in chosen]
+        return Crops(
+            np.stack([audio for audio, _ in drawn]),
+            np.stack([inside for _, inside in drawn]),
+            np.array([none if label < 0 else label for label in labels], np.int64),
+        )
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = None
+        for step in steps:
+            batch = ahead.result() if ahead else make(step)
+            ahead = pool.submit(make, step + 1) if step + 1 in steps else None
+            yield batch
+
+
+def crop(
+    audio: Audio, shape: CropShape, rng: np.random.Generator | None = None
+) -> tuple[Audio, NDArray[np.bool_]]:
+    """A crop of a recording (T,), begun at a code drawn by `rng` (without one, at the first).
+
+    As `Crops` has it, without the axis n.
+    """
+    codes = -(-len(audio) // shape.stride)
+    room = max(0, codes - shape.codes)
+    start = 0 if rng is None else int(rng.integers(room + 1))
+    first, last = start - shape.margin, start + shape.codes + shape.margin
+    out = np.zeros((last - first) * shape.stride, np.float32)
+    low, high = max(0, first * shape.stride), min(len(audio), last * shape.stride)
+    out[low - first * shape.stride : high - first * shape.stride] = audio[low:high]
+    places = np.arange(first, last)
+    return out, (places >= 0) & (places < codes)

@@ -1,0 +1,169 @@
+"""`vqtrt train`: the VQ-VAE of speech as a task for the trainer."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vqtrt.config_speech import SpeechConfig
+from vqtrt.data.audio import audio_length
+from vqtrt.data.source import Item
+from vqtrt.data.speech import SpeechSource, open_speech
+from vqtrt.errors import VqtrtError
+from vqtrt.metrics import CodeUsage
+from vqtrt.models.speech import SpeechVQVAE
+from vqtrt.training.clips import CachedClips, Crops, CropShape, crop, training_crops
+from vqtrt.training.loader import split_items
+from vqtrt.training.loop import Figures, Trainer, Watcher, accelerator_for
+from vqtrt.training.run import open_folder
+from vqtrt.training.speech_run import SpeechRun
+
+_EVALUATION_BATCH = 8
+_EVALUATION_CROPS = 64
+
+
+def train_speech(
+    config: SpeechConfig, path: Path, watcher: Watcher, *, resume: bool = False
+) -> SpeechRun:
+    """Train the model of `config` into the run folder `path`; returns the finished run.
+
+    As `training.image.train`. The run's settings name the data's speakers.
+    """
+    torch.manual_seed(config.train.seed)
+    accelerator = accelerator_for(config.train)
+    task = SpeechTask(config)
+    with open_folder(path, task.config, accelerator, resume=resume, option="--out"):
+        trainer = Trainer(task, path, config.train, accelerator, watcher, "reconstructions")
+        start = trainer.start(resume=resume)
+    trainer.train(start)
+    return SpeechRun(path, task.config)
+
+
+class SpeechTask:
+    """The model, its data, and how both are looked at."""
+
+    figures = ("loss", "reconstruction", "spectrum", "perplexity")
+    unit = "crops"
+
+    def __init__(self, config: SpeechConfig) -> None:
+        data = config.data
+        source = _open(data.path, data.speaker_pattern)
+        speakers = config.model.speakers or source.classes
+        if speakers != source.classes:
+            raise VqtrtError(
+                f"{data.path}: its speakers are not those that the model was begun with "
+                f"({', '.join(speakers[:10])}); a run is resumed on the data it was begun on"
+            )
+        model = config.model.model_copy(update={"speakers": speakers})
+        self.config = config.model_copy(update={"model": model})
+        self.model = SpeechVQVAE(model, data.preprocessing.sample_rate)
+        self.module: nn.Module = self.model
+        self.items = split_items(source, data.holdout, config.train.seed)
+        self.clips = CachedClips(source, data)
+        codes = -(-data.crop // model.stride)
+        self.shape = CropShape(codes, self.model.margin, model.stride)
+        lengths = self._lengths(self.items.train)
+        # Each recording as often as crops fit into it, once at least.
+        counts = np.maximum(1, np.rint(lengths / (codes * model.stride))).astype(np.int64)
+        self.pieces = np.repeat(np.arange(len(counts)), counts)
+        self.variance = self._variance()
+
+    def start(self, device: torch.device) -> None:
+        """Start the codebook from training audio, and fit the target's scale to it."""
+        wanted = 4 * self.config.model.quantizer.codebook_size
+        vectors: list[Tensor] = []
+        crops: list[Tensor] = []
+        # In the order of an epoch, so that all speakers are heard.
+        for batch in self.batches(range(1 + wanted), 0, 1):
+            audio = torch.from_numpy(batch.audio).to(device)
+            with torch.no_grad():
+                vectors.append(self.model.encoder.body(audio))
+            crops.append(audio)
+            if sum(v.shape[0] * v.shape[2] for v in vectors) >= wanted and len(crops) >= 8:
+                break
+        self.model.quantizer.start_from(torch.cat(vectors)[:, :, None])
+        if self.model.target is not None:
+            self.model.target.fit(torch.cat(crops))
+
+    def batches(self, steps: range, rank: int, world: int) -> Iterator[Crops]:
+        """This process's crops of each step."""
+        train = self.config.train
+        return training_crops(
+            self.clips,
+            self.items.train,
+            self.pieces,
+            self.shape,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            steps=steps,
+            rank=rank,
+            world=world,
+        )
+
+    def losses(self, module: nn.Module, batch: Crops, device: torch.device) -> Tensor:
+        """`figures` of a batch."""
+        return torch.stack(list(self._losses(module, batch, device)))
+
+    def _losses(self, module: nn.Module, batch: Crops, device: torch.device) -> tuple[Tensor, ...]:
+        around = self.shape.margin - self.model.decoder_context
+        inside = torch.from_numpy(batch.inside[:, around : batch.inside.shape[1] - around])
+        losses: tuple[Tensor, ...] = module(
+            torch.from_numpy(batch.audio).to(device),
+            inside.to(device),
+            torch.from_numpy(batch.speakers).to(device),
+            self.variance,
+        )
+        return losses
+
+    def evaluate(self, device: torch.device, picture: Path) -> Figures:
+        """Held-out figures, a picture of clips, and their sound beside it."""
+        usage = CodeUsage(self.config.model.quantizer.codebook_size, 1)
+        items = self.items.held_out[:: max(1, len(self.items.held_out) // _EVALUATION_CROPS)]
+        sums, count = np.zeros(len(self.figures)), 0
+        for start in range(0, len(items), _EVALUATION_BATCH):
+            batch = self._held_out(items[start : start + _EVALUATION_BATCH])
+            losses = self._losses(self.model, batch, device)
+            sums += len(batch.audio) * np.array([float(loss) for loss in losses])
+            count += len(batch.audio)
+            margin = self.model.encoder.context
+            z = self.model.encoder.body(torch.from_numpy(batch.audio).to(device))
+            codes = self.model.quantizer.encode(z[:, :, None, margin:-margin])[:, 0, :, 0]
+            around = self.shape.margin - margin
+            inside = batch.inside[:, margin : margin + codes.shape[1]]
+            usage.update(codes.cpu().numpy()[inside][:, None, None])
+            del around
+        figures: Figures = dict(zip(self.figures, (sums / count).tolist(), strict=True))
+        return figures | {"perplexity": usage.perplexity, "usage": usage.usage}
+
+    def _held_out(self, items: list[Item]) -> Crops:
+        drawn = [crop(self.clips.read(item), self.shape) for item in items]
+        none = len(self.config.model.speakers)
+        labels = [none if item.label < 0 else item.label for item in items]
+        audio, inside = (np.stack(part) for part in zip(*drawn, strict=True))
+        return Crops(audio, inside, np.array(labels, np.int64))
+
+    def _lengths(self, items: list[Item]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+        """Samples of each recording."""
+        source, preprocessing = self.clips.source, self.config.data.preprocessing
+        with ThreadPoolExecutor(self.config.data.workers) as pool:
+            found = pool.map(lambda item: audio_length(source.path(item), preprocessing), items)
+            return np.fromiter(found, np.int64, len(items))
+
+    def _variance(self) -> float:
+        """Of the samples of up to 200 training recordings drawn by seed."""
+        train = self.items.train
+        rng = np.random.default_rng([self.config.train.seed, 3])
+        rows = rng.choice(len(train), min(200, len(train)), replace=False)
+        squares = [np.square(self.clips.read(train[row]), dtype=np.float64) for row in rows]
+        return max(float(np.concatenate(squares).mean()), 1e-6)
+
+
+def _open(path: str, speaker_pattern: str | None) -> SpeechSource:
+    try:
+        return open_speech(path, speaker_pattern)
+    except VqtrtError as error:
+        # The path is often a recipe's, which the user never typed.
+        raise VqtrtError(f"{error}; pass --data to name what to train on") from error
