@@ -4,11 +4,14 @@ import shutil
 import numpy as np
 import pytest
 from doubles import MODEL, FakeEngine, FakeSource, flip_byte
+from speech_doubles import FakeSpeech, FakeSpeechEngine
 
 from vqtrt.bundle import Bundle
 from vqtrt.describe import describe
 from vqtrt.errors import VqtrtError
 from vqtrt.pipeline import encode_source
+from vqtrt.speech_pipeline import encode_speech
+from vqtrt.speech_tokenizer import SpeechTokenizer
 from vqtrt.tokenizer import Tokenizer
 
 
@@ -81,6 +84,33 @@ def test_codes_without_json(tmp_path):
         "what": "codes",
         "rows": 3,
         "shape": [2, 5],
+        "dtype": "int64",
+        "json": None,
+    }
+
+
+def test_codes_of_speech(tmp_path):
+    out = tmp_path / "codes.npy"
+    source = FakeSpeech([100, 8000, 7, 50], bad=[2])
+    tokenizer = SpeechTokenizer(FakeSpeechEngine())
+    encode_speech(tokenizer, source, out, root="x", model=MODEL, workers=1, on_error="skip")
+    facts = describe(out)
+    assert (facts["what"], facts["kind"], facts["clips"]) == ("codes", "speech", 3)
+    assert (facts["codes"], facts["dtype"], facts["codebook_size"]) == (2038, "uint8", 200)
+    assert (facts["sample_rate"], facts["stride"], facts["codes_per_second"]) == (8000, 4, 2000)
+    assert facts["seconds"] == pytest.approx(8150 / 8000)
+    assert (facts["speakers"], facts["rejected"]) == (["bob", "zoe"], 1)
+    assert (facts["from"], facts["weights_sha256"]) == ("x", "f" * 64)
+    json.dumps(facts)
+
+
+def test_codes_of_speech_without_json(tmp_path):
+    np.save(tmp_path / "c.npy", np.zeros(7, np.int64))
+    assert describe(tmp_path / "c.npy") == {
+        "what": "codes",
+        "kind": "speech",
+        "clips": 1,
+        "codes": 7,
         "dtype": "int64",
         "json": None,
     }

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from vqtrt.artefacts import find_model
-from vqtrt.bundle import Bundle
+from vqtrt.bundle import Bundle, BundleInfo
 from vqtrt.config import load_config
-from vqtrt.data.codes import read_codes
+from vqtrt.data.clip_codes import ClipCodes, open_codes
+from vqtrt.data.codes import Header
 from vqtrt.errors import VqtrtError
 
 
@@ -70,7 +71,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "codebook_size": info.model.codebook_size,
         "num_codebooks": info.model.num_codebooks,
         "stride": info.model.stride,
-        "image_size": [info.preprocessing.height, info.preprocessing.width],
+        **_input(info),
         "graphs": {
             name: {
                 "file": spec.file,
@@ -89,12 +90,27 @@ def _bundle(path: Path) -> dict[str, Any]:
     }
 
 
+def _input(info: BundleInfo) -> dict[str, Any]:
+    """What the model takes."""
+    if info.preprocessing is not None:
+        return {"image_size": [info.preprocessing.height, info.preprocessing.width]}
+    if info.speech is None:
+        return {}
+    return {
+        "sample_rate": info.speech.preprocessing.sample_rate,
+        "decoder": info.speech.decoder,
+        "speakers": list(info.speech.speakers),
+    }
+
+
 def _tensor(dtype: str, name: str, shape: tuple[int | str, ...]) -> str:
     return f"{name}: {dtype} ({', '.join(map(str, shape))})"
 
 
 def _codes(path: Path) -> dict[str, Any]:
-    codes = read_codes(path)
+    codes = open_codes(path)
+    if isinstance(codes, ClipCodes):
+        return _clip_codes(codes)
     facts: dict[str, Any] = {
         "what": "codes",
         "rows": len(codes.codes),
@@ -107,9 +123,37 @@ def _codes(path: Path) -> dict[str, Any]:
         "codebook_size": codes.header.codebook_size,
         "image_size": list(codes.header.image_size),
         "classes": list(codes.header.classes),
-        "rejected": len(codes.rejected),
-        "from": codes.header.root,
-        "model": codes.header.model,
-        "weights_sha256": codes.header.weights_sha256,
-        "made_by": f"vqtrt {codes.header.vqtrt_version}",
+        **_origin(codes.header, len(codes.rejected)),
+    }
+
+
+def _clip_codes(codes: ClipCodes) -> dict[str, Any]:
+    header = codes.header
+    facts: dict[str, Any] = {
+        "what": "codes",
+        "kind": "speech",
+        "clips": len(codes),
+        "codes": len(codes.codes),
+        "dtype": str(codes.codes.dtype),
+    }
+    if header is None:
+        return facts | {"json": None}
+    return facts | {
+        "codebook_size": header.codebook_size,
+        "sample_rate": header.sample_rate,
+        "stride": header.stride,
+        "codes_per_second": header.sample_rate / header.stride,
+        "seconds": sum(codes.samples) / header.sample_rate,
+        "speakers": list(header.classes),
+        **_origin(header, len(codes.rejected)),
+    }
+
+
+def _origin(header: Header, rejected: int) -> dict[str, Any]:
+    return {
+        "rejected": rejected,
+        "from": header.root,
+        "model": header.model,
+        "weights_sha256": header.weights_sha256,
+        "made_by": f"vqtrt {header.vqtrt_version}",
     }
