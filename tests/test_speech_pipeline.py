@@ -423,6 +423,18 @@ def test_names_that_would_meet_are_kept_apart(tmp_path):
     assert len(samples(tmp_path / "back/a.mp3.wav")) == 8
 
 
+def test_names_with_odd_characters_are_kept(tmp_path):
+    files = ["a\nb.wav", "\x1b[31m.wav", "back\\slash.wav", "sp ace.wav", "\udcff.wav"]
+    assert decode(codes_of(tmp_path, [8] * 5, files), tmp_path / "back") == 5
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == sorted(files)
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(VqtrtError, match=r"back: cannot be written .*too long"):
+        decode(codes_of(tmp_path, [8, 8], ["a.wav", "x" * 300]), tmp_path / "back")
+    assert tree(tmp_path) == []
+
+
 def test_loud_audio_is_clipped_and_not_wrapped(tmp_path):
     class Loud(SpeechTokenizer):
         def stream(self, codes, speakers):

@@ -5,6 +5,7 @@ memory holds a few batches and one chunk, however many recordings there are and 
 """
 
 import time
+import wave
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -251,13 +252,13 @@ def _require_fit(decoder: SpeechDecoder, codes: ClipCodes) -> None:
 
 
 def _write_wav(path: Path, blocks: Iterator[Audio], samples: int | None, rate: int) -> None:
-    """The first `samples` of some blocks."""
-    import soundfile
-
+    """The first `samples` of some blocks, as 16-bit PCM, clipped to [-1, 1]."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The folder is not in place yet, so the file need not appear all at once.
-    with soundfile.SoundFile(path, "w", rate, 1, "PCM_16", format="WAV") as file:
+    with path.open("wb") as raw, wave.open(raw, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
         for block in blocks:
-            part = block if samples is None else block[: samples - file.frames]
-            # libsndfile's own conversion rounds down.
-            file.write(np.rint(np.clip(part, -1, 1) * 32767).astype(np.int16))
+            part = block if samples is None else block[: samples - file.tell()]
+            file.writeframesraw(np.rint(np.clip(part, -1, 1) * 32767).astype(np.int16).tobytes())
