@@ -74,15 +74,15 @@ def train(
     config, path = plan(recipe, out, overrides, resume=resume)
     if main_process():
         terminal.note(f"training {config.recipe} on {config.data.path}, into {path}")
-    from vqtrt.training.image import train as train_model
+    from vqtrt.training.any import train_any
 
     bar = terminal.TrainingBar()
     try:
-        run = train_model(config, path, bar, resume=resume)
+        train_any(config, path, bar, resume=resume)
     finally:
         bar.stop()
     if main_process():
-        terminal.note(f"trained {run.path}; next: vqtrt export {run.path}")
+        terminal.note(f"trained {path}; next: vqtrt export {path}")
 
 
 class TargetName(StrEnum):

@@ -94,6 +94,9 @@ class TargetConfig(MelConfig):
 
     cepstra: int | None = Field(None, ge=1)
     """Cosine terms of a log-mel spectrum that are kept, from the first; None for the spectrum."""
+    neighbours: float = Field(0.0, ge=0)
+    """Weight of the same of the code before and of the one after: with a little of it, codes follow
+    phones more (see benchmarks/results)."""
 
     @property
     def size(self) -> int:
@@ -130,6 +133,11 @@ class SpeechModelConfig(Settings):
     """Weight of that prediction's squared error, over the variance of each of its numbers."""
     target_steps: int = Field(0, ge=0)
     """First steps in which the decoder rests and that prediction alone is trained."""
+    speaker_adversary: float = Field(0.0, ge=0)
+    """Weight with which codes unlearn who speaks; 0 leaves it out. Not the paper's."""
+    target_only: bool = False
+    """Codes are learned from the target alone: the decoder learns to read them, and no gradient of
+    it reaches the encoder."""
     decoder: Annotated[WaveNetDecoderConfig | ConvDecoderConfig, Field(discriminator="kind")] = (
         WaveNetDecoderConfig()
     )
@@ -152,8 +160,8 @@ class SpeechModelConfig(Settings):
             )
         if self.target and self.stride % self.target.hop:
             raise ValueError(f"target.hop {self.target.hop}: must divide the stride {self.stride}")
-        if self.target_steps and not self.target:
-            raise ValueError("target_steps: needs a target, or these steps would train nothing")
+        if (self.target_steps or self.target_only) and not self.target:
+            raise ValueError("target_steps, target_only: need a target, or codes would not learn")
         return self
 
 

@@ -148,8 +148,8 @@ def _line(figures: Mapping[str, float | None]) -> str:
     """Figures in one line; those that are not defined are left out."""
     parts = []
     for name, value in figures.items():
-        if name == "images_per_second":
-            parts.append(f"{value:,.0f} images/s")
+        if name.endswith("_per_second"):
+            parts.append(f"{value:,.3g} {name.removesuffix('_per_second')}/s")
         elif value is not None:
             parts.append(f"{name} {value:.4g}")
     return "  ".join(parts)

@@ -45,14 +45,14 @@ class ImageFolder:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Sorted names of the first-level sub-folders that hold a file, however deep."""
-        return tuple(_text(name) for name in self._class_folders)
+        return tuple(name_text(name) for name in self._class_folders)
 
     def items(self) -> Iterator[Item]:
         """All files in order; a file's name is its path below `root`, with `/`."""
         labels = {name: index for index, name in enumerate(self._class_folders)}
-        for path in _walk(str(self.root)):
+        for path in walk(str(self.root)):
             first, slash, _ = path.partition("/")
-            name = _text(path)
+            name = name_text(path)
             label = labels.get(first, -1) if slash else -1
             yield Item(name, label, None if name == path else path)
 
@@ -61,7 +61,7 @@ class ImageFolder:
         return decode_image(self.root / (item.key or item.name), preprocessing)
 
 
-def _text(name: str) -> str:
+def name_text(name: str) -> str:
     """The name as text that any UTF-8 file can hold."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
@@ -102,7 +102,7 @@ def _identity(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _walk(root: str) -> Iterator[str]:
+def walk(root: str) -> Iterator[str]:
     """Paths of all files relative to `root`."""
     names, folders = _listing(root)
     stack = [("", iter(sorted(names)), folders, _identity(root))]

@@ -27,6 +27,7 @@ from vqtrt.models.speech_losses import stft_loss
 from vqtrt.models.speech_parts import (
     LogMel,
     ResidualBlock,
+    SpeakerAdversary,
     SpectrumTarget,
     Strided,
     Upsampling,
@@ -160,22 +161,36 @@ class WaveNetDecoder(nn.Module):
 
 
 class TargetHead(nn.Module):
-    """What a code says of its own spectrum: vectors (N, D, t) and speakers to (N, size, frames).
+    """What a code says of its own spectrum, and of its neighbours' where these count.
 
-    Each code for itself, so that what they hold does not spread over their neighbours.
+    Each code for itself: with more in sight, what they hold would spread over their neighbours.
     """
 
     def __init__(self, config: SpeechModelConfig, target: TargetConfig) -> None:
         super().__init__()
         self.first = nn.Conv1d(config.quantizer.dim, config.hidden, 1)
         self.speakers = nn.Embedding(len(config.speakers) + 1, config.hidden)
-        self.last = Upsampling(config.hidden, target.size, config.stride // target.hop, window=1)
+        self.frames = config.stride // target.hop
+        self.weight = target.neighbours
+        count = 3 if self.weight else 1
+        self.last = nn.Conv1d(config.hidden, count * self.frames * target.size, 1)
 
-    def forward(self, vectors: Tensor, speakers: Tensor) -> Tensor:
-        """Of codes alone, in the scale of `SpectrumTarget`."""
+    def forward(self, vectors: Tensor, speakers: Tensor, wanted: Tensor) -> Tensor:
+        """Mean squared error of what vectors (N, D, t) say of the spectrum.
+
+        `wanted` (N, size, (t + 2)·frames), in the scale of `SpectrumTarget`: one code more on
+        either side.
+        """
         hidden = F.relu(self.first(vectors) + self.speakers(speakers)[:, :, None])
-        out: Tensor = self.last(hidden)
-        return out
+        n, _, t = vectors.shape
+        made = self.last(hidden).float().view(n, -1, wanted.shape[1], self.frames, t)
+        folded = wanted.view(n, -1, t + 2, self.frames).transpose(2, 3)
+        error = F.mse_loss(made[:, 0], folded[..., 1:-1])
+        if self.weight:
+            around = F.mse_loss(made[:, 1], folded[..., :-2])
+            around = around + F.mse_loss(made[:, 2], folded[..., 2:])
+            error = error + self.weight * around
+        return error
 
 
 class SpeechLosses(NamedTuple):
@@ -185,7 +200,8 @@ class SpeechLosses(NamedTuple):
     reconstruction: Tensor
     """WaveNet: bits a sample. Conv: squared error over the variance, plus the STFT loss."""
     spectrum: Tensor
-    """Squared error of the spectrum that is predicted from the codes, over its variance."""
+    """Squared error of the spectrum that is predicted from the codes, over its variance; with what
+    `neighbours` adds."""
     perplexity: Tensor
     """Of this batch's codes."""
 
@@ -206,8 +222,13 @@ class SpeechVQVAE(nn.Module):
             self.decoder = WaveNetDecoder(config, config.decoder)
         self.target: SpectrumTarget | None = None
         if config.target:
-            self.target = SpectrumTarget(config.target, sample_rate)
+            self.target = SpectrumTarget(config.target, sample_rate, len(config.speakers))
             self.target_head = TargetHead(config, config.target)
+        self.adversary: SpeakerAdversary | None = None
+        if config.speaker_adversary:
+            self.adversary = SpeakerAdversary(
+                config.quantizer.dim, config.hidden, len(config.speakers)
+            )
 
     @property
     def decoder_context(self) -> int:
@@ -233,14 +254,17 @@ class SpeechVQVAE(nn.Module):
         vectors = quantized.vectors[:, :, 0]
         if self.training:
             vectors = jittered(vectors, self.config.jitter)
-        hidden = self.conditioner(vectors * inside[:, None], speakers)
+        read = vectors.detach() if self.config.target_only else vectors
+        hidden = self.conditioner(read * inside[:, None], speakers)
         total, spectrum = quantized.loss, quantized.loss.new_zeros(())
         if self.target is not None:
-            cut = self.margin * self.encoder.stride // self.target.hop
-            wanted = self.target(audio)[:, :, cut:-cut]
-            made = self.target_head(vectors[:, :, around:-around], speakers)
-            spectrum = F.mse_loss(made.float(), wanted)
+            cut = (self.margin - 1) * self.encoder.stride // self.target.hop
+            wanted = self.target(audio, speakers)[:, :, cut:-cut]
+            spectrum = self.target_head(vectors[:, :, around:-around], speakers, wanted)
             total = total + self.config.target_weight * spectrum
+        if self.adversary is not None:
+            weight = self.config.speaker_adversary
+            total = total + self.adversary(vectors, speakers, weight)
         if self.training and int(self.quantizer.updates) <= self.config.target_steps:
             # The decoder rests; several processes still have to see a gradient of all weights.
             total = total + 0 * sum(p.sum() for p in self.decoder.parameters())

@@ -56,13 +56,14 @@ class LogMel(nn.Module):
 class SpectrumTarget(nn.Module):
     """Audio (N, T) to what the codes are to hold: its spectrum, (N, size, T / hop).
 
-    Each of the `size` numbers is brought to mean 0 and variance 1 over the data, which `fit` sees.
+    Each of the `size` numbers is brought to mean 0 and variance 1 over the data of each speaker,
+    which `fit` sees: what is left is what was said, more than who said it.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, config: TargetConfig, sample_rate: int) -> None:
+    def __init__(self, config: TargetConfig, sample_rate: int, speakers: int) -> None:
         super().__init__()
         self.hop = config.hop
         self.spectrogram = LogMel(config, sample_rate)
@@ -72,24 +73,53 @@ class SpectrumTarget(nn.Module):
         if config.cepstra is None:
             cosines = torch.eye(config.bands, dtype=torch.float64)
         self.register_buffer("cosines", cosines[:, :, None].float(), persistent=False)
-        self.register_buffer("mean", torch.zeros(config.size, 1))
-        self.register_buffer("scale", torch.ones(config.size, 1))
+        # The last row is of none of the speakers.
+        self.register_buffer("mean", torch.zeros(speakers + 1, config.size, 1))
+        self.register_buffer("scale", torch.ones(speakers + 1, config.size, 1))
 
     def _plain(self, audio: Tensor) -> Tensor:
         return F.conv1d(self.spectrogram(audio), self.get_buffer("cosines"))
 
     @torch.no_grad()
-    def fit(self, audio: Tensor) -> None:
-        """Take mean and deviation of each number from audio (N, T) of the data."""
-        plain = self._plain(audio).transpose(0, 1).flatten(1)
-        self.mean.copy_(plain.mean(1, keepdim=True))
-        self.scale.copy_(plain.std(1, keepdim=True).clamp_min(1e-3))
+    def fit(self, audio: Tensor, speakers: Tensor) -> None:
+        """Take mean and deviation of each number from audio (N, T) of speakers (N,)."""
+        plain = self._plain(audio)
+        for row in range(len(self.mean)):
+            own = plain[speakers == row]
+            # Who is not heard is taken for an average one.
+            own = (own if len(own) else plain).transpose(0, 1).flatten(1)
+            self.mean[row] = own.mean(1, keepdim=True)
+            self.scale[row] = own.std(1, keepdim=True).clamp_min(1e-3)
 
     @torch.no_grad()
-    def forward(self, audio: Tensor) -> Tensor:
-        """The spectrum, float32."""
+    def forward(self, audio: Tensor, speakers: Tensor) -> Tensor:
+        """The spectrum of audio (N, T) of speakers (N,), float32."""
         with torch.autocast(audio.device.type, enabled=False):
-            return (self._plain(audio.to(self.mean.dtype)) - self.mean) / self.scale
+            plain = self._plain(audio.to(self.mean.dtype))
+            return (plain - self.mean[speakers]) / self.scale[speakers]
+
+
+class SpeakerAdversary(nn.Module):
+    """Tells the speaker of vectors (N, D, t); what it learns from is turned against the encoder.
+
+    Gradient reversal (arXiv 1505.07818): its loss falls with its own weights and grows with the
+    vectors, which so come to say less of who speaks.
+    """
+
+    def __init__(self, dim: int, hidden: int, speakers: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv1d(dim, hidden, 5, padding=2),
+            nn.ReLU(),
+            nn.Conv1d(hidden, hidden, 5, padding=2),
+            nn.ReLU(),
+            nn.Conv1d(hidden, speakers + 1, 1),
+        )
+
+    def forward(self, vectors: Tensor, speakers: Tensor, weight: float) -> Tensor:
+        """Cross-entropy in nats; its gradient reaches `vectors` times −`weight`."""
+        reversed_ = vectors + (1 + weight) * (vectors.detach() - vectors)
+        return F.cross_entropy(self.body(reversed_).mean(2), speakers)
 
 
 def jittered(vectors: Tensor, share: float) -> Tensor:

@@ -45,6 +45,7 @@ class ImageTask:
     """The model, its data, and how both are looked at."""
 
     figures = ("loss", "reconstruction", "perplexity")
+    unit = "images"
 
     def __init__(self, config: Config) -> None:
         self.config = config

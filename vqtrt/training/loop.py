@@ -43,6 +43,8 @@ class Task(Protocol):
     """What is trained."""
 
     module: nn.Module
+    unit: str
+    """What a batch is counted in."""
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -173,7 +175,7 @@ class Trainer:
         if log:
             figures: Figures = dict(zip(self.task.figures, values, strict=True))
             rate = means.count * self.config.batch_size / means.seconds
-            log.figures(step, figures | {"images_per_second": rate})
+            log.figures(step, figures | {f"{self.task.unit}_per_second": rate})
         means.reset()
 
     def _diverged(self, what: str, step: int) -> VqtrtError:

@@ -110,6 +110,7 @@ class PriorTask:
     """The prior, its codes, and how both are looked at."""
 
     figures = ("loss", "bits_per_code")
+    unit = "images"
 
     def __init__(
         self, config: PriorConfig, codes: Codes, tokenizer: Tokenizer, codebooks: Tensor

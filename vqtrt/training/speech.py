@@ -23,6 +23,8 @@ from vqtrt.training.speech_run import SpeechRun
 
 _EVALUATION_BATCH = 8
 _EVALUATION_CROPS = 64
+_FITTED = 16
+"""Crops a speaker, on average, that the target's scale is fitted to."""
 
 
 def train_speech(
@@ -59,6 +61,7 @@ class SpeechTask:
             )
         model = config.model.model_copy(update={"speakers": speakers})
         self.config = config.model_copy(update={"model": model})
+        self.speakers = speakers
         self.model = SpeechVQVAE(model, data.preprocessing.sample_rate)
         self.module: nn.Module = self.model
         self.items = split_items(source, data.holdout, config.train.seed)
@@ -76,17 +79,20 @@ class SpeechTask:
         wanted = 4 * self.config.model.quantizer.codebook_size
         vectors: list[Tensor] = []
         crops: list[Tensor] = []
+        speakers: list[Tensor] = []
         # In the order of an epoch, so that all speakers are heard.
         for batch in self.batches(range(1 + wanted), 0, 1):
             audio = torch.from_numpy(batch.audio).to(device)
             with torch.no_grad():
                 vectors.append(self.model.encoder.body(audio))
             crops.append(audio)
-            if sum(v.shape[0] * v.shape[2] for v in vectors) >= wanted and len(crops) >= 8:
+            speakers.append(torch.from_numpy(batch.speakers).to(device))
+            latents = sum(v.shape[0] * v.shape[2] for v in vectors)
+            if latents >= wanted and sum(map(len, crops)) >= _FITTED * (1 + len(self.speakers)):
                 break
         self.model.quantizer.start_from(torch.cat(vectors)[:, :, None])
         if self.model.target is not None:
-            self.model.target.fit(torch.cat(crops))
+            self.model.target.fit(torch.cat(crops), torch.cat(speakers))
 
     def batches(self, steps: range, rank: int, world: int) -> Iterator[Crops]:
         """This process's crops of each step."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqtrt.artefacts import RUNS, newest_run
-from vqtrt.config import Config, load_config
+from vqtrt.config import Config, load_any_config
+from vqtrt.config_speech import SpeechConfig
 from vqtrt.errors import VqtrtError
 
 _DEFAULT_RECIPE = "shapes"
@@ -12,7 +13,7 @@ _DEFAULT_RECIPE = "shapes"
 
 def plan(
     recipe: str | None, out: Path | None, overrides: Sequence[str], *, resume: bool
-) -> tuple[Config, Path]:
+) -> tuple[Config | SpeechConfig, Path]:
     """The config and the run folder; with `resume`, those of a run that exists.
 
     A new run without `out` goes to runs/RECIPE, or runs/RECIPE-2 and so on. A run to resume is
@@ -20,23 +21,23 @@ def plan(
     with the overrides on top, but its model may not change.
     """
     if resume:
-        named = load_config(recipe).recipe if recipe else None
+        named = load_any_config(recipe).recipe if recipe else None
         return _existing(named, out, overrides)
-    config = load_config(recipe or _DEFAULT_RECIPE, overrides)
+    config = load_any_config(recipe or _DEFAULT_RECIPE, overrides)
     return config, out or _free(RUNS / config.recipe)
 
 
 def _existing(
     recipe: str | None, out: Path | None, overrides: Sequence[str]
-) -> tuple[Config, Path]:
+) -> tuple[Config | SpeechConfig, Path]:
     path = out or newest_run(recipe)
     if path is None:
         which = f"{RUNS} holds no run of {recipe}" if recipe else f"{RUNS} holds no run"
         raise VqtrtError(f"nothing to resume: {which}; name one with --out")
     if not (path / "config.yaml").is_file():
         raise VqtrtError(f"nothing to resume: {path} holds no run; train without --resume")
-    before = load_config(path / "config.yaml")
-    config = load_config(path / "config.yaml", overrides)
+    before = load_any_config(path / "config.yaml")
+    config = load_any_config(path / "config.yaml", overrides)
     if config.model != before.model:
         raise VqtrtError(f"{path}: a resumed run keeps its model; leave out --set model.…")
     return config, path

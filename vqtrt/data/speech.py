@@ -1,0 +1,172 @@
+"""Collections of recordings: a folder tree whose sub-folders are speakers, or the VCTK corpus.
+
+Items come in the order of their names, the same on every machine; nothing is read before it is
+asked for. Speakers are known once the names were walked.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from vqtrt.data.audio import Audio, AudioPreprocessing, read_audio, read_blocks
+from vqtrt.data.decode import shown
+from vqtrt.data.folder import name_text, walk
+from vqtrt.data.source import Item
+from vqtrt.errors import VqtrtError
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".w64")
+"""Of what counts as a recording; other files of a tree are passed over."""
+_MAX_TEXT = 1 << 20
+
+
+class SpeechSource(Protocol):
+    """Recordings in a fixed order, the same on every machine and at every call."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the speakers, sorted; empty where none is known."""
+
+    def items(self) -> Iterator[Item]:
+        """All recordings in order; an item's label is its speaker's place, −1 for none."""
+
+    def path(self, item: Item) -> Path:
+        """Where a recording is."""
+
+    def blocks(self, item: Item, preprocessing: AudioPreprocessing) -> Iterator[Audio]:
+        """Its samples in blocks (n,), in flat memory; `AudioError` where it cannot be read."""
+
+    def read(self, item: Item, preprocessing: AudioPreprocessing) -> Audio:
+        """All its samples (T,); safe to call from several threads."""
+
+    def text(self, item: Item) -> str | None:
+        """What is said in it, where a transcript is at hand."""
+
+
+class SpeechFolder:
+    """The recordings below `root`, or the one file that `root` is.
+
+    A first-level sub-folder is a speaker; files directly in `root` have none. `speaker_pattern`, a
+    regular expression with a group `speaker`, looks into the items' names instead; what it does
+    not find has no speaker. Hidden files and folders do not count; links are followed.
+
+    Raises `VqtrtError` for a missing folder, one without recordings, or a pattern that is wrong.
+    """
+
+    def __init__(self, root: Path, speaker_pattern: str | None = None) -> None:
+        self.root = Path(root)
+        self._pattern = _compiled(speaker_pattern)
+        if not self.root.exists():
+            raise VqtrtError(f"{shown(root)}: no such file or folder; check the path")
+        if next(self._paths(), None) is None:
+            raise VqtrtError(
+                f"{shown(root)}: holds no recordings ({', '.join(SUFFIXES)}); check the path"
+            )
+
+    def _paths(self) -> Iterator[str]:
+        """Paths below the root that count."""
+        if self.root.is_file():
+            yield self.root.name
+            return
+        for path in walk(str(self.root)):
+            if path.lower().endswith(SUFFIXES):
+                yield path
+
+    def _speaker(self, name: str) -> str | None:
+        if self._pattern is not None:
+            found = self._pattern.search(name)
+            return found["speaker"] if found else None
+        first, slash, _ = name.partition("/")
+        return first if slash else None
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the speakers, sorted."""
+        names = {self._speaker(name_text(path)) for path in self._paths()}
+        return tuple(sorted(name for name in names if name))
+
+    def items(self) -> Iterator[Item]:
+        """All recordings in order; a name is the path below `root`, with `/`."""
+        numbers = {name: index for index, name in enumerate(self.classes)}
+        for path in self._paths():
+            name = name_text(path)
+            yield Item(name, numbers.get(self._speaker(name) or "", -1), path)
+
+    def path(self, item: Item) -> Path:
+        """Where a recording is."""
+        return self.root if self.root.is_file() else self.root / str(item.key)
+
+    def blocks(self, item: Item, preprocessing: AudioPreprocessing) -> Iterator[Audio]:
+        """Samples in blocks (n,)."""
+        return read_blocks(self.path(item), preprocessing)
+
+    def read(self, item: Item, preprocessing: AudioPreprocessing) -> Audio:
+        """All samples (T,)."""
+        return read_audio(self.path(item), preprocessing)
+
+    def text(self, item: Item) -> str | None:
+        """A .txt of the same name beside the recording, where there is one."""
+        return _read_text(self.path(item).with_suffix(".txt"))
+
+
+class VCTK(SpeechFolder):
+    """The VCTK corpus in its own layout.
+
+    0.92: `wav48_silence_trimmed/pNNN/pNNN_MMM_mic1.flac`, of whose two microphones the first is
+    taken; older: `wav48/pNNN/pNNN_MMM.wav`. Transcripts are `txt/pNNN/pNNN_MMM.txt`.
+    """
+
+    FOLDERS = ("wav48_silence_trimmed", "wav48")
+
+    def __init__(self, root: Path) -> None:
+        folder = next(name for name in self.FOLDERS if (root / name).is_dir())
+        self.corpus = Path(root)
+        super().__init__(self.corpus / folder)
+
+    def _paths(self) -> Iterator[str]:
+        for path in super()._paths():
+            if "/" in path and not Path(path).stem.endswith("_mic2"):
+                yield path
+
+    def text(self, item: Item) -> str | None:
+        """The transcript of an utterance, where the corpus has one."""
+        speaker, _, file = item.name.rpartition("/")
+        stem = file.rpartition(".")[0].removesuffix("_mic1")
+        return _read_text(self.corpus / "txt" / speaker / f"{stem}.txt")
+
+
+def open_speech(path: str | Path, speaker_pattern: str | None = None) -> SpeechSource:
+    """Open a folder of recordings, the VCTK corpus, or a single recording.
+
+    Raises `VqtrtError` for what is missing or holds no recordings.
+    """
+    where = Path(path)
+    try:
+        if speaker_pattern is None and any((where / name).is_dir() for name in VCTK.FOLDERS):
+            return VCTK(where)
+        return SpeechFolder(where, speaker_pattern)
+    except (OSError, ValueError) as error:  # too long, a NUL byte, a parent that is closed
+        raise VqtrtError(f"{shown(path)}: cannot be opened ({error}); check the path") from error
+
+
+def _compiled(pattern: str | None) -> "re.Pattern[str] | None":
+    if pattern is None:
+        return None
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise VqtrtError(f"speaker pattern {pattern!r}: {error}") from None
+    if "speaker" not in compiled.groupindex:
+        raise VqtrtError(
+            f"speaker pattern {pattern!r}: has no group (?P<speaker>…) that says who speaks"
+        )
+    return compiled
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(_MAX_TEXT).strip()
+    except OSError:
+        return None

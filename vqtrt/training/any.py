@@ -1,0 +1,21 @@
+"""`vqtrt train` of either kind of settings."""
+
+from pathlib import Path
+
+from vqtrt.config import Config
+from vqtrt.config_speech import SpeechConfig
+from vqtrt.training.loop import Watcher
+
+
+def train_any(
+    config: Config | SpeechConfig, path: Path, watcher: Watcher, *, resume: bool = False
+) -> None:
+    """Train the model of `config`, of images or of speech, into the run folder `path`."""
+    if isinstance(config, SpeechConfig):
+        from vqtrt.training.speech import train_speech
+
+        train_speech(config, path, watcher, resume=resume)
+    else:
+        from vqtrt.training.image import train
+
+        train(config, path, watcher, resume=resume)
