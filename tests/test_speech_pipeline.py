@@ -11,8 +11,9 @@ from doubles import MODEL, tree
 from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 
 from vqtrt import speech_pipeline, speech_tokenizer
-from vqtrt.data.audio import AudioPreprocessing
+from vqtrt.data.audio import AudioPreprocessing, read_audio
 from vqtrt.data.clip_codes import ClipCodes, ClipHeader, read_clip_codes
+from vqtrt.data.speech import SpeechFolder
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.pipeline import list_source
 from vqtrt.speech_pipeline import decode_speech, encode_speech, speaker_number, speaker_numbers
@@ -211,16 +212,44 @@ def test_a_source_that_changes_under_way_is_noticed(out):
     assert not out.exists()
 
 
+def write_voices(folder: Path) -> Path:
+    """Five recordings of two speakers and of none, the last one long."""
+    for index, name in enumerate(["ann/1.wav", "ann/2.wav", "bob/1.wav", "top.wav", "zz.flac"]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, noise(index, 50 + 300 * index), RATE)
+    return folder
+
+
+def test_a_folder_of_recordings(out, tmp_path):
+    folder = write_voices(tmp_path / "voices")
+    (folder / "bob/2.wav").write_bytes(b"RIFF, but no more")
+    with pytest.raises(AudioError, match=r"bob/2\.wav"):
+        encode(SpeechFolder(folder), out)
+    result = encode(SpeechFolder(folder), out, on_error="skip")
+    assert (result.rows, result.rejected) == (5, 1)
+    codes = read_clip_codes(out)
+    assert codes.files == ("ann/1.wav", "ann/2.wav", "bob/1.wav", "top.wav", "zz.flac")
+    assert (codes.labels, codes.samples) == ((0, 0, 1, -1, -1), (50, 350, 650, 950, 1250))
+    how = AudioPreprocessing(sample_rate=RATE)
+    for index, file in enumerate(codes.files):
+        audio = read_audio(folder / file, how)
+        padded = np.pad(audio, (0, -len(audio) % STRIDE))
+        np.testing.assert_array_equal(
+            codes.clip(index), FakeSpeechEngine().encoder(padded[None])[0]
+        )
+
+
 def test_out_inside_the_folder_is_refused(tmp_path):
-    folder = tmp_path / "voices"
-    (folder / "bob").mkdir(parents=True)
-    source = FakeSpeech(LENGTHS)
-    source.root = folder
+    folder = write_voices(tmp_path / "voices")
+    before = tree(folder)
     for out in (folder / "codes.npy", folder / "bob/codes.npy"):
         with pytest.raises(VqtrtError, match=r"is inside voices, .*give --out a path outside"):
-            encode(source, out)
-    assert tree(folder) == ["bob"]
-    encode(source, tmp_path / "codes.npy")
+            encode(SpeechFolder(folder), out)
+    assert tree(folder) == before
+    encode(SpeechFolder(folder), tmp_path / "codes.npy")
+    # Beside a single recording there is room.
+    result = encode(SpeechFolder(folder / "zz.flac"), folder / "zz.npy")
+    assert (result.rows, read_clip_codes(folder / "zz.npy").files) == (1, ("zz.flac",))
 
 
 def test_long_recordings_are_committed_one_by_one(out, monkeypatch):

@@ -23,7 +23,7 @@ from vqtrt.data.clip_codes import ClipCodes, ClipHeader, check_clip_codes
 from vqtrt.data.clips import Clip, CountedBlocks, read_clips
 from vqtrt.data.codes import short
 from vqtrt.data.codes_writer import ClipWriter
-from vqtrt.data.speech import SpeechSource
+from vqtrt.data.speech import SpeechFolder, SpeechSource
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.pipeline import (
     EncodeResult,
@@ -81,9 +81,8 @@ def encode_speech(
     it as rejected. What was done when a job stopped is kept beside `out`, and `resume` continues
     it. Where no recording at all can be read, raises `VqtrtError` and leaves nothing.
     """
-    folder = getattr(source, "root", None)
-    if isinstance(folder, Path) and folder.is_dir():
-        require_outside(out, folder, root)
+    if isinstance(source, SpeechFolder) and source.root.is_dir():
+        require_outside(out, source.root, root)
     how = preprocessing or tokenizer.preprocessing
     if how.sample_rate != tokenizer.preprocessing.sample_rate:
         raise VqtrtError(
