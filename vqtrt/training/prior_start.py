@@ -3,26 +3,35 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
 from vqtrt.artefacts import Artefacts
-from vqtrt.config import PriorConfig, load_prior_config
+from vqtrt.config import PriorConfig, load_any_config, load_prior_config
+from vqtrt.config_speech import SpeechConfig, SpeechPriorConfig
+from vqtrt.data.clip_codes import ClipCodes, read_clip_codes
 from vqtrt.data.codes import Codes, is_codes, read_codes
 from vqtrt.data.open import open_images
+from vqtrt.data.speech import open_speech
 from vqtrt.engines import open_engine
 from vqtrt.errors import VqtrtError
-from vqtrt.pipeline import encode_source, list_source
-from vqtrt.settings import read_settings
+from vqtrt.pipeline import Progress, Source, encode_source, list_source
+from vqtrt.speech_pipeline import encode_speech
+from vqtrt.speech_tokenizer import SpeechTokenizer
 from vqtrt.tokenizer import Tokenizer
-from vqtrt.training.loop import accelerator_for
-from vqtrt.training.prior import fit_config
+from vqtrt.training.loop import Watcher, accelerator_for
+from vqtrt.training.prior import fit_config, train_prior
+from vqtrt.training.prior_run import PriorFolder
 from vqtrt.training.run import Run
+from vqtrt.training.speech_prior import fit_speech_config, train_speech_prior
+from vqtrt.training.speech_run import SpeechRun
+
+C = TypeVar("C", Codes, ClipCodes)
 
 
 class Planned(NamedTuple):
-    """All that training a prior takes."""
+    """All that training a prior of images takes."""
 
     config: PriorConfig
     path: Path
@@ -32,23 +41,36 @@ class Planned(NamedTuple):
     """(C, K, D)."""
 
 
+class PlannedSpeech(NamedTuple):
+    """All that training a prior of speech takes."""
+
+    config: SpeechPriorConfig
+    path: Path
+    codes: ClipCodes
+    codebooks: Tensor
+    """(1, K, D)."""
+
+
 def plan_prior(
     model: Artefacts,
-    recipe: str,
+    recipe: str | None,
     name: str | None,
     overrides: Sequence[str],
     *,
     resume: bool,
     workers: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Planned:
-    """Settings, folder and codes; images are encoded first, into a file beside the folder.
+    progress: Progress = lambda done, total: None,
+) -> Planned | PlannedSpeech:
+    """Settings, folder and codes; data are encoded first, into a file beside the folder.
 
-    Under torchrun one process encodes and the others wait for the file. A prior that is resumed
-    takes the codes that are there, if they are still those of the images.
+    Without a recipe, `pixelcnn` for a model of images and `wavenet` for one of speech. Under
+    torchrun one process encodes and the others wait for the file. A prior that is resumed takes the
+    codes that are there, if they are still those of the data.
     """
     if model.run is None:
         raise VqtrtError(f"{model.path} is a bundle: a prior is trained in a run; name it")
+    speech = isinstance(load_any_config(model.run / "config.yaml"), SpeechConfig)
+    recipe = recipe or ("wavenet" if speech else "pixelcnn")
     name = name or Path(recipe).stem
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise VqtrtError(f"--name {name!r}: use letters, digits, '.', '_' and '-'")
@@ -57,46 +79,114 @@ def plan_prior(
         raise VqtrtError(f"nothing to resume: {path} holds no prior; train without --resume")
     if not resume and (path / "config.yaml").exists():
         raise VqtrtError(f"{path} exists already: pass --resume to continue it, or another --name")
-    if resume:
-        config = read_settings(PriorConfig, path / "config.yaml", overrides)
-    else:
-        config = load_prior_config(recipe, overrides)
-    tokenizer = Tokenizer(open_engine(model))
-    # Not with_suffix: a name may hold a dot.
-    encoded = path.with_name(f"{path.name}.npy")
-    if is_codes(Path(config.data.path)):
-        codes = read_codes(Path(config.data.path))
-    else:
-        accelerator = accelerator_for(config.train)
-        with accelerator.main_process_first():
-            made = resume or not accelerator.is_main_process
-            codes = _encoded(config.data.path, encoded, tokenizer, model, made, workers, progress)
+    config = load_prior_config(path / "config.yaml" if resume else recipe, overrides)
+    if isinstance(config, SpeechPriorConfig) != speech:
+        of, other = ("speech", "wavenet") if speech else ("images", "pixelcnn")
+        raise VqtrtError(
+            f"{recipe}: no prior for codes of {of}, of which {model.run} is; take {other}"
+        )
+    if isinstance(config, SpeechPriorConfig):
+        return _plan_speech(config, path, model, model.run, resume, workers, progress)
+    return _plan_images(config, path, model, model.run, resume, workers, progress)
+
+
+def train_planned(
+    planned: Planned | PlannedSpeech, watcher: Watcher, *, resume: bool = False
+) -> PriorFolder:
+    """Train the prior that was planned."""
+    if isinstance(planned, PlannedSpeech):
+        return train_speech_prior(*planned, watcher, resume=resume)
+    return train_prior(*planned, watcher, resume=resume)
+
+
+def _plan_images(
+    config: PriorConfig,
+    path: Path,
+    model: Artefacts,
+    run: Path,
+    resume: bool,
+    workers: int,
+    progress: Progress,
+) -> Planned:
+    tokenizer, data = Tokenizer(open_engine(model)), config.data.path
+
+    def encode(out: Path, made: bool) -> Codes:
+        source = open_images(data, split="train")
+        found = _made(out, read_codes, source, tokenizer.engine.weights_sha256) if made else None
+        if found is None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            encode_source(
+                tokenizer, source, out, root=data, model=model, workers=workers, progress=progress
+            )
+        return found or read_codes(out)
+
+    codes = _codes(config, path, resume, read_codes, encode)
     config = fit_config(config, codes, tokenizer.engine.weights_sha256)
-    codebooks = Run.open(model.run).load_model().quantizer.codebook
+    codebooks = Run.open(run).load_model().quantizer.codebook
     return Planned(config, path, codes, tokenizer, codebooks)
 
 
-def _encoded(
-    data: str,
-    encoded: Path,
-    tokenizer: Tokenizer,
+def _plan_speech(
+    config: SpeechPriorConfig,
+    path: Path,
     model: Artefacts,
-    made: bool,
+    run: Path,
+    resume: bool,
     workers: int,
-    progress: Callable[[int, int], None],
-) -> Codes:
-    """The codes of images, in the file `encoded`; what is there is taken if it may be `made`."""
-    source = open_images(data, split="train")
-    if made and encoded.exists():
-        codes = read_codes(encoded)
-        header = codes.header
-        if header is not None and (header.listing_sha256, header.weights_sha256) == (
-            list_source(source).sha256,
-            tokenizer.engine.weights_sha256,
-        ):
-            return codes
-    encoded.parent.mkdir(parents=True, exist_ok=True)
-    encode_source(
-        tokenizer, source, encoded, root=data, model=model, workers=workers, progress=progress
-    )
-    return read_codes(encoded)
+    progress: Progress,
+) -> PlannedSpeech:
+    tokenizer, opened = SpeechTokenizer(open_engine(model)), SpeechRun.open(run)
+    own = opened.config.data
+    if not config.data.path:
+        named = config.data.model_copy(update={"path": own.path})
+        config = config.model_copy(update={"data": named})
+    data = config.data.path
+
+    def encode(out: Path, made: bool) -> ClipCodes:
+        try:
+            source = open_speech(data, own.speaker_pattern)
+        except VqtrtError as error:
+            # The path is often the run's, which the user never typed.
+            raise VqtrtError(f"{error}; pass --data to name what to train on") from error
+        sha256 = tokenizer.engine.weights_sha256
+        found = _made(out, read_clip_codes, source, sha256) if made else None
+        if found is None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            encode_speech(
+                tokenizer, source, out, root=data, model=model, workers=workers, progress=progress
+            )
+        return found or read_clip_codes(out)
+
+    codes = _codes(config, path, resume, read_clip_codes, encode)
+    config = fit_speech_config(config, codes, tokenizer.engine.weights_sha256)
+    return PlannedSpeech(config, path, codes, opened.load_model().quantizer.codebook)
+
+
+def _codes(
+    config: PriorConfig | SpeechPriorConfig,
+    path: Path,
+    resume: bool,
+    read: Callable[[Path], C],
+    encode: Callable[[Path, bool], C],
+) -> C:
+    """The codes file that the settings name, or what `encode` makes of the data.
+
+    `encode` gets the file to write, and whether one that is there may be taken.
+    """
+    if is_codes(Path(config.data.path)):
+        return read(Path(config.data.path))
+    # Not with_suffix: a name may hold a dot.
+    out = path.with_name(f"{path.name}.npy")
+    accelerator = accelerator_for(config.train)
+    with accelerator.main_process_first():
+        return encode(out, resume or not accelerator.is_main_process)
+
+
+def _made(out: Path, read: Callable[[Path], C], source: Source, weights_sha256: str) -> C | None:
+    """The codes in `out`, if they are those that this tokenizer makes of the source."""
+    if not out.exists():
+        return None
+    codes = read(out)
+    header = codes.header
+    listing = None if header is None else (header.listing_sha256, header.weights_sha256)
+    return codes if listing == (list_source(source).sha256, weights_sha256) else None

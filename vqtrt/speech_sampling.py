@@ -1,0 +1,192 @@
+"""Drawing codes of speech from a WaveNet prior, one code of every clip at a time, over any engine.
+
+As `sampler.py` for PixelCNN: the caches stay where the engine has them, and the noise is keyed by
+(seed, sample, position), so that clip 17 of seed 0 is the same whatever the batch, the number asked
+for, or the engine; and a longer clip begins with the codes of a shorter one.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqtrt.bundle import PriorFacts, SpeechFacts
+from vqtrt.data.clip_codes import codes_in
+from vqtrt.data.codes import codes_dtype, short
+from vqtrt.engines import BoundGraph, Engine
+from vqtrt.errors import VqtrtError
+from vqtrt.sampler import Bind, Draw, noise
+from vqtrt.sampling import find_prior
+
+_MOST_CODES = 1 << 24
+"""Of a clip: days of speech, whose noise still fits into memory."""
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """Which clips to draw from which prior."""
+
+    prior: str
+    num: int
+    seconds: float
+    draw: Draw = field(default_factory=Draw)
+    speaker: str | None = None
+    """Who speaks in all clips; None goes through the speakers in turn, where there are any."""
+
+
+class ClipSamples(NamedTuple):
+    """What was drawn."""
+
+    codes: list[NDArray[Any]]
+    """(t,) each; the smallest unsigned dtype."""
+    speakers: list[str | None]
+    """Whose each is; None where neither prior nor decoder knows speakers."""
+    samples: int
+    """Of audio, that each clip stands for."""
+
+
+class ClipSampler:
+    """A WaveNet prior, bound for a batch size."""
+
+    def __init__(self, bind: Bind, name: str, codebook_size: int, batch_size: int) -> None:
+        self.codebook_size, self.batch_size = codebook_size, batch_size
+        self._bind, self._name = bind, name
+        self._steps: dict[str, BoundGraph] = {}
+
+    def _step(self, draw: Draw) -> BoundGraph:
+        """The graph that a draw needs, told what it asks for."""
+        filtered = draw.top_k is not None or draw.top_p < 1
+        name = "step_filtered" if filtered else "step"
+        if name not in self._steps:
+            sizes = {"batch": self.batch_size}
+            self._steps[name] = self._bind(f"priors/{self._name}/{name}", sizes, skip=("logits",))
+        step = self._steps[name]
+        step.inputs["temperature"][:] = draw.temperature
+        if filtered:
+            step.inputs["top_k"][:] = draw.top_k or self.codebook_size
+            step.inputs["top_p"][:] = draw.top_p
+        return step
+
+    def sample(
+        self,
+        draw: Draw,
+        samples: range,
+        length: int,
+        speakers: NDArray[np.int32] | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> NDArray[Any]:
+        """Codes (n, length) of the sample numbers `samples`, n at most the batch size.
+
+        `speakers` (n,), where the prior is conditioned on them; `progress` is called for each code.
+        """
+        step, count = self._step(draw), len(samples)
+        uniform = np.full((length, self.batch_size), 0.5, np.float32)
+        uniform[:, :count] = noise(draw.seed, samples, length).T
+        if speakers is not None:
+            step.inputs["speakers"][:] = 0
+            step.inputs["speakers"][:count] = speakers
+        previous, chance = step.inputs["previous"], step.inputs["noise"]
+        drawn = step.outputs["codes"]
+        out = np.empty((length, self.batch_size), codes_dtype(self.codebook_size))
+        step.reset()
+        previous[:] = self.codebook_size
+        for t in range(length):
+            chance[:, 0] = uniform[t]
+            step.run()
+            previous[:] = out[t] = drawn[:, 0]
+            progress()
+        return np.ascontiguousarray(out[:, :count].T)
+
+
+def sample_clips(
+    engine: Engine,
+    request: ClipRequest,
+    *,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ClipSamples:
+    """Draw clips 0 to num − 1 of a seed.
+
+    `progress` is called with (steps done, steps in all). Raises `VqtrtError` for a request that
+    the prior cannot meet.
+    """
+    facts = find_clip_prior(engine, request.prior)
+    request.draw.check(facts.codebook_size)
+    samples, length = _length(engine, request)
+    names = clip_speakers(request, facts, engine.speech)
+    labels = None
+    if facts.classes:
+        labels = np.array([facts.classes.index(name) for name in names if name], np.int32)
+    batch_size = min(batch_size, request.num)
+    most = getattr(engine, "most", None)
+    if most is not None:  # an engine that was compiled for batches up to a size
+        batch_size = min(batch_size, most(f"priors/{request.prior}/step", {}))
+    # A step is too small to be shared by cores.
+    bind = partial(engine.bind, threads=1)
+    sampler = ClipSampler(bind, request.prior, facts.codebook_size, batch_size)
+    starts = range(0, request.num, batch_size)
+    done = itertools.count(1)
+    codes: list[NDArray[Any]] = []
+    for start in starts:
+        numbers = range(start, min(start + batch_size, request.num))
+        drawn = sampler.sample(
+            request.draw,
+            numbers,
+            length,
+            None if labels is None else labels[numbers.start : numbers.stop],
+            lambda: progress(next(done), len(starts) * length),
+        )
+        codes.extend(drawn)
+    return ClipSamples(codes, names, samples)
+
+
+def find_clip_prior(engine: Engine, name: str) -> PriorFacts:
+    """As `find_prior`; `VqtrtError` for a model of images, too."""
+    if engine.speech is None:
+        raise VqtrtError("a model of images, where one of speech is wanted; give another model")
+    return find_prior(engine, name)
+
+
+def clip_speakers(
+    request: ClipRequest, prior: PriorFacts, speech: SpeechFacts | None
+) -> list[str | None]:
+    """Whose each clip is: of the prior's speakers, or where it has none of the decoder's.
+
+    Raises `VqtrtError` for a speaker whom the prior does not know, or the decoder.
+    """
+    voices = speech.speakers if speech else ()
+    known = prior.classes or voices
+    if request.speaker is None:
+        # What the prior was trained on may have speakers that the decoder was not.
+        both = [name for name in known if not voices or name in voices]
+        return [both[i % len(both)] if both else None for i in range(request.num)]
+    for of, names in (("prior", known), ("model", voices)):
+        if request.speaker not in names and (names or of == "prior"):
+            listed = ", ".join(names) or "none"
+            raise VqtrtError(
+                f"speaker {short(request.speaker)}: unknown to the {of}; it knows {listed}"
+            )
+    return [request.speaker] * request.num
+
+
+def _length(engine: Engine, request: ClipRequest) -> tuple[int, int]:
+    """Samples of audio, and codes, of each clip."""
+    if request.num < 1:
+        raise VqtrtError(f"num {request.num}: must be at least 1")
+    if not (request.seconds > 0 and math.isfinite(request.seconds)):
+        raise VqtrtError(f"seconds {request.seconds}: must be above 0")
+    assert engine.speech is not None  # noqa: S101 - for mypy: `find_clip_prior` saw to it
+    rate = engine.speech.preprocessing.sample_rate
+    samples = max(1, round(request.seconds * rate))
+    length = codes_in(samples, engine.facts.stride)
+    if length > _MOST_CODES:
+        raise VqtrtError(
+            f"seconds {request.seconds}: clips of at most "
+            f"{_MOST_CODES * engine.facts.stride / rate:,.0f} seconds can be drawn"
+        )
+    return samples, length

@@ -1,0 +1,211 @@
+"""`vqtrt train-prior wavenet`: a prior over the codes of speech as a task for the trainer.
+
+Notable: every code of the training clips is scored once an epoch, with all the codes before it that
+the prior sees, wherever a crop begins; so a clip is learnt from its first code on, and how it is
+cut makes no difference.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtrt.config_speech import SpeechPriorConfig
+from vqtrt.data.clip_codes import ClipCodes, check_clip_codes
+from vqtrt.data.code_crops import Crop, code_crops, take_crops
+from vqtrt.data.grid import save_png
+from vqtrt.engines.torch_bound import TorchBound
+from vqtrt.errors import VqtrtError
+from vqtrt.length_batches import length_batches
+from vqtrt.priors.wavenet import WaveNetPrior
+from vqtrt.priors.wavenet_graphs import wavenet_graph
+from vqtrt.sampler import Draw
+from vqtrt.speech_sampling import ClipSampler
+from vqtrt.training.code_picture import code_colours, codes_picture
+from vqtrt.training.loader import batch_indices
+from vqtrt.training.loop import Figures, Trainer, Watcher, accelerator_for
+from vqtrt.training.prior_run import SpeechPriorRun
+from vqtrt.training.run import open_folder
+
+_EVALUATION_BATCH = 64
+_SHOWN = 12
+"""Clips in a picture, held-out ones and as many that are drawn."""
+
+
+class Batch(NamedTuple):
+    """Crops of clips and, where the prior is conditioned, their speakers."""
+
+    codes: NDArray[np.int32]
+    """(n, t), with codes before the crops and zeros behind them."""
+    counted: NDArray[np.bool_]
+    """(n, t): codes that are scored."""
+    speakers: NDArray[np.int32] | None
+    """(n,)."""
+
+
+def fit_speech_config(
+    config: SpeechPriorConfig, codes: ClipCodes, tokenizer_sha256: str
+) -> SpeechPriorConfig:
+    """The settings with what the codes say: codebook, rate, speakers.
+
+    Raises `VqtrtError` where the codes are of another tokenizer, or have speakers for some clips
+    only.
+    """
+    header = codes.header
+    if header is None:
+        raise VqtrtError(
+            f"{codes.path}: has no .json beside it, which says what made the codes; encode again"
+        )
+    if header.weights_sha256 != tokenizer_sha256:
+        raise VqtrtError(
+            f"{codes.path}: these are codes of another tokenizer; encode the recordings with this "
+            "model, or name theirs with --model"
+        )
+    check_clip_codes(codes, header.codebook_size)
+    speakers = header.classes if config.data.conditional else ()
+    if speakers and min(codes.labels, default=-1) < 0:
+        raise VqtrtError(
+            f"{codes.path}: some clips have no speaker; --set data.conditional=false ignores "
+            "speakers"
+        )
+    prior = {"codebook_size": header.codebook_size, "num_classes": len(speakers)}
+    described = {
+        "sample_rate": header.sample_rate,
+        "stride": header.stride,
+        "classes": speakers,
+        "weights_sha256": tokenizer_sha256,
+    }
+    return config.model_copy(
+        update={
+            "prior": config.prior.model_copy(update=prior),
+            "codes": config.codes.model_copy(update=described),
+        }
+    )
+
+
+def train_speech_prior(
+    config: SpeechPriorConfig,
+    path: Path,
+    codes: ClipCodes,
+    codebooks: Tensor,
+    watcher: Watcher,
+    *,
+    resume: bool = False,
+) -> SpeechPriorRun:
+    """Train the prior of `config` (as `fit_speech_config` gives it), into the folder `path`.
+
+    The tokenizer's `codebooks` (1, K, D) are what the prior starts from. Raises `VqtrtError` as
+    `training.image.train` does.
+    """
+    torch.manual_seed(config.train.seed)
+    accelerator = accelerator_for(config.train)
+    task = SpeechPriorTask(config, codes, codebooks)
+    with open_folder(path, config, accelerator, resume=resume, option="--name"):
+        trainer = Trainer(task, path, config.train, accelerator, watcher, "samples")
+        start = trainer.start(resume=resume)
+    trainer.train(start)
+    return SpeechPriorRun(path, config)
+
+
+class SpeechPriorTask:
+    """The prior, its codes, and how both are looked at."""
+
+    figures = ("loss", "bits_per_code")
+    unit = "crops"
+
+    def __init__(self, config: SpeechPriorConfig, codes: ClipCodes, codebooks: Tensor) -> None:
+        self.config, self.codes, self.codebooks = config, codes, codebooks
+        self.prior = WaveNetPrior(config.prior)
+        self.module: nn.Module = self.prior
+        self.speakers = np.array(codes.labels, np.int32) if config.codes.classes else None
+        count = len(codes)
+        if count < 2:
+            raise VqtrtError(f"{codes.path}: training needs at least 2 clips, one to hold out")
+        held_out = max(1, min(config.data.holdout, count // 10))
+        rng = np.random.default_rng([config.train.seed, 1])
+        self.held_out = np.sort(rng.choice(count, held_out, replace=False))
+        clips = np.setdiff1d(np.arange(count), self.held_out)
+        self.crops, self.held_out_crops = self._crops(clips), self._crops(self.held_out)
+        self.unigram_bits = self._unigram_bits(clips)
+
+    def start(self, device: torch.device) -> None:
+        """Start the prior from the tokenizer's codebook."""
+        self.prior.start_from(self.codebooks.to(device))
+
+    def batches(self, steps: range, rank: int, world: int) -> Iterator[Batch]:
+        """This process's crops of each step."""
+        train = self.config.train
+        for step in steps:
+            count = len(self.crops)
+            chosen = batch_indices(count, train.batch_size, train.seed, step, rank, world)
+            yield self._take([self.crops[i] for i in chosen])
+
+    def losses(self, module: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+        """`figures` of a batch: nats and bits a code."""
+        loss = self._nats(module, batch, device).mean()
+        return torch.stack([loss, loss.detach() / math.log(2)])
+
+    def evaluate(self, device: torch.device, picture: Path) -> Figures:
+        """Held-out bits a code, and a picture of held-out clips above clips that are drawn.
+
+        Beside it the bits that the training codes' frequencies alone take.
+        """
+        nats, count = 0.0, 0
+        lengths = [crop.length for crop in self.held_out_crops]
+        for indices in length_batches(lengths, _EVALUATION_BATCH):
+            batch = self._take([self.held_out_crops[i] for i in indices])
+            each = self._nats(self.prior, batch, device)
+            nats, count = nats + float(each.double().sum()), count + len(each)
+        self._draw(picture, device)
+        bits = nats / count / math.log(2)
+        return {"bits_per_code": bits, "unigram_bits": self.unigram_bits}
+
+    def _nats(self, module: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+        """Of each code that is scored, (codes,)."""
+        codes = torch.from_numpy(batch.codes).to(device)
+        speakers = None if batch.speakers is None else torch.from_numpy(batch.speakers).to(device)
+        counted = torch.from_numpy(batch.counted).to(device)
+        logits = module(codes, speakers)
+        return F.cross_entropy(logits[counted], codes[counted].long(), reduction="none")
+
+    def _crops(self, clips: NDArray[np.int64]) -> list[Crop]:
+        reach, size = self.config.prior.receptive_field, self.config.data.crop
+        return code_crops(self.codes.lengths(), clips.tolist(), size, reach)
+
+    def _take(self, crops: Sequence[Crop]) -> Batch:
+        codes, counted = take_crops(self.codes, crops)
+        clips = [crop.clip for crop in crops]
+        return Batch(codes, counted, None if self.speakers is None else self.speakers[clips])
+
+    def _unigram_bits(self, clips: NDArray[np.int64]) -> float:
+        """Bits a held-out code by the training codes' frequencies, each code counted once more.
+
+        So that one that no training clip has does not take infinitely many.
+        """
+        counts = np.ones(self.config.prior.codebook_size)
+        for clip in clips:
+            counts += np.bincount(self.codes.clip(clip), minlength=len(counts))
+        bits = -np.log2(counts / counts.sum())
+        return float(np.concatenate([bits[self.codes.clip(clip)] for clip in self.held_out]).mean())
+
+    def _draw(self, picture: Path, device: torch.device) -> None:
+        shown = self.held_out[:_SHOWN]
+        real = [np.asarray(self.codes.clip(clip)[: self.config.data.crop]) for clip in shown]
+
+        def bind(graph: str, sizes: Any, *, shared: Any = None, skip: Any = ()) -> TorchBound:
+            part = graph.rpartition("/")[2]
+            return TorchBound(wavenet_graph(self.prior, part), sizes, shared or {}, skip, device)
+
+        # Of the same speakers, and as long as they are.
+        speakers = None if self.speakers is None else self.speakers[shown]
+        sampler = ClipSampler(bind, "", self.config.prior.codebook_size, len(shown))
+        drawn = sampler.sample(Draw(), range(len(shown)), max(map(len, real)), speakers)
+        made = [codes[: len(like)] for codes, like in zip(drawn, real, strict=True)]
+        colours = code_colours(self.codebooks[0].cpu().numpy())
+        save_png(picture, codes_picture([real, made], colours))
