@@ -54,7 +54,7 @@ def score_codes(
     usage = CodeUsage(facts.codebook_size, books)
     size = min(batch_size, rows)
     graph = engine.bind(f"priors/{prior}/logits", {"batch": size, "height": height, "width": width})
-    nats = 0.0
+    total = 0.0
     for start in range(0, rows, size):
         batch = np.asarray(codes.codes[start : start + size])
         count = len(batch)
@@ -63,9 +63,9 @@ def score_codes(
             graph.inputs["labels"][:count] = labels[start : start + count]
         graph.run()
         usage.update(batch)
-        nats += _nats(graph.outputs["logits"][:count], graph.inputs["codes"][:count])
+        total += nats(graph.outputs["logits"][:count], graph.inputs["codes"][:count])
         progress(start + count, rows)
-    bits = nats / math.log(2) / (rows * height * width * books)
+    bits = total / math.log(2) / (rows * height * width * books)
     dimensions = engine.facts.stride**2 * 3
     return {
         "bits_per_code": bits,
@@ -115,8 +115,8 @@ def _labels(codes: Codes, classes: tuple[str, ...]) -> NDArray[np.int32] | None:
     return np.array(codes.labels, np.int32)
 
 
-def _nats(logits: NDArray[np.float32], codes: NDArray[np.int32]) -> float:
-    """Negative log-likelihood, summed over all codes, in float64."""
+def nats(logits: NDArray[np.float32], codes: NDArray[np.int32]) -> float:
+    """Negative log-likelihood of codes (…) under logits (…, K), summed, in float64."""
     values = logits.astype(np.float64)
     values -= values.max(-1, keepdims=True)
     normaliser = np.log(np.exp(values).sum(-1))
