@@ -14,6 +14,7 @@ from vqtrt.errors import ImageError, VqtrtError
 if TYPE_CHECKING:
     from vqtrt.artefacts import Artefacts
     from vqtrt.data.preprocessing import Preprocessing
+    from vqtrt.engines import Engine as OpenedEngine
     from vqtrt.tokenizer import Tokenizer
 
 
@@ -101,15 +102,24 @@ def open_model(
     batch_size: int,
     precision: PrecisionName = PrecisionName.FP32,
 ) -> "tuple[Artefacts, Tokenizer]":
-    """The model that is meant, opened on an engine; says which."""
+    """The model of images that is meant, opened on an engine; says which."""
+    from vqtrt.tokenizer import Tokenizer
+
+    found, opened = open_named(named, engine, precision)
+    return found, Tokenizer(opened, batch_size=batch_size)
+
+
+def open_named(
+    named: Path | None, engine: EngineName, precision: PrecisionName = PrecisionName.FP32
+) -> "tuple[Artefacts, OpenedEngine]":
+    """The model that is meant, of images or of speech, opened on an engine; says which."""
     from vqtrt import terminal
     from vqtrt.engines import open_engine
-    from vqtrt.tokenizer import Tokenizer
 
     found = find(named)
     opened = open_engine(found, engine.value, precision=precision.value)
     terminal.note(f"engine: {opened.name}")
-    return found, Tokenizer(opened, batch_size=batch_size)
+    return found, opened
 
 
 def worker_count(workers: int | None) -> int:

@@ -1,7 +1,7 @@
 """The commands about priors: `train-prior`, `sample` and `bench sample`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,18 +18,30 @@ from vqtrt.cli_options import (
     find,
     main_process,
     open_model,
+    open_named,
     worker_count,
 )
 from vqtrt.errors import VqtrtError
+
+if TYPE_CHECKING:
+    from vqtrt.artefacts import Artefacts
+    from vqtrt.engines import Engine as OpenedEngine
+    from vqtrt.sampling import Request
+    from vqtrt.speech_sampling import ClipRequest
+    from vqtrt.tokenizer import Tokenizer
 
 PriorName = Annotated[str, typer.Option(help="Name of the prior.")]
 Shape = Annotated[str | None, typer.Option(help="Grid of codes, HxW (default: as trained).")]
 
 
 def train_prior(
-    recipe: Annotated[str, typer.Argument(help="Recipe name or YAML file.")] = "pixelcnn",
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="Recipe or YAML file (default: pixelcnn, or wavenet for speech)."),
+    ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Codes file, or images, which are encoded first.")
+        str | None,
+        typer.Option(help="Codes file, or images or recordings, which are encoded first."),
     ] = None,
     model: Model = None,
     name: Annotated[str | None, typer.Option(help="Name of the prior (default: RECIPE).")] = None,
@@ -39,7 +51,7 @@ def train_prior(
 ) -> None:
     """Train a prior over a run's codes, into RUN/priors/NAME."""
     from vqtrt import terminal
-    from vqtrt.training.prior_start import plan_prior
+    from vqtrt.training.prior_start import plan_prior, train_planned
 
     found = find(model)
     overrides = [*(settings or []), *([f"data.path={data}"] if data else [])]
@@ -55,11 +67,9 @@ def train_prior(
         )
     if main_process():
         terminal.note(f"training {planned.path.name} on {planned.codes.path}, into {planned.path}")
-    from vqtrt.training.prior import train_prior as train
-
     bar = terminal.TrainingBar()
     try:
-        run = train(*planned, bar, resume=resume)
+        run = train_planned(planned, bar, resume=resume)
     finally:
         bar.stop()
     if main_process():
@@ -67,66 +77,134 @@ def train_prior(
 
 
 def sample(
-    prior: PriorName = "pixelcnn",
+    prior: Annotated[
+        str | None,
+        typer.Option(help="Name of the prior (default: pixelcnn, or wavenet for speech)."),
+    ] = None,
     num: Annotated[int, typer.Option(min=1, help="How many samples.")] = 16,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for pictures, or a codes file, .npy.")
-    ] = None,
-    grid: Annotated[Path | None, typer.Option(help="PNG to write with all samples.")] = None,
-    label: Annotated[
-        str | None, typer.Option(help="Class, by number or name (default: all in turn).")
+        Path | None, typer.Option(help="Folder for pictures or wavs, or a codes file, .npy.")
     ] = None,
     temperature: Annotated[float, typer.Option(help="0 for the most likely codes.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Draw from the k most likely codes.")] = None,
     top_p: Annotated[float, typer.Option(help="Draw from the fewest codes with this share.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Another seed, other samples.")] = 0,
-    shape: Shape = None,
-    prefix: Annotated[
-        Path | None, typer.Option(help="Codes file whose first --rows are kept.")
+    grid: Annotated[
+        Path | None, typer.Option(help="Images: PNG to write with all samples.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=0, help="Rows of codes to keep of --prefix.")] = 0,
+    label: Annotated[
+        str | None, typer.Option(help="Images: class, by number or name (default: all in turn).")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Images: grid of codes, HxW (default: as trained).")
+    ] = None,
+    prefix: Annotated[
+        Path | None, typer.Option(help="Images: codes file whose first --rows are kept.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=0, help="Images: rows of codes to keep of --prefix.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Speech: length of a clip (default: 2).")
+    ] = None,
+    speaker: Annotated[
+        str | None, typer.Option(help="Speech: who speaks, by name (default: all in turn).")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples drawn at once.")] = 16,
     model: Model = None,
     engine: Engine = EngineName.AUTO,
     precision: Precision = PrecisionName.FP32,
     as_json: Json = False,
 ) -> None:
-    """Draw new codes from a prior, and decode them to pictures."""
-    from vqtrt import generate, terminal
+    """Draw new codes from a prior, and decode them to pictures or wavs."""
+    from vqtrt import terminal
     from vqtrt.data.grid import check_png
+    from vqtrt.generate import read_prefix
     from vqtrt.sampler import Draw
-    from vqtrt.sampling import Request, find_prior, label_number, sample_codes
+    from vqtrt.sampling import Request, find_prior, label_number
+    from vqtrt.speech_sampling import ClipRequest
+    from vqtrt.tokenizer import Tokenizer
 
     if out is None and grid is None:
         raise VqtrtError("nothing to write: pass --out FOLDER, --out codes.npy or --grid PNG")
     if grid is not None:
         check_png(grid)
-    found, tokenizer = open_model(model, engine, batch_size, precision)
-    facts = find_prior(tokenizer.engine, prior)
-    request = Request(
-        prior=prior,
-        num=num,
-        draw=Draw(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
-        label=label_number(label, facts),
-        shape=parse_shape(shape),
-        prefix=None if prefix is None else generate.read_prefix(prefix, tokenizer),
-        rows=rows,
-    )
-    with terminal.counting("sampling") as counter:
-        samples = sample_codes(tokenizer.engine, request, batch_size=batch_size, progress=counter)
-    if out is not None and out.suffix == ".npy":
-        generate.write_codes(tokenizer, request, samples, out, found)
-    elif out is not None:
-        generate.write_pictures(tokenizer, samples, out)
-    if grid is not None:
-        lines = generate.write_grid(tokenizer, samples, grid)
-        if lines:
-            names = ", ".join(facts.classes[line] for line in lines)
-            terminal.note(f"classes of the grid, from the top: {names}")
+    found, opened = open_named(model, engine, precision)
+    draw = Draw(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    if getattr(opened, "speech", None) is None:
+        _refuse({"seconds": seconds, "speaker": speaker}, "speech", "images")
+        tokenizer, name = Tokenizer(opened, batch_size=batch_size), prior or "pixelcnn"
+        request = Request(
+            prior=name,
+            num=num,
+            draw=draw,
+            label=label_number(label, find_prior(opened, name)),
+            shape=parse_shape(shape),
+            prefix=None if prefix is None else read_prefix(prefix, tokenizer),
+            rows=rows or 0,
+        )
+        _sample_images(found, tokenizer, request, out, grid)
+    else:
+        only = {"grid": grid, "label": label, "shape": shape, "prefix": prefix, "rows": rows}
+        _refuse(only, "images", "speech")
+        length, name = 2.0 if seconds is None else seconds, prior or "wavenet"
+        assert out is not None  # noqa: S101 - for mypy: a grid was refused
+        clips = ClipRequest(name, num, length, draw, speaker)
+        _sample_clips(found, opened, clips, out, batch_size)
     written = [str(path) for path in (out, grid) if path is not None]
     terminal.note(f"wrote {num} samples: {', '.join(written)}")
     if as_json:
-        terminal.show({"num": num, "prior": prior, "seed": seed, "written": written}, True)
+        terminal.show({"num": num, "prior": name, "seed": seed, "written": written}, True)
+
+
+def _refuse(options: dict[str, Any], of: str, model: str) -> None:
+    """Raise `VqtrtError` for the first option that was given, and is for the other kind."""
+    for name, value in options.items():
+        if value is not None:
+            raise VqtrtError(f"--{name} is for {of}, and the model is of {model}: leave it out")
+
+
+def _sample_images(
+    model: "Artefacts",
+    tokenizer: "Tokenizer",
+    request: "Request",
+    out: Path | None,
+    grid: Path | None,
+) -> None:
+    from vqtrt import generate, terminal
+    from vqtrt.sampling import sample_codes
+
+    engine, size = tokenizer.engine, tokenizer.batch_size
+    with terminal.counting("sampling") as counter:
+        samples = sample_codes(engine, request, batch_size=size, progress=counter)
+    if out is not None and out.suffix == ".npy":
+        generate.write_codes(tokenizer, request, samples, out, model)
+    elif out is not None:
+        generate.write_pictures(tokenizer, samples, out)
+    if grid is not None and (lines := generate.write_grid(tokenizer, samples, grid)):
+        classes = engine.priors[request.prior].classes
+        names = ", ".join(classes[line] for line in lines)
+        terminal.note(f"classes of the grid, from the top: {names}")
+
+
+def _sample_clips(
+    model: "Artefacts", engine: "OpenedEngine", request: "ClipRequest", out: Path, batch_size: int
+) -> None:
+    from vqtrt import terminal
+    from vqtrt.speech_generate import sampled_codes, write_clip_codes
+    from vqtrt.speech_pipeline import decode_speech
+    from vqtrt.speech_sampling import sample_clips
+    from vqtrt.speech_tokenizer import SpeechTokenizer
+
+    with terminal.counting("sampling") as counter:
+        samples = sample_clips(engine, request, batch_size=batch_size, progress=counter)
+    codes = sampled_codes(engine, request, samples, model, out)
+    if out.suffix == ".npy":
+        write_clip_codes(codes)
+        return
+    decoder = SpeechTokenizer(engine, batch_size=batch_size)
+    with terminal.counting("decoding") as counter:
+        decode_speech(decoder, codes, out, progress=counter)
 
 
 def bench_sample(

@@ -45,7 +45,7 @@ class ClipSamples(NamedTuple):
     codes: list[NDArray[Any]]
     """(t,) each; the smallest unsigned dtype."""
     speakers: list[str | None]
-    """Whose each is; None where neither prior nor decoder knows speakers."""
+    """Whose each is, of `known_speakers`; None where there are none."""
     samples: int
     """Of audio, that each clip stands for."""
 
@@ -118,7 +118,7 @@ def sample_clips(
     facts = find_clip_prior(engine, request.prior)
     request.draw.check(facts.codebook_size)
     samples, length = _length(engine, request)
-    names = clip_speakers(request, facts, engine.speech)
+    names = _speakers(request, known_speakers(facts, engine.speech))
     labels = None
     if facts.classes:
         labels = np.array([facts.classes.index(name) for name in names if name], np.int32)
@@ -152,25 +152,20 @@ def find_clip_prior(engine: Engine, name: str) -> PriorFacts:
     return find_prior(engine, name)
 
 
-def clip_speakers(
-    request: ClipRequest, prior: PriorFacts, speech: SpeechFacts | None
-) -> list[str | None]:
-    """Whose each clip is: of the prior's speakers, or where it has none of the decoder's.
+def known_speakers(prior: PriorFacts, speech: SpeechFacts) -> tuple[str, ...]:
+    """The prior's speakers, or where it has none the decoder's: clips are still in some voice."""
+    return prior.classes or speech.speakers
 
-    Raises `VqtrtError` for a speaker whom the prior does not know, or the decoder.
-    """
-    voices = speech.speakers if speech else ()
-    known = prior.classes or voices
+
+def _speakers(request: ClipRequest, known: tuple[str, ...]) -> list[str | None]:
+    """Whose each clip is."""
     if request.speaker is None:
-        # What the prior was trained on may have speakers that the decoder was not.
-        both = [name for name in known if not voices or name in voices]
-        return [both[i % len(both)] if both else None for i in range(request.num)]
-    for of, names in (("prior", known), ("model", voices)):
-        if request.speaker not in names and (names or of == "prior"):
-            listed = ", ".join(names) or "none"
-            raise VqtrtError(
-                f"speaker {short(request.speaker)}: unknown to the {of}; it knows {listed}"
-            )
+        return [known[i % len(known)] if known else None for i in range(request.num)]
+    if request.speaker not in known:
+        raise VqtrtError(
+            f"speaker {short(request.speaker)}: unknown to the prior {request.prior!r}; "
+            f"it knows {', '.join(known) or 'none'}"
+        )
     return [request.speaker] * request.num
 
 

@@ -135,5 +135,5 @@ def _speakers(codes: ClipCodes, classes: tuple[str, ...]) -> NDArray[np.int32] |
 
 def _rounded(length: int) -> int:
     """A length with its 4 leading bits kept, the next larger: at most an eighth more."""
-    step = max(1, 1 << (length.bit_length() - 4))
+    step = 1 << max(0, length.bit_length() - 4)
     return -(-length // step) * step

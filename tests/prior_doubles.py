@@ -1,0 +1,104 @@
+"""A WaveNet prior of random weights, on a stand-in for an engine."""
+
+from collections.abc import Collection, Mapping
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vqtrt.bundle import ModelFacts, PriorFacts, SpeechFacts
+from vqtrt.config_speech import WaveNetConfig
+from vqtrt.data.audio import AudioPreprocessing
+from vqtrt.data.clip_codes import ClipCodes, ClipHeader
+from vqtrt.engines.torch_bound import TorchBound
+from vqtrt.priors.wavenet import WaveNetPrior
+from vqtrt.priors.wavenet_graphs import wavenet_graph
+
+K, STRIDE, RATE = 13, 4, 8000
+SPEAKERS = ("ann", "bob", "cy")
+SHA = "f" * 64
+
+
+def random_prior(**settings) -> WaveNetPrior:
+    """Of 3 speakers, with a receptive field of 15 codes; its draws are far from even."""
+    config = {"layers": 6, "cycles": 2, "channels": 8, "head": 16, "codebook_size": K}
+    torch.manual_seed(0)
+    prior = WaveNetPrior(WaveNetConfig(**config | {"num_classes": 3} | settings)).eval()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.4)
+    return prior.requires_grad_(False)
+
+
+class PriorEngine:
+    """An engine in torch whose model has the prior `wavenet` and nothing else.
+
+    `bound` are the graphs that were made ready, with their sizes.
+    """
+
+    name = "double"
+    precision = "fp32"
+    lanes = 1
+    weights_sha256 = SHA
+    facts = ModelFacts(codebook_size=K, num_codebooks=1, code_dim=1, stride=STRIDE)
+
+    def __init__(
+        self, prior: WaveNetPrior, voices: tuple[str, ...] = SPEAKERS, names=SPEAKERS
+    ) -> None:
+        self.prior = prior
+        self.speech = SpeechFacts(
+            preprocessing=AudioPreprocessing(sample_rate=RATE),
+            decoder="conv",
+            speakers=voices,
+            context=0,
+            decoder_context=0,
+        )
+        facts = PriorFacts(
+            kind="wavenet",
+            codebook_size=K,
+            num_codebooks=1,
+            width=8,
+            reach=prior.config.receptive_field,
+            classes=names if prior.config.num_classes else (),
+            weights_sha256=SHA,
+            tokenizer_sha256=SHA,
+        )
+        self.priors = {"wavenet": facts}
+        self.bound: list[tuple[str, dict[str, int]]] = []
+
+    def bind(
+        self,
+        graph: str,
+        sizes: Mapping[str, int],
+        *,
+        shared: Mapping[str, np.ndarray] | None = None,
+        skip: Collection[str] = (),
+        threads: int | None = None,
+    ) -> TorchBound:
+        folder, _, part = graph.rpartition("/")
+        assert folder == "priors/wavenet"
+        self.bound.append((part, dict(sizes)))
+        made = wavenet_graph(self.prior, part)
+        return TorchBound(made, sizes, shared or {}, skip, torch.device("cpu"))
+
+
+def clip_codes(lengths, labels=(), classes=SPEAKERS, seed=0) -> ClipCodes:
+    """Random codes of clips, as if they were read from `codes.npy`."""
+    offsets = tuple(accumulate(lengths, initial=0))
+    codes = np.random.default_rng(seed).integers(0, K, offsets[-1]).astype(np.uint8)
+    header = ClipHeader(
+        codebook_size=K,
+        sample_rate=RATE,
+        stride=STRIDE,
+        classes=classes,
+        root="speech",
+        listing_sha256="0" * 64,
+        weights_sha256=SHA,
+        model={"path": "run", "engine": "double"},
+        preprocessing={},
+        vqtrt_version="0",
+    )
+    files = tuple(f"{number}.wav" for number in range(len(lengths)))
+    samples = tuple(length * STRIDE for length in lengths)
+    return ClipCodes(Path("codes.npy"), codes, offsets, header, files, tuple(labels), samples)
