@@ -1,7 +1,15 @@
 import pytest
 from pydantic import ValidationError
 
-from vqtrt.config import RECIPES, Config, load_config, load_prior_config
+from vqtrt.config import (
+    RECIPES,
+    Config,
+    load_any_config,
+    load_config,
+    load_prior_config,
+    load_speech_config,
+)
+from vqtrt.config_speech import SpeechPriorConfig
 from vqtrt.errors import VqtrtError
 from vqtrt.settings import parse_settings, recipe_names
 
@@ -19,17 +27,35 @@ def test_recipes():
 
 
 @pytest.mark.parametrize("name", recipe_names(RECIPES / "priors"))
-def test_every_prior_of_the_recipes_sees_all_of_its_grid(name):
-    prior = load_prior_config(name).prior.fitted(8, 8)
-    assert prior.reach(prior.kernel) >= 7
+def test_every_prior_of_the_recipes_sees_all_of_its_grid_or_a_good_part_of_its_crop(name):
+    config = load_prior_config(name)
+    if isinstance(config, SpeechPriorConfig):
+        assert 32 <= config.prior.receptive_field <= config.data.crop
+    else:
+        prior = config.prior.fitted(8, 8)
+        assert prior.reach(prior.kernel) >= 7
 
 
 @pytest.mark.parametrize("name", recipe_names(RECIPES))
 def test_every_recipe_loads_and_survives_yaml(name, tmp_path):
-    config = load_config(name)
+    config = load_any_config(name)
     assert config.recipe == name
     (tmp_path / "config.yaml").write_text(config.to_yaml())
-    assert load_config(tmp_path / "config.yaml") == config
+    assert load_any_config(tmp_path / "config.yaml") == config
+
+
+def test_settings_of_the_other_kind_are_refused_in_words():
+    with pytest.raises(VqtrtError, match="digits: is of speech, and this is for images"):
+        load_config("digits")
+    with pytest.raises(VqtrtError, match="shapes: is of images, and this is for speech"):
+        load_speech_config("shapes")
+
+
+def test_a_decoder_is_the_papers_unless_it_is_named():
+    assert load_speech_config("digits", ["model.decoder.hop=32"]).model.decoder.kind == "wavenet"
+    assert load_speech_config("digits", ["model.decoder={kind: conv}"]).model.decoder.kind == "conv"
+    with pytest.raises(VqtrtError, match="expected tags: 'wavenet', 'conv'"):
+        load_speech_config("digits", ["model.decoder.kind=flow"])
 
 
 def test_yaml_keeps_odd_values(tmp_path):
