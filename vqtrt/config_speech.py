@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from vqtrt.config_parts import PriorDataConfig, QuantizerConfig, TrainConfig
 from vqtrt.data.audio import AudioPreprocessing
@@ -77,6 +77,19 @@ class ConvDecoderConfig(Settings):
     """Windows of that loss, in samples; each moves on by a quarter."""
 
 
+def _decoder_kind(value: object) -> object:
+    """The decoder's kind; WaveNet, the paper's, where it is not named."""
+    if isinstance(value, dict):
+        return value.get("kind", "wavenet")
+    return getattr(value, "kind", None)
+
+
+DecoderConfig = Annotated[
+    Annotated[WaveNetDecoderConfig, Tag("wavenet")] | Annotated[ConvDecoderConfig, Tag("conv")],
+    Discriminator(_decoder_kind),
+]
+
+
 class MelConfig(Settings):
     """Log-mel spectrograms: of the front end, and as a target."""
 
@@ -138,9 +151,7 @@ class SpeechModelConfig(Settings):
     target_only: bool = False
     """Codes are learned from the target alone: the decoder learns to read them, and no gradient of
     it reaches the encoder."""
-    decoder: Annotated[WaveNetDecoderConfig | ConvDecoderConfig, Field(discriminator="kind")] = (
-        WaveNetDecoderConfig()
-    )
+    decoder: DecoderConfig = WaveNetDecoderConfig()
     quantizer: QuantizerConfig = QuantizerConfig()
 
     @property
@@ -175,6 +186,9 @@ class SpeechDataConfig(Settings):
     preprocessing: AudioPreprocessing = AudioPreprocessing()
     crop: int = Field(7680, ge=1)
     """Samples of a recording in a batch, rounded up to whole codes."""
+    target_batch: int | None = Field(None, ge=1)
+    """Crops of a step while the decoder rests (`model.target_steps`), where they are cheap; None
+    for `train.batch_size`."""
     holdout: int = Field(200, ge=1)
     """Recordings set aside for evaluation, drawn by seed; at most a tenth of the data."""
     workers: int = Field(2, ge=1, le=256)

@@ -96,18 +96,22 @@ class SpeechTask:
 
     def batches(self, steps: range, rank: int, world: int) -> Iterator[Crops]:
         """This process's crops of each step."""
-        train = self.config.train
-        return training_crops(
-            self.clips,
-            self.items.train,
-            self.pieces,
-            self.shape,
-            batch_size=train.batch_size,
-            seed=train.seed,
-            steps=steps,
-            rank=rank,
-            world=world,
-        )
+        train, rests = self.config.train, self.config.model.target_steps
+        first = self.config.data.target_batch or train.batch_size
+        last = max(steps.start, min(steps.stop, rests))
+        parts = ((range(steps.start, last), first), (range(last, steps.stop), train.batch_size))
+        for part, size in parts:
+            yield from training_crops(
+                self.clips,
+                self.items.train,
+                self.pieces,
+                self.shape,
+                batch_size=size,
+                seed=train.seed,
+                steps=part,
+                rank=rank,
+                world=world,
+            )
 
     def losses(self, module: nn.Module, batch: Crops, device: torch.device) -> Tensor:
         """`figures` of a batch."""
