@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vqtrt.errors import VqtrtError
-from vqtrt.probe import Utterance, code_phones, probe, split
+from vqtrt.probe import Split, Utterance, code_phones, probe
 
 INTERVALS = [(0.0, 0.1, "sil"), (0.1, 0.25, "a"), (0.25, 0.3, " t "), (0.35, 0.4, "")]
 
@@ -68,7 +68,7 @@ def test_the_last_code_has_the_middle_of_the_samples_it_has():
 def test_accuracy_is_that_of_a_table_made_by_hand():
     utterances = corpus()
     found = probe(utterances, 8)
-    train = split([(u.name, u.speaker) for u in utterances])
+    train = Split().train([(u.name, u.speaker) for u in utterances])
     accuracy, base, held = by_hand(utterances, train)
     assert (found.scores.accuracy, found.scores.most_frequent) == (accuracy, base)
     assert found.codes == (2000 - held, held)
@@ -97,7 +97,7 @@ def test_perfect_codes_and_useless_ones():
 
 def test_a_code_that_training_never_met_stands_for_the_most_frequent_phone():
     utterances = [Utterance(str(n), 0, np.array([0, 0, 1]), ("a", "a", "b")) for n in range(9)]
-    held = split([(u.name, u.speaker) for u in utterances])
+    held = Split().train([(u.name, u.speaker) for u in utterances])
     (index,) = np.flatnonzero(~held)
     utterances[index] = Utterance(str(index), 0, np.array([2, 2, 1]), ("a", "b", "b"))
     found = probe(utterances, 4)
@@ -143,20 +143,20 @@ def names(count=200, speakers=4):
 
 
 def test_a_split_has_its_share_of_every_speaker():
-    train = split(names())
+    train = Split().train(names())
     for speaker in range(4):
         assert train[speaker::4].sum() == 45
-    assert not np.array_equal(train, split(names(), seed=1))
+    assert not np.array_equal(train, Split(seed=1).train(names()))
 
 
 def test_a_split_depends_on_names_alone_not_on_their_order():
     shuffled = [names()[i] for i in np.random.default_rng(0).permutation(200)]
-    chosen = {name for (name, _), t in zip(names(), split(names()), strict=True) if t}
-    assert chosen == {n for (n, _), t in zip(shuffled, split(shuffled), strict=True) if t}
+    chosen = {name for (name, _), t in zip(names(), Split().train(names()), strict=True) if t}
+    assert chosen == {n for (n, _), t in zip(shuffled, Split().train(shuffled), strict=True) if t}
 
 
 def test_a_split_by_speaker_keeps_speakers_whole():
-    train = split(names(speakers=10), 0.7, by="speaker")
+    train = Split(0.7, "speaker").train(names(speakers=10))
     sides = [set(train[speaker::10].tolist()) for speaker in range(10)]
     assert sides.count({True}) == 7
     assert sides.count({False}) == 3
@@ -165,14 +165,14 @@ def test_a_split_by_speaker_keeps_speakers_whole():
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
 def test_a_split_leaves_some_on_either_side(share):
     for by in ("utterance", "speaker"):
-        train = split(names(8, speakers=2), share, by=by)
+        train = Split(share, by).train(names(8, speakers=2))
         assert 0 < train.sum() < 8
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 9.0, -1.0, math.nan])
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(VqtrtError, match="between 0 and 1"):
-        split(names(), share)
+        Split(share).train(names())
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,26 @@ def test_a_share_that_is_none_is_refused(share):
     [([], "utterance"), (names(1), "utterance"), (names(9, speakers=1), "speaker")],
 )
 def test_what_cannot_be_split_is_refused(items, by):
-    with pytest.raises(VqtrtError, match=f"cannot be split by {by}"):
-        split(items, by=by)
+    with pytest.raises(VqtrtError, match="the probe needs some"):
+        Split(by=by).train(items)
 
 
 def test_alignments_of_other_speech_are_refused():
     nothing = [Utterance(u.name, u.speaker, u.codes, (None,) * 50) for u in corpus()]
     with pytest.raises(VqtrtError, match="check that the alignments belong"):
         probe(nothing, 8)
+
+
+def test_what_was_held_out_from_a_model_can_be_what_it_is_tried_on():
+    utterances = corpus()
+    chosen = {u.name for u in utterances[3::7]}
+    found = probe(utterances, 8, Split(held_out=chosen))
+    train = [u.name not in chosen for u in utterances]
+    assert found.utterances == (sum(train), len(chosen))
+    assert found.scores.accuracy == by_hand(utterances, train)[0]
+
+
+@pytest.mark.parametrize("held_out", [set(), {"another.wav"}, {name for name, _ in names()}])
+def test_names_that_leave_a_part_empty_are_refused(held_out):
+    with pytest.raises(VqtrtError, match="the probe needs some"):
+        Split(held_out=held_out).train(names())

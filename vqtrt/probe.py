@@ -6,7 +6,7 @@ the accuracy is how often that phone is right on the rest. Nothing is learnt but
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.errors import VqtrtError
-
-SplitBy = Literal["utterance", "speaker"]
 
 SILENCE = "sil"
 SILENCES = frozenset({SILENCE, "sp", "pau", "h#", "<eps>"})
@@ -34,6 +32,50 @@ class Utterance:
     """Integers (t,)."""
     phones: tuple[str | None, ...]
     """One a code; None where the alignment says nothing."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which utterances the table is made of, and which it is tried on."""
+
+    share: float = 0.9
+    """Of each speaker's utterances for training, or of the speakers."""
+    by: Literal["utterance", "speaker"] = "utterance"
+    seed: int = 0
+    """Chooses the part, and the permutation of `Scores.shuffled`."""
+    held_out: Collection[str] | None = None
+    """Names of those to try it on, in place of a share: what the model was not trained on."""
+
+    def train(self, utterances: Sequence[tuple[str, int]]) -> NDArray[np.bool_]:
+        """Which of the utterances (name, speaker) are for training, (n,).
+
+        By a hash of the names, the same on every machine; by utterance, every speaker who has two
+        is on both sides. At least one is left on either side. Raises `VqtrtError` where the share
+        is no share, or there are not two to split.
+        """
+        if not 0 < self.share < 1:
+            raise VqtrtError(f"training share {self.share}: must be between 0 and 1, such as 0.9")
+        if self.held_out is not None:
+            mask = np.array([name not in self.held_out for name, _ in utterances], bool)
+        elif self.by == "speaker":
+            speakers = list(dict.fromkeys(speaker for _, speaker in utterances))
+            chosen = _first([str(speaker) for speaker in speakers], self.share, self.seed)
+            train = {speaker for speaker, first in zip(speakers, chosen, strict=True) if first}
+            mask = np.array([speaker in train for _, speaker in utterances], bool)
+        else:
+            groups = defaultdict[int, list[int]](list)
+            for index, (_, speaker) in enumerate(utterances):
+                groups[speaker].append(index)
+            mask = np.zeros(len(utterances), bool)
+            for indices in groups.values():
+                names = [utterances[i][0] for i in indices]
+                mask[indices] = _first(names, self.share, self.seed)
+        if mask.all() or not mask.any():
+            raise VqtrtError(
+                f"{np.count_nonzero(mask)} of {len(mask)} utterances to learn from: the probe "
+                "needs some, and others to be tried on; give it more speech"
+            )
+        return mask
 
 
 @dataclass(frozen=True)
@@ -117,56 +159,14 @@ def code_phones(
     )
 
 
-def split(
-    utterances: Sequence[tuple[str, int]],
-    share: float = 0.9,
-    *,
-    by: SplitBy = "utterance",
-    seed: int = 0,
-) -> NDArray[np.bool_]:
-    """Which of the utterances (name, speaker) are for training, (n,); the same on every machine.
-
-    `share` of each speaker's utterances by a hash of their names, so that every speaker who has two
-    is on both sides; or, by speaker, of the speakers. At least one is left on either side.
-
-    Raises `VqtrtError` where the share is no share, or there are not two to split.
-    """
-    if not 0 < share < 1:
-        raise VqtrtError(f"training share {share}: must be between 0 and 1, such as 0.9")
-    groups = defaultdict[int, list[int]](list)
-    for index, (_, speaker) in enumerate(utterances):
-        groups[speaker].append(index)
-    if by == "speaker":
-        chosen = _first([str(speaker) for speaker in groups], share, seed)
-        train = {speaker for speaker, first in zip(groups, chosen, strict=True) if first}
-        mask = np.array([speaker in train for _, speaker in utterances], bool)
-    else:
-        mask = np.zeros(len(utterances), bool)
-        for indices in groups.values():
-            mask[indices] = _first([utterances[i][0] for i in indices], share, seed)
-    if mask.all():
-        raise VqtrtError(
-            f"{len(utterances)} utterances of {len(groups)} speakers cannot be split by {by}: the "
-            "probe needs some to learn from and some to be tried on; give it more"
-        )
-    return mask
-
-
-def probe(
-    utterances: Sequence[Utterance],
-    codebook_size: int,
-    *,
-    train_share: float = 0.9,
-    by: SplitBy = "utterance",
-    seed: int = 0,
-) -> Probe:
+def probe(utterances: Sequence[Utterance], codebook_size: int, split: Split | None = None) -> Probe:
     """Probe codes 0 to `codebook_size` − 1 for phones.
 
-    A code that training never met stands for the most frequent phone. `seed` chooses the split and
-    the permutation of `Scores.shuffled`. Raises `VqtrtError` as `split`, and where a part has no
-    code with a phone.
+    A code that training never met stands for the most frequent phone. Raises `VqtrtError` as
+    `Split.train`, and where a part has no code with a phone.
     """
-    train = split([(u.name, u.speaker) for u in utterances], train_share, by=by, seed=seed)
+    split = split or Split()
+    train = split.train([(u.name, u.speaker) for u in utterances])
     phones = tuple(sorted({p for u in utterances for p in u.phones if p is not None}))
     index = {phone: i for i, phone in enumerate(phones)} | {None: -1}
     codes = np.concatenate([np.asarray(u.codes, np.int64) for u in utterances])
@@ -184,12 +184,12 @@ def probe(
     spoken = ~np.isin(data[1], silent)
     without = None
     if silent and data[2][spoken].any() and not data[2][spoken].all():
-        without = _score(data[0][spoken], data[1][spoken], data[2][spoken], shape, seed)
+        without = _score(data[0][spoken], data[1][spoken], data[2][spoken], shape, split.seed)
     counts = _count(data[0][data[2]], data[1][data[2]], shape)
     first = int(np.count_nonzero(train))
     training = int(np.count_nonzero(data[2]))
     return Probe(
-        scores=_score(*data, shape, seed),
+        scores=_score(*data, shape, split.seed),
         without_silence=without,
         phones=phones,
         counts=counts,
