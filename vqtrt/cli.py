@@ -31,6 +31,7 @@ from vqtrt.cli_options import (
     find,
     main_process,
     open_model,
+    open_named,
     require_passed,
     resized,
     skippable,
@@ -280,17 +281,18 @@ def evaluate(
     from vqtrt import terminal
     from vqtrt.data.open import open_images
     from vqtrt.evaluate import evaluate as evaluate_model
-    from vqtrt.score import score_data
+    from vqtrt.speech_score import score_any
 
     if prior is not None:
-        found, tokenizer = open_model(model, engine, batch_size, precision)
+        found, opened = open_named(model, engine, precision)
         with terminal.counting("scoring") as counter:
-            figures = score_data(
-                tokenizer,
+            figures = score_any(
+                opened,
                 found,
                 data,
                 prior,
                 split=split.value,
+                batch_size=batch_size,
                 workers=worker_count(workers),
                 progress=counter,
             )

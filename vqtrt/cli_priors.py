@@ -131,7 +131,7 @@ def sample(
         check_png(grid)
     found, opened = open_named(model, engine, precision)
     draw = Draw(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    if getattr(opened, "speech", None) is None:
+    if opened.speech is None:
         _refuse({"seconds": seconds, "speaker": speaker}, "speech", "images")
         tokenizer, name = Tokenizer(opened, batch_size=batch_size), prior or "pixelcnn"
         request = Request(

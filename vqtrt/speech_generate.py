@@ -22,13 +22,12 @@ def sampled_codes(
 
     `decode_speech` takes them as they are.
     """
-    facts = find_clip_prior(engine, request.prior)
-    assert engine.speech is not None  # noqa: S101 - for mypy: `find_clip_prior` saw to it
+    facts, speech = find_clip_prior(engine, request.prior)
     names = tuple(f"sample-{number:06d}" for number in range(len(samples.codes)))
-    speakers = known_speakers(facts, engine.speech)
+    speakers = known_speakers(facts, speech)
     header = ClipHeader(
         codebook_size=facts.codebook_size,
-        sample_rate=engine.speech.preprocessing.sample_rate,
+        sample_rate=speech.preprocessing.sample_rate,
         stride=engine.facts.stride,
         classes=speakers,
         root=f"prior {request.prior}, seed {request.draw.seed}",
@@ -36,7 +35,7 @@ def sampled_codes(
         weights_sha256=engine.weights_sha256,
         precision=engine.precision,
         model={"path": str(model.path), "engine": engine.name},
-        preprocessing=engine.speech.preprocessing.model_dump(mode="json"),
+        preprocessing=speech.preprocessing.model_dump(mode="json"),
         vqtrt_version=vqtrt.__version__,
     )
     return ClipCodes(

@@ -115,13 +115,15 @@ def sample_clips(
     `progress` is called with (steps done, steps in all). Raises `VqtrtError` for a request that
     the prior cannot meet.
     """
-    facts = find_clip_prior(engine, request.prior)
+    facts, speech = find_clip_prior(engine, request.prior)
     request.draw.check(facts.codebook_size)
-    samples, length = _length(engine, request)
-    names = _speakers(request, known_speakers(facts, engine.speech))
+    samples, length = _length(request, speech.preprocessing.sample_rate, engine.facts.stride)
+    names = _speakers(request, known_speakers(facts, speech))
     labels = None
     if facts.classes:
-        labels = np.array([facts.classes.index(name) for name in names if name], np.int32)
+        labels = np.array(
+            [facts.classes.index(name) for name in names if name is not None], np.int32
+        )
     batch_size = min(batch_size, request.num)
     most = getattr(engine, "most", None)
     if most is not None:  # an engine that was compiled for batches up to a size
@@ -145,11 +147,11 @@ def sample_clips(
     return ClipSamples(codes, names, samples)
 
 
-def find_clip_prior(engine: Engine, name: str) -> PriorFacts:
-    """As `find_prior`; `VqtrtError` for a model of images, too."""
+def find_clip_prior(engine: Engine, name: str) -> tuple[PriorFacts, SpeechFacts]:
+    """As `find_prior`, with the model's facts; `VqtrtError` for a model of images, too."""
     if engine.speech is None:
         raise VqtrtError("a model of images, where one of speech is wanted; give another model")
-    return find_prior(engine, name)
+    return find_prior(engine, name), engine.speech
 
 
 def known_speakers(prior: PriorFacts, speech: SpeechFacts) -> tuple[str, ...]:
@@ -169,19 +171,17 @@ def _speakers(request: ClipRequest, known: tuple[str, ...]) -> list[str | None]:
     return [request.speaker] * request.num
 
 
-def _length(engine: Engine, request: ClipRequest) -> tuple[int, int]:
+def _length(request: ClipRequest, rate: int, stride: int) -> tuple[int, int]:
     """Samples of audio, and codes, of each clip."""
     if request.num < 1:
         raise VqtrtError(f"num {request.num}: must be at least 1")
     if not (request.seconds > 0 and math.isfinite(request.seconds)):
         raise VqtrtError(f"seconds {request.seconds}: must be above 0")
-    assert engine.speech is not None  # noqa: S101 - for mypy: `find_clip_prior` saw to it
-    rate = engine.speech.preprocessing.sample_rate
     samples = max(1, round(request.seconds * rate))
-    length = codes_in(samples, engine.facts.stride)
+    length = codes_in(samples, stride)
     if length > _MOST_CODES:
         raise VqtrtError(
-            f"seconds {request.seconds}: clips of at most "
-            f"{_MOST_CODES * engine.facts.stride / rate:,.0f} seconds can be drawn"
+            f"seconds {request.seconds}: clips of at most {_MOST_CODES * stride / rate:,.0f} "
+            "seconds can be drawn"
         )
     return samples, length

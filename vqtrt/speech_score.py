@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.artefacts import Artefacts
+from vqtrt.config import load_speech_config
 from vqtrt.data.clip_codes import ClipCodes, check_clip_codes, read_clip_codes
 from vqtrt.data.code_crops import code_crops, take_crops
 from vqtrt.data.codes import is_codes
@@ -18,10 +19,11 @@ from vqtrt.engines import BoundGraph, Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.length_batches import length_batches
 from vqtrt.metrics import CodeUsage
-from vqtrt.score import nats
+from vqtrt.score import nats, score_data
 from vqtrt.speech_pipeline import encode_speech
 from vqtrt.speech_sampling import find_clip_prior
 from vqtrt.speech_tokenizer import SpeechTokenizer
+from vqtrt.tokenizer import Tokenizer
 
 _CROP = 1024
 """Codes of a long clip at once, besides those before them."""
@@ -44,7 +46,7 @@ def score_clips(
     `VqtrtError` where the codes are not those of the prior's tokenizer, or lack the speakers that
     it is conditioned on.
     """
-    facts = find_clip_prior(engine, prior)
+    facts, speech = find_clip_prior(engine, prior)
     if codes.header is not None and codes.header.weights_sha256 != engine.weights_sha256:
         raise VqtrtError(
             f"{codes.path}: these are codes of another tokenizer; encode the recordings with this "
@@ -79,7 +81,7 @@ def score_clips(
         done += len(batch)
         progress(done, len(crops))
     bits = total / math.log(2) / sum(lengths)
-    rate = engine.speech.preprocessing.sample_rate / engine.facts.stride
+    rate = speech.preprocessing.sample_rate / engine.facts.stride
     return {
         "bits_per_code": bits,
         "unigram_bits": usage.unigram_bits,
@@ -97,25 +99,50 @@ def score_speech(
     data: str,
     prior: str,
     *,
-    speaker_pattern: str | None = None,
     workers: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """`score_clips` of a codes file, or of recordings, which are encoded for it.
 
-    `speaker_pattern` finds the speakers in the recordings' names, as for `open_speech`.
+    Their speakers are found as those of the run's own recordings are.
     """
     find_clip_prior(tokenizer.engine, prior)
     path = Path(data)
     with tempfile.TemporaryDirectory(prefix="vqtrt-score-") as scratch:
         if not is_codes(path):
             path = Path(scratch) / "codes.npy"
-            source = open_speech(data, speaker_pattern)
+            source = open_speech(data, _speaker_pattern(model))
             encode_speech(
                 tokenizer, source, path, root=data, model=model, workers=workers, progress=progress
             )
         codes, size = read_clip_codes(path), tokenizer.batch_size
         return score_clips(tokenizer.engine, prior, codes, batch_size=size, progress=progress)
+
+
+def score_any(
+    engine: Engine,
+    model: Artefacts,
+    data: str,
+    prior: str,
+    *,
+    split: str,
+    batch_size: int,
+    workers: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """`score_speech` or `score_data`, by the model's kind; `split` is of images."""
+    if engine.speech is not None:
+        clips = SpeechTokenizer(engine, batch_size=batch_size)
+        return score_speech(clips, model, data, prior, workers=workers, progress=progress)
+    images = Tokenizer(engine, batch_size=batch_size)
+    return score_data(images, model, data, prior, split=split, workers=workers, progress=progress)
+
+
+def _speaker_pattern(model: Artefacts) -> str | None:
+    """As `open_speech` takes it; a bundle alone does not know it."""
+    if model.run is None:
+        return None
+    return load_speech_config(model.run / "config.yaml").data.speaker_pattern
 
 
 def _speakers(codes: ClipCodes, classes: tuple[str, ...]) -> NDArray[np.int32] | None:

@@ -1,19 +1,25 @@
 """Does a prior's cached form, on the written files, do what the full pass in torch does?"""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from vqtrt.artefacts import Artefacts
-from vqtrt.engines import open_engine
+from vqtrt.engines import Engine, open_engine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
+from vqtrt.priors.pixelcnn import PixelCNN
+from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.sampler import BatchSampler, Draw, noise
-from vqtrt.training.prior_run import trained_priors
+from vqtrt.speech_sampling import ClipSampler
+from vqtrt.training.prior_run import trained_priors, trained_speech_priors
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.4}
 """Largest difference of a logit between cached and full form that is taken for rounding."""
+_BEYOND = 64
+"""Codes of a clip that is drawn, more than the prior sees: all caches come back."""
 
 
 def verify_prior(
@@ -35,23 +41,15 @@ def verify_prior(
         raise VqtrtError(f"{model.path}: verify compares with the prior's weights: pass the run")
     tested = open_engine(model, engine, precision=precision)
     reference = TorchEngine(model.run, device="cpu")
-    trained = trained_priors(model.run)
+    speech = tested.priors[name].kind == "wavenet"
+    trained = trained_speech_priors(model.run) if speech else trained_priors(model.run)
     if name not in trained:
         raise VqtrtError(f"{model.run}: has no prior {name!r} as the bundle has: export it again")
-    facts, prior = tested.priors[name], trained[name].load()
-    labels = np.arange(batch_size, dtype=np.int32) % (len(facts.classes) or 1)
-    conditional = labels if facts.classes else None
-    drawn = []
-    for opened in (tested, reference):
-        size, book = batch_size, facts.codebook_size
-        sampler = BatchSampler(opened, name, book, size, facts.width)
-        drawn.append(sampler.sample(Draw(), range(size), facts.height, conditional))
-    codes = drawn[0].astype(np.int32)
-    with torch.inference_mode():
-        condition = torch.from_numpy(labels) if facts.classes else None
-        expected = prior(torch.from_numpy(codes), condition).numpy()
-    difference = float(np.abs(cached_logits(tested, name, codes, conditional) - expected).max())
-    agreement = float((drawn[0] == drawn[1]).mean())
+    prior = trained[name].load()
+    if isinstance(prior, WaveNetPrior):
+        difference, agreement = _of_speech(tested, reference, name, prior, batch_size)
+    else:
+        difference, agreement = _of_images(tested, reference, name, prior, batch_size)
     return {
         "logits_max_abs_diff": difference,
         "sample_agreement": agreement,
@@ -59,6 +57,45 @@ def verify_prior(
         "engine": tested.name,
         "passed": difference <= TOLERANCES[precision],
     }
+
+
+def _of_images(
+    tested: Engine, reference: Engine, name: str, prior: PixelCNN, size: int
+) -> tuple[float, float]:
+    """The largest difference of a logit, and the share of codes that are drawn alike."""
+    facts = tested.priors[name]
+    labels = np.arange(size, dtype=np.int32) % (len(facts.classes) or 1)
+    conditional = labels if facts.classes else None
+    drawn = []
+    for opened in (tested, reference):
+        sampler = BatchSampler(opened, name, facts.codebook_size, size, facts.width)
+        drawn.append(sampler.sample(Draw(), range(size), facts.height, conditional))
+    codes = drawn[0].astype(np.int32)
+    with torch.inference_mode():
+        condition = torch.from_numpy(labels) if facts.classes else None
+        expected = prior(torch.from_numpy(codes), condition).numpy()
+    difference = float(np.abs(cached_logits(tested, name, codes, conditional) - expected).max())
+    return difference, float((drawn[0] == drawn[1]).mean())
+
+
+def _of_speech(
+    tested: Engine, reference: Engine, name: str, prior: WaveNetPrior, size: int
+) -> tuple[float, float]:
+    """The same of clips, over more codes than the prior sees."""
+    facts = tested.priors[name]
+    speakers = np.arange(size, dtype=np.int32) % (len(facts.classes) or 1)
+    conditional = speakers if facts.classes else None
+    drawn = []
+    for opened in (tested, reference):
+        sampler = ClipSampler(partial(opened.bind, threads=1), name, facts.codebook_size, size)
+        drawn.append(
+            sampler.sample(Draw(), range(size), facts.reach + _BEYOND, conditional).astype(np.int32)
+        )
+    with torch.inference_mode():
+        condition = torch.from_numpy(speakers) if facts.classes else None
+        expected = prior(torch.from_numpy(drawn[0]), condition).numpy()
+    found = cached_clip_logits(tested, name, drawn[0], conditional)
+    return float(np.abs(found - expected).max()), float((drawn[0] == drawn[1]).mean())
 
 
 def cached_logits(engine: Any, name: str, codes: Any, labels: Any) -> Any:
@@ -87,4 +124,21 @@ def cached_logits(engine: Any, name: str, codes: Any, labels: Any) -> Any:
             step.inputs["noise"][:] = uniform[:, r, c]
             step.run()
             logits[:, r, c] = step.outputs["logits"]
+    return logits
+
+
+def cached_clip_logits(engine: Any, name: str, codes: Any, speakers: Any) -> Any:
+    """Logits (N, t, K) of the codes (N, t) of clips, by the step graph."""
+    size = engine.priors[name].codebook_size
+    step = engine.bind(f"priors/{name}/step", {"batch": len(codes)})
+    step.inputs["temperature"][:] = 1
+    step.inputs["noise"][:] = 0.5
+    if speakers is not None:
+        step.inputs["speakers"][:] = speakers
+    step.reset()
+    logits = np.empty((*codes.shape, size), np.float32)
+    for t in range(codes.shape[1]):
+        step.inputs["previous"][:] = codes[:, t - 1] if t else size
+        step.run()
+        logits[:, t] = step.outputs["logits"]
     return logits
