@@ -33,7 +33,6 @@ from speech_classifiers import (
 
 from vqtrt.artefacts import find_model
 from vqtrt.data.audio import read_audio, write_wav
-from vqtrt.data.waveforms import clips_picture
 from vqtrt.engines import open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.speech_tokenizer import SpeechTokenizer
@@ -137,10 +136,12 @@ def converted_shares(
         "source_speaker": float((heard == sources).mean()),
         "digit": float(right.mean()),
         "target_speaker_and_digit": float(((heard == targets) & right).mean()),
-        "target_speaker_by_name": {
-            name: float((heard == targets)[targets == i].mean())
-            for i, name in enumerate(classifiers.speakers)
-            if (targets == i).any()
+        "heard_as": {
+            target: {
+                name: int(((targets == index(target)) & (heard == i)).sum())
+                for i, name in enumerate(classifiers.speakers)
+            }
+            for target in classifiers.speakers
         },
     }
 
@@ -154,6 +155,8 @@ def write_examples(
     converted: Sequence[Audio],
 ) -> None:
     """Wavs and a picture of some clips: of every speaker in turn, and of other digits each."""
+    from vqtrt.data.waveforms import clips_picture
+
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     of = {i: (name, sound) for (i, name), sound in zip(pairs, converted, strict=True)}
