@@ -1,11 +1,27 @@
 import json
 
 import pytest
+import typer
 from rich.console import Console
 
 from vqtrt import terminal
+from vqtrt.errors import VqtrtError
 
 NASTY = "a\nb\r\tc\x1b[31mred\x07 \u202e \udcff :star: [bold]x[/]"
+
+
+def command(error: Exception):
+    """A command line whose command `go` raises `error`."""
+    app = typer.Typer(cls=terminal.Commands)
+
+    @app.callback()
+    def nothing() -> None: ...
+
+    @app.command()
+    def go() -> None:
+        raise error
+
+    return typer.main.get_command(app)
 
 
 def test_an_error_is_one_printable_line(capsys):
@@ -82,6 +98,30 @@ def test_training_is_a_line_a_report_in_a_log(capsys, tmp_path):
         "step 5  loss 1.5  reconstruction 1.25  1,234 images/s",
         f"step 5  held out: mse 0.1  nmse 0.25  perplexity 3  usage 0.5  {tmp_path / 'grid.png'}",
     ]
+
+
+def test_a_slow_rate_keeps_its_digits(capsys):
+    bar = terminal.TrainingBar()
+    bar.started(0, 10)
+    bar.reported(5, {"crops_per_second": 3.4567})
+    bar.stop()
+    assert capsys.readouterr().err == "step 5  3.46 crops/s\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("torch", "train"), ("matplotlib", "train"), ("soundfile", "speech"), ("soxr", "speech")],
+)
+def test_a_missing_package_is_named_with_its_extra(module, extra):
+    with pytest.raises(VqtrtError) as caught:
+        command(ModuleNotFoundError(name=f"{module}.deep"))(["go"], standalone_mode=False)
+    hint = f'{module} is not installed, which this needs: pip install "vqtrt[{extra}]"'
+    assert str(caught.value) == hint
+
+
+def test_another_missing_module_is_a_mistake_of_ours():
+    with pytest.raises(ModuleNotFoundError):
+        command(ModuleNotFoundError(name="vqtrt.nothing"))(["go"], standalone_mode=False)
 
 
 def test_a_resumed_training_says_where(capsys):

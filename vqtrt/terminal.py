@@ -26,8 +26,14 @@ from vqtrt.errors import Interrupted, VqtrtError
 
 console = Console(stderr=True, highlight=False)
 
-_TRAIN = {"accelerate", "onnx", "onnxscript", "safetensors", "tensorboard", "torch"}
-"""What the extra `train` installs."""
+_EXTRAS = {
+    **dict.fromkeys(
+        ("accelerate", "matplotlib", "onnx", "onnxscript", "safetensors", "tensorboard", "torch"),
+        "train",
+    ),
+    **dict.fromkeys(("soundfile", "soxr"), "speech"),
+}
+"""Which extra installs a package."""
 
 
 def note(message: str) -> None:
@@ -133,10 +139,11 @@ class Commands(TyperGroup):
         except ModuleNotFoundError as error:
             # Inference is installed without torch, and then some commands cannot run.
             package = (error.name or "").partition(".")[0]
-            if package not in _TRAIN:
+            if package not in _EXTRAS:
                 raise
             raise VqtrtError(
-                f'{package} is not installed, which this needs: pip install "vqtrt[train]"'
+                f"{package} is not installed, which this needs: "
+                f'pip install "vqtrt[{_EXTRAS[package]}]"'
             ) from error
         except KeyboardInterrupt as error:
             # Typer would exit in silence, and drop where the work can go on.
@@ -148,9 +155,12 @@ def _line(figures: Mapping[str, float | None]) -> str:
     """Figures in one line; those that are not defined are left out."""
     parts = []
     for name, value in figures.items():
+        if value is None:
+            continue
         if name.endswith("_per_second"):
-            parts.append(f"{value:,.3g} {name.removesuffix('_per_second')}/s")
-        elif value is not None:
+            number = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            parts.append(f"{number} {name.removesuffix('_per_second')}/s")
+        else:
             parts.append(f"{name} {value:.4g}")
     return "  ".join(parts)
 

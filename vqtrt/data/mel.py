@@ -1,4 +1,4 @@
-"""Log-mel spectrograms in numpy: one definition for pictures, probes and the training loss."""
+"""Log-mel spectrograms in numpy; the training loss has its filters from here."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,10 @@ def mel_spectrogram(
     """Natural logarithms of the power in mel bands, (ceil(T / hop), n_mels) float32.
 
     Windows are Hann's (periodic), scaled so that a full-scale sine has power 1; `floor` is added to
-    the power. Frame i is centred on the middle of samples i·hop to (i + 1)·hop, with zeros outside
-    of the audio (T,).
+    the power. Frame i is centred on sample i·hop + hop // 2, with zeros outside of the audio (T,).
     """
     frames = -(-len(audio) // hop)
-    before = (n_fft - hop) // 2
+    before = n_fft // 2 - hop // 2
     padded = np.zeros(max(0, before) + frames * hop + n_fft, np.float64)
     padded[max(0, before) : max(0, before) + len(audio)] = audio
     start = max(0, -before)  # a window that is shorter than the hop leaves gaps

@@ -114,15 +114,20 @@ class VCTK(SpeechFolder):
     """The VCTK corpus in its own layout.
 
     0.92: `wav48_silence_trimmed/pNNN/pNNN_MMM_mic1.flac`, of whose two microphones the first is
-    taken; older: `wav48/pNNN/pNNN_MMM.wav`. Transcripts are `txt/pNNN/pNNN_MMM.txt`.
+    taken; older: `wav48/pNNN/pNNN_MMM.wav`. Transcripts are `txt/pNNN/pNNN_MMM.txt`. Names of
+    items are relative to the folder of recordings.
+
+    Raises `VqtrtError` where neither is there, or holds no recordings.
     """
 
     FOLDERS = ("wav48_silence_trimmed", "wav48")
 
     def __init__(self, root: Path) -> None:
-        folder = next(name for name in self.FOLDERS if (root / name).is_dir())
         self.corpus = Path(root)
-        super().__init__(self.corpus / folder)
+        here = [name for name in self.FOLDERS if (self.corpus / name).is_dir()]
+        if not here:
+            raise VqtrtError(f"{shown(root)}: no {' or '.join(self.FOLDERS)} in it; check the path")
+        super().__init__(self.corpus / here[0])
 
     def _paths(self) -> Iterator[str]:
         for path in super()._paths():
@@ -138,6 +143,8 @@ class VCTK(SpeechFolder):
 
 def open_speech(path: str | Path, speaker_pattern: str | None = None) -> SpeechSource:
     """Open a folder of recordings, the VCTK corpus, or a single recording.
+
+    With `speaker_pattern` every folder is a plain one (see `SpeechFolder`), VCTK too.
 
     Raises `VqtrtError` for what is missing or holds no recordings.
     """
@@ -166,6 +173,8 @@ def _compiled(pattern: str | None) -> "re.Pattern[str] | None":
 
 def _read_text(path: Path) -> str | None:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.read(_MAX_TEXT).strip()
     except OSError:
