@@ -37,10 +37,10 @@ def mel_spectrogram(
     the power. Frame i is centred on sample i·hop + hop // 2, with zeros outside of the audio (T,).
     """
     frames = -(-len(audio) // hop)
-    before = n_fft // 2 - hop // 2
-    padded = np.zeros(max(0, before) + frames * hop + n_fft, np.float64)
-    padded[max(0, before) : max(0, before) + len(audio)] = audio
-    start = max(0, -before)  # a window that is shorter than the hop leaves gaps
+    first = hop // 2 - n_fft // 2  # negative unless windows are shorter than the hop
+    before, start = max(0, -first), max(0, first)
+    padded = np.zeros(start + before + frames * hop + n_fft, np.float64)
+    padded[before : before + len(audio)] = audio
     windows = np.lib.stride_tricks.sliding_window_view(padded[start:], n_fft)[::hop][:frames]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     spectrum = np.fft.rfft(windows * (window * (2 / window.sum())))
