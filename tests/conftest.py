@@ -5,15 +5,19 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vqtrt.artefacts import find_model
 from vqtrt.config import Config
+from vqtrt.config_speech import SpeechConfig
+from vqtrt.data.audio import write_wav
 from vqtrt.export.run import export_bundle
 from vqtrt.settings import parse_settings
 from vqtrt.training.image import train
 from vqtrt.training.prior import train_prior
-from vqtrt.training.prior_start import plan_prior
+from vqtrt.training.prior_start import plan_prior, train_planned
+from vqtrt.training.speech import train_speech
 
 # Tests that need no GPU do not meet one: what they compare bit for bit, the CPU repeats.
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
@@ -182,3 +186,116 @@ def tiny_prior2(tmp_path_factory, tiny_run2) -> Path:
     """The same of `tiny_run2`, without labels, and without a bundle."""
     overrides = ("data.conditional=false", "prior.first_kernel=5")
     return _with_prior(tmp_path_factory, tiny_run2, *overrides)
+
+
+def write_speech(folder: Path, count: int = 24) -> Path:
+    """Recordings of the speakers ann and bob at 8 kHz, 0.1 to 0.3 s: tones that go up or down."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        time = np.arange(int(rng.integers(800, 2400))) / 8000
+        start, end = rng.uniform(100, 300, 2) * (1 + number % 2)
+        phase = 2 * np.pi * (start * time + (end - start) * time**2 / 2 / time[-1])
+        audio = 0.3 * np.sin(phase) + 0.01 * rng.normal(size=len(time))
+        write_wav(folder / ("ann", "bob")[number % 2] / f"{number:03}.wav", audio, 8000)
+    return folder
+
+
+def tiny_speech_config(data: Path, **model) -> SpeechConfig:
+    """8 kHz to 16 codes of 32 samples, with a conv decoder; 20 steps in a second or so.
+
+    In so few steps codes learn something from a spectrum alone.
+    """
+    settings = {
+        "recipe": "tiny-speech",
+        "model": {
+            "hidden": 12,
+            "front": {"n_fft": 64, "hop": 16, "bands": 12},
+            "strides": [2],
+            "target": {"n_fft": 64, "hop": 16, "bands": 12},
+            "target_weight": 4.0,
+            "target_steps": 10,
+            "target_only": True,
+            "residual_blocks": 1,
+            "residual_hidden": 8,
+            "speaker_dim": 4,
+            "decoder": {"kind": "conv", "stem_hidden": 4, "blocks": 1, "stft_sizes": [64, 128]},
+            "quantizer": {"codebook_size": 16, "dim": 6, "decay": 0.9},
+        }
+        | model,
+        "data": {
+            "path": str(data),
+            "preprocessing": {"sample_rate": 8000},
+            "crop": 512,
+            "holdout": 4,
+            "workers": 1,
+        },
+        "train": {
+            "steps": 20,
+            "batch_size": 4,
+            "learning_rate": 1e-2,
+            "log_every": 5,
+            "evaluate_every": 10,
+            "checkpoint_every": 10,
+        },
+    }
+    return parse_settings(SpeechConfig, settings, "tiny-speech")
+
+
+@pytest.fixture
+def make_speech_config():
+    """`tiny_speech_config`, for tests that train with other settings."""
+    return tiny_speech_config
+
+
+@pytest.fixture(scope="session")
+def speech_data(tmp_path_factory) -> Path:
+    """The folder of `write_speech`. Shared: copy it before you change it."""
+    return write_speech(tmp_path_factory.mktemp("speech") / "recordings")
+
+
+@pytest.fixture(scope="session")
+def tiny_speech(tmp_path_factory, speech_data) -> Path:
+    """A trained run on speech with a conv decoder, without a bundle. Shared, too."""
+    path: Path = tmp_path_factory.mktemp("runs") / "tiny-speech"
+    train_speech(tiny_speech_config(speech_data), path, Log())
+    return path
+
+
+TINY_WAVENET = (
+    "prior.layers=4",
+    "prior.channels=8",
+    "prior.head=16",
+    "data.holdout=3",
+    "train.steps=20",
+    "train.batch_size=8",
+    "train.learning_rate=0.01",
+    "train.warmup_steps=0",
+    "train.log_every=5",
+    "train.evaluate_every=10",
+    "train.checkpoint_every=10",
+)
+
+
+def train_tiny_speech_prior(run: Path, name: str = "wavenet", *overrides: str, **options):
+    """A prior of 4 layers on the codes of the run's own recordings, in a second or so."""
+    resume, watcher = options.get("resume", False), options.get("watcher") or Log()
+    settings = [*TINY_WAVENET, *overrides]
+    planned = plan_prior(find_model(run), None, name, settings, workers=1, resume=resume)
+    return train_planned(planned, watcher, resume=resume)
+
+
+@pytest.fixture
+def make_speech_prior():
+    """`train_tiny_speech_prior`."""
+    return train_tiny_speech_prior
+
+
+@pytest.fixture(scope="session")
+def tiny_speech_prior(tmp_path_factory, tiny_speech) -> Path:
+    """A copy of `tiny_speech` with the prior `wavenet`, without a bundle. Shared, too."""
+    path: Path = tmp_path_factory.mktemp("priors") / "tiny-speech"
+    shutil.copytree(
+        tiny_speech, path, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "bundle")
+    )
+    train_tiny_speech_prior(path)
+    return path
