@@ -1,4 +1,4 @@
-"""Does a recording of an hour encode in the memory of one of a minute, and to the codes of the whole?
+"""Does an hour of speech encode in the memory of a minute, and to the codes of the whole?
 
 python benchmarks/speech_long.py SPEECH RUN > benchmarks/results/DATE-speech-long.md
 
@@ -25,7 +25,8 @@ def main() -> None:
     data, run = sys.argv[1:]
     heading(f"One recording of 60 minutes: {Path(run).name} on {data}")
     engine = open_engine(find_model(run), "onnxruntime")
-    assert engine.speech is not None
+    if engine.speech is None:
+        raise SystemExit(f"{run} is no model of speech")
     preprocessing, stride = engine.speech.preprocessing, engine.facts.stride
     with tempfile.TemporaryDirectory() as folder:
         peaks = {}
@@ -63,9 +64,7 @@ def speech(data: str, preprocessing: AudioPreprocessing, seconds: int) -> "np.nd
 def peak_mib(path: Path, run: str) -> float:
     """Resident memory of `vqtrt encode` at its highest."""
     command = ["vqtrt", "encode", str(path), "--out", str(path.with_suffix(".npy"))]
-    print(
-        f"`{' '.join([*command[:2], path.name, *command[3:4], path.stem + '.npy'])}`\n", flush=True
-    )
+    print(f"`vqtrt encode {path.name} --out {path.stem}.npy --model {run}`\n", flush=True)
     process = subprocess.Popen([*command, "--model", run])
     _, status, usage = os.wait4(process.pid, 0)
     if status:
