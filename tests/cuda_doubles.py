@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import numpy as np
 import onnxruntime
 
+from vqtrt.bundle import axis_size
 from vqtrt.engines import cuda, plans, trt_package
-from vqtrt.engines.plans import PlanInfo, axis_size, graph_name, plan_sha256, write_plan
+from vqtrt.engines.plans import PlanInfo, graph_name, plan_sha256, write_plan
 from vqtrt.engines.trt_package import Device, Package
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from vqtrt.bundle import INFO, Bundle, file_sha256
+from vqtrt.bundle import INFO, Bundle, TensorSpec, axis_size, file_sha256
 from vqtrt.errors import VqtrtError
 
 
@@ -170,3 +170,15 @@ def test_facts_that_cannot_be(bundle, key, value):
     rewrite(bundle, lambda content: content["model"].update({key: value}))
     with pytest.raises(VqtrtError, match=rf"damaged \(model\.{key}: "):
         Bundle.open(bundle)
+
+
+def test_sizes_of_a_table():
+    assert axis_size(3, {}) == 3
+    assert axis_size("h", {"h": 8}) == 8
+    assert axis_size("4*h", {"h": 8}) == 32
+    assert axis_size("4*h", {}) is None
+    assert axis_size("x*h", {"h": 8}) is None
+    tensor = TensorSpec(name="audio", dtype="float32", shape=("batch", "64*t", 1))
+    assert tensor.resolve({"batch": 2, "t": 5, "h": 0}) == (2, 320, 1)
+    with pytest.raises(KeyError, match="leave some of it open"):
+        tensor.resolve({"batch": 2})

@@ -27,6 +27,18 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def axis_size(size: int | str, sizes: Mapping[str, int]) -> int | None:
+    """A size of a table as a number: `4*h` with h 8 is 32; None where `sizes` does not say."""
+    if isinstance(size, int):
+        return size
+    if size in sizes:
+        return sizes[size]
+    factor, _, name = size.partition("*")
+    if name not in sizes or not factor.isdecimal():
+        return None
+    return int(factor) * sizes[name]
+
+
 class TensorSpec(_Part):
     """An input or output of a graph."""
 
@@ -39,7 +51,10 @@ class TensorSpec(_Part):
 
     def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with a number for each free size."""
-        return tuple(size if isinstance(size, int) else sizes[size] for size in self.shape)
+        shape = [axis_size(size, sizes) for size in self.shape]
+        if None in shape:
+            raise KeyError(f"{self.name} {self.shape}: sizes {dict(sizes)} leave some of it open")
+        return tuple(size for size in shape if size is not None)
 
 
 class GraphSpec(_Part):

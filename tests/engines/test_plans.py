@@ -253,14 +253,6 @@ def test_sizes_choose_among_profiles(bundle):
         chosen(batch=65, h=4, w=4)
 
 
-def test_sizes_of_a_table():
-    assert plans.axis_size(3, {}) == 3
-    assert plans.axis_size("h", {"h": 8}) == 8
-    assert plans.axis_size("4*h", {"h": 8}) == 32
-    assert plans.axis_size("4*h", {}) is None
-    assert plans.axis_size("x*h", {"h": 8}) is None
-
-
 def test_the_key_is_of_the_work_and_not_of_its_result(bundle):
     info = plan_info(bundle)
     made = {"plan_sha256": "0" * 64, "plan_bytes": 1, "vqtrt_version": "1"}

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from vqtrt.config import PixelCNNConfig
+from vqtrt.models.draw import draw
 from vqtrt.priors.graphs import GRAPHS, pixelcnn_graph
 from vqtrt.priors.pixelcnn import PixelCNN
-from vqtrt.models.draw import draw
 
 HALF = 2.0**-24
 
@@ -101,7 +101,7 @@ def test_half_is_near_the_full_pass_in_fp32(dtype, share, labels):
     given = torch.tensor([0, 2]) if labels else None
     with torch.inference_mode():
         full = prior(codes, given)
-        (logits, _), cached = (
+        logits, cached = (
             pixelcnn_graph(prior, "logits", dtype).module(codes, given),
             cached_logits(prior, codes, given, dtype),
         )

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vqtrt.bundle import Bundle, GraphSpec
+from vqtrt.bundle import Bundle, GraphSpec, axis_size
 from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.precision import graph_key
 
@@ -234,18 +234,6 @@ def carry_plans(old: Path, new: Path, graphs: Mapping[str, GraphSpec]) -> int:
 def runtime_cache(plan: Path) -> Path:
     """Where TensorRT for RTX keeps the kernels of a plan."""
     return plan.with_suffix(RUNTIME_CACHE)
-
-
-def axis_size(size: int | str, sizes: Mapping[str, int]) -> int | None:
-    """A size of a table as a number: `4*h` with h 8 is 32; None where `sizes` does not say."""
-    if isinstance(size, int):
-        return size
-    if size in sizes:
-        return sizes[size]
-    factor, _, name = size.partition("*")
-    if name not in sizes or not factor.isdecimal():
-        return None
-    return int(factor) * sizes[name]
 
 
 def spans(info: PlanInfo, spec: GraphSpec, sizes: Mapping[str, int]) -> bool:

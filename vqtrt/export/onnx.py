@@ -15,8 +15,10 @@ from typing import Any
 import onnx
 import torch
 from torch import nn
+from torch.export import Dim
 
-from vqtrt.bundle import GraphSpec, TensorSpec
+from vqtrt.bundle import GraphSpec, TensorSpec, axis_size
+from vqtrt.models.deployed import DeployedGraph
 
 OPSET = 20
 """The exporter's own in torch 2.11 to 2.13; ONNX Runtime 1.17 and TensorRT 10.13 read it."""
@@ -28,6 +30,44 @@ _TYPES: dict[int, str] = {
     onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.FLOAT: "float32",
 }
+
+
+_MOST, _MOST_CODES = 16384, 1 << 24
+"""The largest that a free size of a table can be, and that of `t`, a clip's length."""
+
+
+def write_deployed(
+    graph: DeployedGraph, example: Mapping[str, int], folder: Path, file: str
+) -> GraphSpec:
+    """Export a graph with its caches, with all sizes free that its table names.
+
+    `example` gives a number to each of them: it differs from all others and from 1, for the
+    exporter takes equal ones for one.
+    """
+    most = {name: _MOST_CODES if name == "t" else _MOST for name in example}
+    free = {name: Dim(name, min=1, max=most[name]) for name in example}
+
+    def tensor_of(tensor: TensorSpec) -> torch.Tensor:
+        return torch.zeros(tensor.resolve(example), dtype=getattr(torch, tensor.dtype))
+
+    def axes(tensor: TensorSpec) -> dict[int, Any]:
+        dims = ((i, size) for i, size in enumerate(tensor.shape) if isinstance(size, str))
+        return {i: _dim(size, free) for i, size in dims}
+
+    arguments: dict[str, Any] = {tensor.name: tensor_of(tensor) for tensor in graph.inputs}
+    shapes: dict[str, Any] = {tensor.name: axes(tensor) for tensor in graph.inputs}
+    if graph.caches:
+        arguments["caches"] = [tensor_of(tensor) for tensor in graph.caches]
+        shapes["caches"] = [axes(tensor) for tensor in graph.caches]
+    inputs, outputs = [*graph.inputs, *graph.caches], [*graph.outputs, *graph.kept()]
+    return write_graph(graph.module, arguments, shapes, inputs, outputs, folder, file)
+
+
+def _dim(size: str, free: Mapping[str, Any]) -> Any:
+    """A size of a table as the exporter takes it: `4*h` is 4 times the dimension h."""
+    name = size.rpartition("*")[2]
+    factor = axis_size(size, {name: 1})
+    return free[name] if factor == 1 else factor * free[name]
 
 
 def write_graph(

@@ -17,7 +17,7 @@ from typing import Any
 
 import vqtrt
 from vqtrt.bundle import INFO as BUNDLE_INFO
-from vqtrt.bundle import Bundle, GraphSpec
+from vqtrt.bundle import Bundle, GraphSpec, axis_size
 from vqtrt.engines import trt_package
 from vqtrt.engines.plans import (
     FOLDER,
@@ -26,7 +26,6 @@ from vqtrt.engines.plans import (
     PlanInfo,
     Profile,
     Shape,
-    axis_size,
     plan_sha256,
     whole_plan,
     write_plan,

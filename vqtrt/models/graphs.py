@@ -11,6 +11,8 @@ encoder's last, 1×1 convolution: z rounded to half would choose other codes.
 import torch
 from torch import Tensor, nn
 
+from vqtrt.bundle import TensorSpec
+from vqtrt.models.deployed import DeployedGraph, int32, multiple
 from vqtrt.models.quantize.base import distance_terms, nearest_codes
 from vqtrt.models.vqvae import VQVAE
 from vqtrt.precision import in_dtype
@@ -83,6 +85,20 @@ class DecoderGraph(nn.Module):
         if self.num_codebooks == 1:
             codes = codes[..., None]
         return to_bytes(self.decoder(self.quantizer.lookup(codes.long())))
+
+
+def image_graph(model: VQVAE, name: str, dtype: torch.dtype = torch.float32) -> DeployedGraph:
+    """`encoder` or `decoder`, with its table. Free sizes are `batch`, `h` and `w`.
+
+    `dtype` is that of the convolutions; inputs and outputs are the same in any.
+    """
+    stride, count = model.config.stride, model.config.quantizer.num_codebooks
+    sides = (multiple(stride, "h"), multiple(stride, "w"))
+    images = TensorSpec(name="images", dtype="uint8", shape=("batch", *sides, 3))
+    codes = int32("codes", "batch", "h", "w", *(() if count == 1 else (count,)))
+    if name == "encoder":
+        return DeployedGraph(EncoderGraph(model, dtype), (images,), (codes,))
+    return DeployedGraph(DecoderGraph(model, dtype), (codes,), (images,))
 
 
 def subpixel(decoder: nn.Sequential) -> nn.Sequential:

@@ -6,6 +6,9 @@ multiple of u, that is a whole block of an earlier run, which comes back as a ca
 d / u runs, and its product is taken for all steps at once; where d is smaller, the last d steps
 are kept. So nothing is moved but what is new, however long the dilations.
 
+The steps of a cache lie side by side, (N, steps·p), so that one is cut out and put in without a
+change of shape: a step is some hundred small operations, and each more is felt.
+
 Shapes: N sequences, p channels, L layers, K classes, which also stands for "nothing before".
 """
 
@@ -15,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqtrt.bundle import TensorSpec
+from vqtrt.engines.base import CACHE
 from vqtrt.models.draw import draw
 from vqtrt.models.wavenet import WaveNet, gate
 from vqtrt.precision import in_dtype
@@ -34,7 +39,9 @@ class WaveNetStep(nn.Module):
         self.unroll = unroll
         self.wavenet = in_dtype(wavenet, self.dtype)
         p = wavenet.config.channels
-        for index, layer in enumerate(self.wavenet.wavenet_layers()):
+        layers = self.wavenet.wavenet_layers()
+        self.register_buffer("biases", torch.cat([layer.gates.bias.detach() for layer in layers]))
+        for index, layer in enumerate(layers):
             # Transposed once: what is multiplied from the right at every step.
             weight = layer.gates.weight.detach().T
             self.register_buffer(f"past{index}", weight[:p].clone())
@@ -42,10 +49,18 @@ class WaveNetStep(nn.Module):
             if layer.residual is not None:
                 self.register_buffer(f"residual{index}", layer.residual.weight.detach().T.clone())
 
-    def caches(self) -> list[tuple[int, int]]:
-        """Of each layer's cache (steps, N, p): its steps, and the runs after which it comes back."""
-        dilations, u = self.wavenet.config.dilations, self.unroll
-        return [(min(dilation, u), max(1, dilation // u)) for dilation in dilations]
+    def caches(self) -> tuple[TensorSpec, ...]:
+        """What each layer keeps of its stream."""
+        settings, u = self.wavenet.config, self.unroll
+        return tuple(
+            TensorSpec(
+                name=f"{CACHE}{index}",
+                dtype="float32",
+                shape=("batch", min(dilation, u) * settings.channels),
+                delay=max(1, dilation // u),
+            )
+            for index, dilation in enumerate(settings.dilations)
+        )
 
     def forward(
         self,
@@ -62,45 +77,52 @@ class WaveNetStep(nn.Module):
         `previous` int32 (N,): the class before; `noise` (N, u), uniform in (0, 1); `temperature`
         (1,), 0 for the most likely class; `bias` (N, L·2p), the same for all u steps, or None.
         """
-        layers = self.wavenet.wavenet_layers()
-        own = None if bias is None else bias.to(self.dtype).chunk(len(layers), 1)
-        biases = [
-            layer.gates.bias if own is None else layer.gates.bias + own[index]
-            for index, layer in enumerate(layers)
-        ]
+        layers, p = self.wavenet.wavenet_layers(), self.wavenet.config.channels
+        summed = self.get_buffer("biases")
+        if bias is not None:
+            summed = summed + bias.to(self.dtype)
+        biases = torch.split(summed, 2 * p, -1)
         old = [cache.to(self.dtype) for cache in caches]
         pasts = [self._past(index, old[index], biases[index]) for index in range(len(layers))]
-        streams: list[list[Tensor]] = [[] for _ in layers]
+        # What a layer of a small dilation sees at first; then what this run adds.
+        streams = [
+            [] if past else list(torch.split(cache, p, 1))
+            for cache, past in zip(old, pasts, strict=True)
+        ]
         drawn: list[Tensor] = []
         logits = noise
         for step in range(self.unroll):
             h = self.wavenet.embedding(previous)
             gates = []
-            for index, layer in enumerate(layers):
+            for index in range(len(layers)):
                 streams[index].append(h)
                 past = pasts[index]
-                if past is None:
-                    d = layer.dilation
-                    seen = streams[index][step - d] if step >= d else old[index][step]
-                    before = biases[index] + seen @ self.get_buffer(f"past{index}")
-                else:
+                if past:
                     before = past[step]
+                else:
+                    weight = self.get_buffer(f"past{index}")
+                    before = torch.addmm(biases[index], streams[index][step], weight)
                 gated = gate(torch.addmm(before, h, self.get_buffer(f"now{index}")))
                 gates.append(gated)
-                if layer.residual is not None:
+                if layers[index].residual is not None:
                     h = torch.addmm(h, gated, self.get_buffer(f"residual{index}"))
             features = F.relu(self.wavenet.skip(torch.cat(gates, 1)))
             logits = self.wavenet.out(features).to(self.outer)
             previous = draw(logits, noise[:, step], temperature, top_k, top_p).to(torch.int32)
             drawn.append(previous)
         kept = [
-            torch.stack(stream[-cache.shape[0] :]).to(self.outer)
+            torch.cat(stream[-(cache.shape[1] // p) :], 1).to(self.outer)
             for stream, cache in zip(streams, old, strict=True)
         ]
         return torch.stack(drawn, 1), logits, kept
 
-    def _past(self, index: int, cache: Tensor, bias: Tensor) -> Sequence[Tensor] | None:
+    def _past(self, index: int, cache: Tensor, bias: Tensor) -> list[Tensor]:
         """What the steps of this run see of a layer's past, where all of it is known."""
-        if cache.shape[0] < self.unroll:
-            return None
-        return (cache @ self.get_buffer(f"past{index}") + bias).unbind(0)
+        weight, u = self.get_buffer(f"past{index}"), self.unroll
+        p, width = weight.shape
+        if cache.shape[1] < u * p:
+            return []
+        if u == 1:
+            return [torch.addmm(bias, cache, weight)]
+        seen = cache.view(-1, u, p) @ weight + bias.view(-1, 1, width)
+        return list(torch.split(seen.view(-1, u * width), width, 1))

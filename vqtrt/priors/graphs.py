@@ -9,43 +9,18 @@ One description serves the exporter and the torch engine, so that both mean the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from vqtrt.bundle import TensorSpec
-from vqtrt.engines.base import CACHE, KEPT
+from vqtrt.engines.base import CACHE
+from vqtrt.models.deployed import DeployedGraph, float32, int32
 from vqtrt.precision import in_dtype
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.pixelcnn_cached import RowGraph, StepGraph
 
 GRAPHS = ("row", "step", "step_filtered", "logits")
-
-
-@dataclass(frozen=True)
-class PriorGraph:
-    """A module that takes its inputs by name, and `caches`; it gives its outputs and new caches."""
-
-    module: nn.Module
-    inputs: tuple[TensorSpec, ...]
-    caches: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-    def kept(self) -> tuple[TensorSpec, ...]:
-        """The new caches, as outputs."""
-        return tuple(
-            tensor.model_copy(update={"name": tensor.name.replace(CACHE, KEPT, 1)})
-            for tensor in self.caches
-        )
-
-    def call(
-        self, inputs: dict[str, Tensor], caches: list[Tensor]
-    ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Run the module."""
-        *made, kept = self.module(**inputs, caches=caches)
-        names = (tensor.name for tensor in self.outputs)
-        return dict(zip(names, made, strict=True)), kept
 
 
 class LogitsGraph(nn.Module):
@@ -55,14 +30,13 @@ class LogitsGraph(nn.Module):
         super().__init__()
         self.prior = prior
 
-    def forward(
-        self, codes: Tensor, labels: Tensor | None = None, caches: Sequence[Tensor] = ()
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The full forward pass; it has no caches."""
-        return self.prior(codes, labels), []
+    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The full forward pass."""
+        out: Tensor = self.prior(codes, labels)
+        return out
 
 
-def pixelcnn_graph(prior: PixelCNN, name: str, dtype: torch.dtype | None = None) -> PriorGraph:
+def pixelcnn_graph(prior: PixelCNN, name: str, dtype: torch.dtype | None = None) -> DeployedGraph:
     """One of `GRAPHS`. Free sizes are `batch`, `width` and, for `logits`, `height`.
 
     `dtype` is that of embeddings, products and gates (default: the prior's own); inputs and outputs
@@ -70,42 +44,33 @@ def pixelcnn_graph(prior: PixelCNN, name: str, dtype: torch.dtype | None = None)
     """
     config = prior.config
     p, k, c = config.channels, config.codebook_size, config.num_codebooks
-    labels = (_int("labels", "batch"),) if config.num_classes else ()
+    labels = (int32("labels", "batch"),) if config.num_classes else ()
     layers = prior.gated_layers()
-    bias = _float("bias", "width", "batch", len(layers) * 2 * p)
+    bias = float32("bias", "width", "batch", len(layers) * 2 * p)
     if name == "row":
         rows = [("width", "batch", 2 * p) for layer in layers for _ in range(layer.rows - 1)]
-        inputs = (_int("above", "batch", "width", c), *labels)
-        return PriorGraph(RowGraph(prior, dtype), inputs, _caches(rows), (bias,))
+        inputs = (int32("above", "batch", "width", c), *labels)
+        return DeployedGraph(RowGraph(prior, dtype), inputs, (bias,), _caches(rows))
     if name == "logits":
-        inputs = (_int("codes", "batch", "height", "width", c), *labels)
-        logits = _float("logits", "batch", "height", "width", c, k)
-        return PriorGraph(
-            LogitsGraph(in_dtype(prior, dtype) if dtype else prior), inputs, (), (logits,)
-        )
+        inputs = (int32("codes", "batch", "height", "width", c), *labels)
+        logits = float32("logits", "batch", "height", "width", c, k)
+        module = LogitsGraph(in_dtype(prior, dtype) if dtype else prior)
+        return DeployedGraph(module, inputs, (logits,))
     if name not in GRAPHS:
         raise ValueError(f"a PixelCNN has no graph {name!r}")
-    filters = (_int("top_k", 1), _float("top_p", 1)) if name == "step_filtered" else ()
+    filters = (int32("top_k", 1), float32("top_p", 1)) if name == "step_filtered" else ()
     inputs = (
-        _int("code", "batch", c),
-        _int("column", 1),
+        int32("code", "batch", c),
+        int32("column", 1),
         bias,
-        _float("noise", "batch", c),
-        _float("temperature", 1),
+        float32("noise", "batch", c),
+        float32("temperature", 1),
         *filters,
     )
     columns = [("batch", (layer.columns - 1) * p) for layer in layers if layer.columns > 1]
-    outputs = (_int("codes", "batch", c), _float("logits", "batch", c, k))
-    return PriorGraph(StepGraph(prior, dtype), inputs, _caches(columns), outputs)
-
-
-def _int(name: str, *shape: int | str) -> TensorSpec:
-    return TensorSpec(name=name, dtype="int32", shape=shape)
-
-
-def _float(name: str, *shape: int | str) -> TensorSpec:
-    return TensorSpec(name=name, dtype="float32", shape=shape)
+    outputs = (int32("codes", "batch", c), float32("logits", "batch", c, k))
+    return DeployedGraph(StepGraph(prior, dtype), inputs, outputs, _caches(columns))
 
 
 def _caches(shapes: Sequence[tuple[int | str, ...]]) -> tuple[TensorSpec, ...]:
-    return tuple(_float(f"{CACHE}{index}", *shape) for index, shape in enumerate(shapes))
+    return tuple(float32(f"{CACHE}{index}", *shape) for index, shape in enumerate(shapes))

@@ -12,11 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vqtrt.bundle import TensorSpec
-from vqtrt.engines.base import CACHE
+from vqtrt.models.deployed import DeployedGraph, float32, int32
 from vqtrt.models.wavenet_step import WaveNetStep
 from vqtrt.precision import in_dtype
-from vqtrt.priors.graphs import PriorGraph
 from vqtrt.priors.wavenet import WaveNetPrior
 
 WAVENET_GRAPHS = ("step", "step_filtered", "logits")
@@ -56,52 +54,36 @@ class LogitsGraph(nn.Module):
         super().__init__()
         self.prior = prior
 
-    def forward(
-        self, codes: Tensor, speakers: Tensor | None = None, caches: Sequence[Tensor] = ()
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The full forward pass; it has no caches."""
-        return self.prior(codes, speakers), []
+    def forward(self, codes: Tensor, speakers: Tensor | None = None) -> Tensor:
+        """The full forward pass."""
+        out: Tensor = self.prior(codes, speakers)
+        return out
 
 
-def wavenet_graph(prior: WaveNetPrior, name: str, dtype: torch.dtype | None = None) -> PriorGraph:
+def wavenet_graph(
+    prior: WaveNetPrior, name: str, dtype: torch.dtype | None = None
+) -> DeployedGraph:
     """One of `WAVENET_GRAPHS`. Free sizes are `batch` and, for `logits`, `t`.
 
     `dtype` is that of embeddings, products and gates (default: the prior's own); inputs and outputs
     are the same in any.
     """
     k = prior.config.codebook_size
-    speakers = (_int("speakers", "batch"),) if prior.config.num_classes else ()
+    speakers = (int32("speakers", "batch"),) if prior.config.num_classes else ()
     if name == "logits":
         module = LogitsGraph(in_dtype(prior, dtype) if dtype else prior)
-        inputs = (_int("codes", "batch", "t"), *speakers)
-        return PriorGraph(module, inputs, (), (_float("logits", "batch", "t", k),))
+        inputs = (int32("codes", "batch", "t"), *speakers)
+        return DeployedGraph(module, inputs, (float32("logits", "batch", "t", k),))
     if name not in WAVENET_GRAPHS:
         raise ValueError(f"a WaveNet prior has no graph {name!r}")
-    filters = (_int("top_k", 1), _float("top_p", 1)) if name == "step_filtered" else ()
+    filters = (int32("top_k", 1), float32("top_p", 1)) if name == "step_filtered" else ()
     step = PriorStep(prior, dtype)
-    caches = tuple(
-        TensorSpec(
-            name=f"{CACHE}{index}",
-            dtype="float32",
-            shape=(steps, "batch", prior.config.channels),
-            delay=delay,
-        )
-        for index, (steps, delay) in enumerate(step.step.caches())
-    )
     inputs = (
-        _int("previous", "batch"),
+        int32("previous", "batch"),
         *speakers,
-        _float("noise", "batch", 1),
-        _float("temperature", 1),
+        float32("noise", "batch", 1),
+        float32("temperature", 1),
         *filters,
     )
-    outputs = (_int("codes", "batch", 1), _float("logits", "batch", k))
-    return PriorGraph(step, inputs, caches, outputs)
-
-
-def _int(name: str, *shape: int | str) -> TensorSpec:
-    return TensorSpec(name=name, dtype="int32", shape=shape)
-
-
-def _float(name: str, *shape: int | str) -> TensorSpec:
-    return TensorSpec(name=name, dtype="float32", shape=shape)
+    outputs = (int32("codes", "batch", 1), float32("logits", "batch", k))
+    return DeployedGraph(step, inputs, outputs, step.step.caches())

@@ -1,0 +1,60 @@
+"""A module as it is exported, with the table of its inputs and outputs.
+
+One description serves the exporter and the torch engine, so that both mean the same graph.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from vqtrt.bundle import TensorSpec
+from vqtrt.engines.base import CACHE, KEPT
+
+
+@dataclass(frozen=True)
+class DeployedGraph:
+    """A module that takes its inputs by name, and `caches` where it has any, and gives its outputs.
+
+    One with caches gives the list of new ones last.
+    """
+
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    caches: tuple[TensorSpec, ...] = ()
+
+    def kept(self) -> tuple[TensorSpec, ...]:
+        """The new caches, as outputs."""
+        return tuple(
+            tensor.model_copy(update={"name": tensor.name.replace(CACHE, KEPT, 1)})
+            for tensor in self.caches
+        )
+
+    def call(
+        self, inputs: Mapping[str, Tensor], caches: Sequence[Tensor] = ()
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Run the module: its outputs by name, and its new caches."""
+        kept: list[Tensor] = []
+        if self.caches:
+            *made, kept = self.module(**inputs, caches=caches)
+        else:
+            out = self.module(**inputs)
+            made = [out] if isinstance(out, Tensor) else list(out)
+        names = (tensor.name for tensor in self.outputs)
+        return dict(zip(names, made, strict=True)), kept
+
+
+def int32(name: str, *shape: int | str) -> TensorSpec:
+    """A tensor of a table."""
+    return TensorSpec(name=name, dtype="int32", shape=shape)
+
+
+def float32(name: str, *shape: int | str) -> TensorSpec:
+    """A tensor of a table."""
+    return TensorSpec(name=name, dtype="float32", shape=shape)
+
+
+def multiple(factor: int, size: str) -> str:
+    """A size that follows from another, as tables name it: `4*h`."""
+    return size if factor == 1 else f"{factor}*{size}"
