@@ -79,13 +79,16 @@ def test_parts_of_a_batch():
 
 def test_free_sizes():
     images = TensorSpec(name="images", dtype="uint8", shape=("batch", "4*h", "4*w", 3))
-    assert free_sizes(images, (5, 8, 12, 3)) == {"batch": 5, "h": 2, "w": 3}
-    assert free_sizes(images, (5, 8, 13, 3)) is None
-    assert free_sizes(images, (5, 8, 12, 4)) is None
-    assert free_sizes(images, (5, 8, 12)) is None
+    assert free_sizes([images], [(5, 8, 12, 3)]) == {"batch": 5, "h": 2, "w": 3}
+    assert free_sizes([images], [(5, 8, 13, 3)]) is None
+    assert free_sizes([images], [(5, 8, 12, 4)]) is None
+    assert free_sizes([images], [(5, 8, 12)]) is None
     square = TensorSpec(name="codes", dtype="int32", shape=("batch", "h", "h"))
-    assert free_sizes(square, (5, 2, 2)) == {"batch": 5, "h": 2}
-    assert free_sizes(square, (5, 2, 3)) is None
+    assert free_sizes([square], [(5, 2, 2)]) == {"batch": 5, "h": 2}
+    assert free_sizes([square], [(5, 2, 3)]) is None
+    labels = TensorSpec(name="labels", dtype="int32", shape=("batch",))
+    assert free_sizes([square, labels], [(5, 2, 2), (5,)]) == {"batch": 5, "h": 2}
+    assert free_sizes([square, labels], [(5, 2, 2), (4,)]) is None
 
 
 @pytest.mark.parametrize("graphs", [True, False])

@@ -5,12 +5,12 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from vqtrt.bundle import ModelFacts, PriorFacts, TensorSpec
+from vqtrt.bundle import ModelFacts, PriorFacts, SpeechFacts, TensorSpec
 from vqtrt.data.preprocessing import Preprocessing
 
-Graph = Callable[[NDArray[Any]], NDArray[Any]]
-"""Runs once on an array whose dtype and shape the graph's table in docs/architecture.md gives."""
-
+Graph = Callable[..., NDArray[Any]]
+"""Runs once on one array for each input, in the order of the graph's table, which gives their
+dtypes and shapes (see docs/architecture.md)."""
 
 CACHE, KEPT = "cache", "kept"
 """What the names of a graph's caches begin with: `cache3` goes in, `kept3` comes out."""
@@ -29,8 +29,9 @@ def is_kept(tensor: TensorSpec) -> bool:
 class BoundGraph(Protocol):
     """A graph with its buffers, for loops: written into, run and read, without an allocation.
 
-    What a graph gives as `keptN` it gets back as `cacheN` at the next run. These caches stay where
-    the engine has them and do not appear among inputs and outputs.
+    What a graph gives as `keptN` it gets back as `cacheN` at the next run, or as many runs later as
+    its table says; before that there are zeros. These caches stay where the engine has them and do
+    not appear among inputs and outputs.
     """
 
     @property
@@ -56,7 +57,10 @@ class Engine(Protocol):
     precision: str
     """Of the graphs that it runs, of `vqtrt.precision.PRECISIONS`."""
     facts: ModelFacts
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
+    """Of images; None for a model of speech."""
+    speech: SpeechFacts | None
+    """Of a model of speech; None for images."""
     weights_sha256: str
     """Of the weights that the model was trained to: equal weights, equal codes."""
 
@@ -66,7 +70,7 @@ class Engine(Protocol):
     """Bound graphs that are worth running beside each other, each in a thread with a core."""
 
     def open(self, graph: str) -> Graph:
-        """Make a graph ready to run: `encoder` or `decoder`."""
+        """Make a graph of one output and no caches ready to run, such as `encoder`."""
 
     def bind(
         self,
@@ -77,7 +81,7 @@ class Engine(Protocol):
         skip: Collection[str] = (),
         threads: int | None = None,
     ) -> BoundGraph:
-        """Make a prior's graph (`priors/NAME/GRAPH`) ready for a loop, at fixed sizes.
+        """Make a graph (such as `priors/NAME/step`) ready for a loop, at fixed sizes.
 
         `sizes` gives a number to each free size of its table. An input in `shared` is that array,
         so that one graph's output can be another's input. Outputs in `skip` are not made.

@@ -84,7 +84,7 @@ def _fastest(model: Artefacts, threads: int | None, precision: str) -> Engine:
 
 
 def _built(bundle: Bundle, package: str, precision: str) -> Engine | None:
-    """TensorRT, where it works here and the bundle has engines of it for encoder and decoder."""
+    """TensorRT, where it works here and the bundle has engines of it for all but priors."""
     from vqtrt.engines.plans import FOLDER
 
     if not (bundle.path / FOLDER).is_dir():
@@ -93,8 +93,9 @@ def _built(bundle: Bundle, package: str, precision: str) -> Engine | None:
 
     with suppress(VqtrtError):
         engine = TensorRTEngine(bundle, package, precision)
-        for graph in ("encoder", "decoder"):
-            engine.most(graph, {})
+        for graph in ("encoder", "decoder", "conditioning", "step"):
+            if graph in bundle.info.graphs:
+                engine.most(graph, {})
         return engine
     return None
 

@@ -48,11 +48,11 @@ def step_addresses(
 
     `fixed` are those that are the same for all; `strips` has `column`, `noise` and `codes`;
     `nothing` holds what stands for no code, which is to the left of the first position. Position 0
-    reads set 0 of the caches.
+    is turn 0 of the caches.
     """
     left = strips["codes"].at(column - 1) if column else nothing
     places = {name: strip.at(column) for name, strip in strips.items()}
-    return {**fixed, **places, "code": left, **caches.addresses(column % 2)}
+    return {**fixed, **places, "code": left, **caches.addresses(column)}
 
 
 class _Padded:
@@ -136,7 +136,8 @@ class DeviceRowLoop:
         if graphs and not all(context.capturable(stream) for context in contexts):
             self.refused = "TensorRT says that these engines cannot be captured"
         enabled = graphs and self.refused is None
-        self._repeated = [Repeated(stream, enabled=enabled) for _ in range(2)]
+        turns = self._caches[0].period
+        self._repeated = [Repeated(stream, enabled=enabled) for _ in range(turns)]
         stream.wait()
 
     def _fixed(self, spec: GraphSpec) -> dict[str, int]:
@@ -156,7 +157,7 @@ class DeviceRowLoop:
     def begin(self) -> None:
         """Begin samples: the row's caches are zero again, and what holds for all rows is copied."""
         self._turn = 0
-        self._caches[0].zero(0, self._stream)
+        self._caches[0].zero(self._stream)
         for name in _ONCE:
             if name in self.inputs:
                 self._stream.copy_in(self._device[name].address, self.inputs[name])
@@ -180,7 +181,7 @@ class DeviceRowLoop:
 
     def _finish(self) -> None:
         self._stream.wait()
-        self._turn = 1 - self._turn
+        self._turn = (self._turn + 1) % len(self._repeated)
 
     def _queue_row(self, turn: int) -> None:
         self._stream.copy_in(self._device["above"].address, self.inputs["above"])
@@ -190,7 +191,7 @@ class DeviceRowLoop:
         stream, noise, codes = self._stream, self._padded["noise"], self._padded["codes"]
         stream.copy_in(noise.device.address, noise.host)
         self._queue_row(turn)
-        self._caches[1].zero(0, stream)
+        self._caches[1].zero(stream)
         for column in range(self._width):
             addresses = step_addresses(
                 column,

@@ -5,7 +5,7 @@ cores that decoding needs.
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vqtrt.bundle import Bundle, GraphSpec, PriorFacts, TensorSpec
 from vqtrt.engines.base import CACHE, KEPT, BoundGraph, Graph, is_cache, is_kept
+from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
 from vqtrt.errors import VqtrtError
 from vqtrt.precision import graph_key, require_precision
 
@@ -33,6 +34,7 @@ class OnnxRuntimeEngine:
         self.precision = precision
         self.facts = bundle.info.model
         self.preprocessing = bundle.info.preprocessing
+        self.speech = bundle.info.speech
         self.weights_sha256 = bundle.info.source.weights_sha256
         self.priors: Mapping[str, PriorFacts] = bundle.info.priors
         self._threads = threads
@@ -42,20 +44,22 @@ class OnnxRuntimeEngine:
     def open(self, graph: str) -> Graph:
         """Check the graph's hash, then make a session from the checked bytes."""
         graph = graph_key(self.precision, graph)
-        session = self._session(graph)
-        sources, targets = session.get_inputs(), session.get_outputs()
-        if len(sources) != 1 or len(targets) != 1:
+        spec, session = self.bundle.graph_spec(graph), self._session(graph)
+        names = [tensor.name for tensor in spec.inputs]
+        told = (set(names), [tensor.name for tensor in spec.outputs])
+        real = ({i.name for i in session.get_inputs()}, [o.name for o in session.get_outputs()])
+        if told != real or len(spec.outputs) != 1:
             raise VqtrtError(
-                f"{self.bundle.path}: the graph {graph!r} has {len(sources)} inputs and "
-                f"{len(targets)} outputs, not one of each; export the run again"
+                f"{self.bundle.path}: the graph {graph!r} makes {_listed(real[1])} of "
+                f"{_listed(real[0])}, not one array of {_listed(names)}; export the run again"
             )
-        (source,), (target,) = sources, targets
 
-        def run(array: NDArray[Any]) -> NDArray[Any]:
+        def run(*arrays: NDArray[Any]) -> NDArray[Any]:
             try:
-                (result,) = session.run([target.name], {source.name: array})
+                (result,) = session.run(None, dict(zip(names, arrays, strict=True)))
             except Exception as error:
-                raise self._failed(graph, f"{array.dtype} {array.shape}", error) from error
+                on = ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
+                raise self._failed(graph, on, error) from error
             out: NDArray[Any] = result
             return out
 
@@ -112,7 +116,10 @@ class OnnxRuntimeEngine:
 
 
 class _Bound:
-    """A session with fixed buffers and two sets of caches, read and written in turn."""
+    """A session with fixed buffers, and a ring of them for each cache.
+
+    Bindings are made once for every turn of the rings: a run is one call.
+    """
 
     def __init__(
         self,
@@ -125,7 +132,6 @@ class _Bound:
         skip: Collection[str],
     ) -> None:
         self._engine, self._graph, self._session = engine, graph, session
-        caches = [tensor for tensor in spec.inputs if is_cache(tensor)]
         self.inputs = {
             tensor.name: shared.get(tensor.name, _buffer(tensor, sizes))
             for tensor in spec.inputs
@@ -136,22 +142,31 @@ class _Bound:
             for tensor in spec.outputs
             if not is_kept(tensor) and tensor.name not in skip
         }
-        self._caches = [[_buffer(tensor, sizes) for tensor in caches] for _ in range(2)]
-        self._bindings = [self._bind(turn, caches) for turn in range(2)]
+        caches = caches_of(spec.inputs)
+        self._rings = [
+            (cache, [_buffer(cache, sizes) for _ in range(2 * cache.delay)]) for cache in caches
+        ]
+        self._bindings = self._bind(period(caches))
         self._turn = 0
 
-    def _bind(self, turn: int, caches: list[TensorSpec]) -> Any:
-        """Reads the caches of set `turn` and writes those of the other."""
-        binding = self._session.io_binding()
-        sources, targets = self._caches[turn], self._caches[1 - turn]
-        names = [tensor.name for tensor in caches]
-        reads = self.inputs | dict(zip(names, sources, strict=True))
-        kept = [name.replace(CACHE, KEPT, 1) for name in names]
-        writes = self.outputs | dict(zip(kept, targets, strict=True))
-        for bind, arrays in ((binding.bind_input, reads), (binding.bind_output, writes)):
-            for name, array in arrays.items():
-                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        return binding
+    def _bind(self, turns: int) -> list[Any]:
+        """What each turn reads and writes."""
+        places = [(cache, [_place(buffer) for buffer in ring]) for cache, ring in self._rings]
+        inputs = {name: _place(array) for name, array in self.inputs.items()}
+        outputs = {name: _place(array) for name, array in self.outputs.items()}
+        bindings = []
+        for turn in range(turns):
+            binding = self._session.io_binding()
+            for name, place in inputs.items():
+                binding.bind_input(name, *place)
+            for name, place in outputs.items():
+                binding.bind_output(name, *place)
+            for cache, ring in places:
+                binding.bind_input(cache.name, *ring[read_slot(cache, turn)])
+                kept = cache.name.replace(CACHE, KEPT, 1)
+                binding.bind_output(kept, *ring[written_slot(cache, turn)])
+            bindings.append(binding)
+        return bindings
 
     def run(self) -> None:
         try:
@@ -159,11 +174,23 @@ class _Bound:
         except Exception as error:
             shapes = ", ".join(str(array.shape) for array in self.inputs.values())
             raise self._engine._failed(self._graph, shapes, error) from error
-        self._turn = 1 - self._turn
+        self._turn = (self._turn + 1) % len(self._bindings)
 
     def reset(self) -> None:
-        for array in self._caches[self._turn]:
-            array.fill(0)
+        self._turn = 0
+        for cache, ring in self._rings:
+            # The others are written before they are read.
+            for buffer in ring[: cache.delay]:
+                buffer.fill(0)
+
+
+def _place(array: NDArray[Any]) -> tuple[Any, ...]:
+    """An array as an IO binding takes it."""
+    return "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(sorted(names)) or "nothing"
 
 
 def _buffer(tensor: TensorSpec, sizes: Mapping[str, int]) -> NDArray[Any]:

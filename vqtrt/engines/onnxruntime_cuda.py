@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vqtrt.bundle import Bundle, GraphSpec
 from vqtrt.engines.base import CACHE, KEPT, BoundGraph, is_cache, is_kept
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
 from vqtrt.errors import VqtrtError
 from vqtrt.precision import graph_key
 
@@ -112,7 +113,7 @@ class _Resident:
 
 
 class _CudaBound:
-    """A session with fixed buffers on the GPU and two sets of caches, read and written in turn."""
+    """A session with fixed buffers on the GPU, and a ring of them for each cache."""
 
     def __init__(
         self,
@@ -147,21 +148,25 @@ class _CudaBound:
         }
         known.update({each.host.ctypes.data: each for each in self._made.values()})
         self.outputs = {name: each.host for name, each in self._made.items()}
-        caches = [tensor for tensor in spec.inputs if is_cache(tensor)]
-        self._caches = [
-            {t.name: _Resident(t.resolve(sizes), t.dtype, device) for t in caches} for _ in range(2)
+        caches = caches_of(spec.inputs)
+        self._rings = [
+            (t, [_Resident(t.resolve(sizes), t.dtype, device) for _ in range(2 * t.delay)])
+            for t in caches
         ]
-        self._bindings = [self._bind(turn, reads) for turn in range(2)]
+        self._bindings = [self._bind(turn, reads) for turn in range(period(caches))]
         self._turn = 0
 
     def _bind(self, turn: int, reads: dict[str, _Resident]) -> Any:
-        """Reads the caches of set `turn` and writes those of the other."""
+        """What a turn reads and writes."""
         binding = self._session.io_binding()
-        kept = {n.replace(CACHE, KEPT, 1): c for n, c in self._caches[1 - turn].items()}
-        for name, resident in (reads | self._caches[turn]).items():
+        for name, resident in reads.items():
             binding.bind_ortvalue_input(name, resident.value)
-        for name, resident in (self._made | kept).items():
+        for name, resident in self._made.items():
             binding.bind_ortvalue_output(name, resident.value)
+        for cache, ring in self._rings:
+            binding.bind_ortvalue_input(cache.name, ring[read_slot(cache, turn)].value)
+            kept = cache.name.replace(CACHE, KEPT, 1)
+            binding.bind_ortvalue_output(kept, ring[written_slot(cache, turn)].value)
         return binding
 
     def run(self) -> None:
@@ -175,9 +180,12 @@ class _CudaBound:
         except Exception as error:
             shapes = ", ".join(str(array.shape) for array in self.inputs.values())
             raise self._engine._failed(self._graph, shapes, error) from error
-        self._turn = 1 - self._turn
+        self._turn = (self._turn + 1) % len(self._bindings)
 
     def reset(self) -> None:
         """Set the caches to zero."""
-        for resident in self._caches[self._turn].values():
-            resident.value.update_inplace(resident.host)
+        self._turn = 0
+        for cache, ring in self._rings:
+            # The others are written before they are read.
+            for resident in ring[: cache.delay]:
+                resident.value.update_inplace(resident.host)

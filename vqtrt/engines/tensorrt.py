@@ -6,7 +6,7 @@ Memory is CUDA's own, through cuda-python; torch is not needed. Loading an engin
 
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class TensorRTEngine:
         self.bundle, self.precision, self.graphs = bundle, precision, graphs
         self.facts = bundle.info.model
         self.preprocessing = bundle.info.preprocessing
+        self.speech = bundle.info.speech
         self.weights_sha256 = bundle.info.source.weights_sha256
         self.priors: Mapping[str, PriorFacts] = bundle.info.priors
         device = trt_package.device()
@@ -88,7 +89,7 @@ class TensorRTEngine:
         return int(info.profile[tensor.name][2][tensor.shape.index("batch")])
 
     def open(self, graph: str) -> Graph:
-        """A graph that splits what is larger than its engine's profile."""
+        """A graph that splits what has a larger batch than its engine's profile."""
         return OpenGraph(self, graph)
 
     def bind(
@@ -130,28 +131,29 @@ def split_batch(count: int, most: int) -> list[slice]:
     return [slice(start, min(start + most, count)) for start in range(0, max(count, 1), most)]
 
 
-def free_sizes(tensor: TensorSpec, shape: Shape) -> dict[str, int] | None:
-    """The number that each free size of a table has in an array's shape; None if it does not fit.
+def free_sizes(tensors: Sequence[TensorSpec], shapes: Sequence[Shape]) -> dict[str, int] | None:
+    """The number that each free size of tables has in arrays' shapes; None if these do not fit.
 
     `4*h` is 32 where `h` is 8.
     """
-    if len(shape) != len(tensor.shape):
-        return None
     sizes: dict[str, int] = {}
-    for size, number in zip(tensor.shape, shape, strict=True):
-        if isinstance(size, int):
-            if size != number:
-                return None
-            continue
-        factor, _, name = size.rpartition("*")
-        whole, rest = divmod(number, int(factor or 1))
-        if rest or sizes.setdefault(name, whole) != whole:
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        if len(shape) != len(tensor.shape):
             return None
+        for size, number in zip(tensor.shape, shape, strict=True):
+            if isinstance(size, int):
+                if size != number:
+                    return None
+                continue
+            factor, _, name = size.rpartition("*")
+            whole, rest = divmod(number, int(factor or 1))
+            if rest or sizes.setdefault(name, whole) != whole:
+                return None
     return sizes
 
 
 class OpenGraph:
-    """A graph of one input and one output, from arrays to arrays.
+    """A graph of one output and no caches, from arrays to an array.
 
     A batch above the profile's maximum is split; the parts go through two sets of buffers in turn,
     each on a stream of its own, so that what one copies overlaps what the other computes.
@@ -159,56 +161,62 @@ class OpenGraph:
 
     def __init__(self, engine: TensorRTEngine, graph: str) -> None:
         spec = engine.spec(graph)
-        if len(spec.inputs) != 1 or len(spec.outputs) != 1:
+        leading = all(tensor.shape[0] == "batch" for tensor in spec.inputs)
+        if len(spec.outputs) != 1 or not leading or "batch" not in spec.outputs[0].shape:
             raise VqtrtError(
-                f"{engine.bundle.path}: the graph {graph!r} has {len(spec.inputs)} inputs and "
-                f"{len(spec.outputs)} outputs, not one of each; export the run again"
+                f"{engine.bundle.path}: the graph {graph!r} does not make one array a batch of its "
+                "inputs; export the run again"
             )
         self._engine, self._graph = engine, graph
-        (self._source,), (self._target,) = spec.inputs, spec.outputs
+        self._sources, (self._target,) = spec.inputs, spec.outputs
         engine.plan(graph, {})  # an engine that is missing is found out now
-        self._chosen: dict[Shape, LoadedPlan] = {}
+        self._chosen: dict[tuple[Shape, ...], LoadedPlan] = {}
         self._sets: dict[Path, list[_Buffers]] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Run on an array of the table's dtype and shape; `VqtrtError` for another."""
-        sizes = free_sizes(self._source, array.shape)
-        if sizes is None or array.dtype != self._source.dtype:
-            shape = ", ".join(map(str, self._source.shape))
+    def __call__(self, *arrays: NDArray[Any]) -> NDArray[Any]:
+        """Run on arrays of the table's dtypes and shapes; `VqtrtError` for others."""
+        shapes = tuple(array.shape for array in arrays)
+        known = len(arrays) == len(self._sources)
+        sizes = free_sizes(self._sources, shapes) if known else None
+        if sizes is None or any(
+            array.dtype != source.dtype for array, source in zip(arrays, self._sources, strict=True)
+        ):
+            wanted = "; ".join(f"{t.dtype} ({', '.join(map(str, t.shape))})" for t in self._sources)
+            given = "; ".join(f"{array.dtype} {array.shape}" for array in arrays)
             raise VqtrtError(
-                f"{self._engine.bundle.path}: the graph {self._graph!r} takes "
-                f"{self._source.dtype} ({shape}), not {array.dtype} {array.shape}"
+                f"{self._engine.bundle.path}: the graph {self._graph!r} takes {wanted}, not {given}"
             )
         with self._lock:
-            plan = self._choose(array.shape, sizes)
-            sets, most = self._buffers(plan), plan.ranges[self._source.name].most[0]
+            plan = self._choose(shapes, sizes)
+            sets, most = self._buffers(plan), plan.ranges[self._sources[0].name].most[0]
             made: list[NDArray[Any]] = []
             running: deque[_Buffers] = deque()
-            for index, part in enumerate(split_batch(len(array), most)):
+            for index, part in enumerate(split_batch(sizes["batch"], most)):
                 if len(running) == len(sets):
                     made.append(running.popleft().finish())
                 buffers = sets[index % len(sets)]
-                buffers.start(array[part])
+                buffers.start([array[part] for array in arrays])
                 running.append(buffers)
             made += [buffers.finish() for buffers in running]
-            return made[0] if len(made) == 1 else np.concatenate(made)
+            axis = self._target.shape.index("batch")
+            return made[0] if len(made) == 1 else np.concatenate(made, axis)
 
-    def _choose(self, shape: Shape, sizes: dict[str, int]) -> LoadedPlan:
+    def _choose(self, shapes: tuple[Shape, ...], sizes: dict[str, int]) -> LoadedPlan:
         """The engine of the narrowest profile that takes the batch whole, else of the widest."""
-        if shape not in self._chosen:
+        if shapes not in self._chosen:
             item = {name: size for name, size in sizes.items() if name != "batch"}
             try:
-                self._chosen[shape] = self._engine.plan(self._graph, sizes)
+                self._chosen[shapes] = self._engine.plan(self._graph, sizes)
             except VqtrtError:
-                self._chosen[shape] = self._engine.plan(self._graph, item)
-        return self._chosen[shape]
+                self._chosen[shapes] = self._engine.plan(self._graph, item)
+        return self._chosen[shapes]
 
     def _buffers(self, plan: LoadedPlan) -> "list[_Buffers]":
         if plan.path not in self._sets:
             graphs = self._engine.graphs
             self._sets[plan.path] = [
-                _Buffers(plan, self._source, self._target, graphs=graphs) for _ in range(2)
+                _Buffers(plan, self._sources, self._target, graphs=graphs) for _ in range(2)
             ]
         return self._sets[plan.path]
 
@@ -219,53 +227,64 @@ class _Buffers:
     def __init__(
         self,
         plan: LoadedPlan,
-        source: TensorSpec,
+        sources: Sequence[TensorSpec],
         target: TensorSpec,
         *,
         graphs: bool,
     ) -> None:
-        self._plan, self._source, self._target = plan, source.name, target.name
-        span = plan.ranges[source.name]
-        self._least = span.least[0]
+        self._plan, self._sources, self._target = plan, sources, target
+        spans = {source.name: plan.ranges[source.name] for source in sources}
+        self._least = max(span.least[0] for span in spans.values())
         self._stream = Stream()
         # TensorRT for RTX captures runs of changing shapes better by itself.
         own = not plan.package.is_rtx
         self._context = plan.context(captured=own, graphs=graphs)
-        self._context.prepare({source.name: span.most})
-        self._in = pinned((prod(span.most),), source.dtype)
+        self._context.prepare({name: span.most for name, span in spans.items()})
+        self._in = {
+            source.name: pinned((prod(spans[source.name].most),), source.dtype)
+            for source in sources
+        }
         self._out = pinned((prod(self._context.shape(target.name)),), target.dtype)
-        self._device = {source.name: DeviceArray(self._in.nbytes)}
+        self._device = {name: DeviceArray(array.nbytes) for name, array in self._in.items()}
         self._device[target.name] = DeviceArray(self._out.nbytes)
         self._addresses = {name: memory.address for name, memory in self._device.items()}
         self._repeated = Repeated(self._stream, enabled=graphs and own)
-        self._seen: set[Shape] = set()
-        self._shape: Shape = ()
+        self._seen: set[tuple[Shape, ...]] = set()
+        self._shapes: tuple[Shape, ...] = ()
         self._rows = 0
 
-    def start(self, part: NDArray[Any]) -> None:
+    def start(self, parts: Sequence[NDArray[Any]]) -> None:
         """Queue a run on items (n, …), n at most the maximum; fewer than the least are filled up.
 
         With zeros: what is a code must be in the codebook.
         """
         self._stream.wait()  # after an error, a run can be left over
-        self._rows = len(part)
-        self._shape = (max(len(part), self._least), *part.shape[1:])
-        np.copyto(self._in[: part.size].reshape(part.shape), part)
-        self._in[part.size : prod(self._shape)] = 0
-        self._context.prepare({self._source: self._shape})
-        self._repeated.run(self._shape, self._queue)
+        self._rows = len(parts[0])
+        rows = max(self._rows, self._least)
+        self._shapes = tuple((rows, *part.shape[1:]) for part in parts)
+        shapes: dict[str, Shape] = {}
+        for source, part, shape in zip(self._sources, parts, self._shapes, strict=True):
+            staged = self._in[source.name]
+            np.copyto(staged[: part.size].reshape(part.shape), part)
+            staged[part.size : prod(shape)] = 0
+            shapes[source.name] = shape
+        self._context.prepare(shapes)
+        self._repeated.run(self._shapes, self._queue)
 
     def _queue(self) -> None:
-        self._stream.copy_in(self._addresses[self._source], self._in[: prod(self._shape)])
+        for source, shape in zip(self._sources, self._shapes, strict=True):
+            staged = self._in[source.name][: prod(shape)]
+            self._stream.copy_in(self._addresses[source.name], staged)
         self._context.enqueue(self._addresses, self._stream)
-        made = prod(self._context.shape(self._target))
-        self._stream.copy_out(self._out[:made], self._addresses[self._target])
+        made = prod(self._context.shape(self._target.name))
+        self._stream.copy_out(self._out[:made], self._addresses[self._target.name])
 
     def finish(self) -> NDArray[Any]:
         """Wait for the run, and give a copy of its output (n, …)."""
         self._stream.wait()
-        if self._shape not in self._seen:
-            self._seen.add(self._shape)
+        if self._shapes not in self._seen:
+            self._seen.add(self._shapes)
             self._plan.save_cache()
-        shape = self._context.shape(self._target)
-        return self._out[: prod(shape)].reshape(shape)[: self._rows].copy()
+        shape = self._context.shape(self._target.name)
+        before = (slice(None),) * self._target.shape.index("batch")
+        return self._out[: prod(shape)].reshape(shape)[*before, : self._rows].copy()

@@ -1,5 +1,6 @@
-"""A prior's graph in torch, bound as `BoundGraph`: the module that is exported."""
+"""A graph in torch, bound as `BoundGraph`: the module that is exported."""
 
+from collections import deque
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-    from vqtrt.priors.graphs import PriorGraph
+    from vqtrt.models.deployed import DeployedGraph
 
 
 class TorchBound:
@@ -17,7 +18,7 @@ class TorchBound:
 
     def __init__(
         self,
-        graph: "PriorGraph",
+        graph: "DeployedGraph",
         sizes: Mapping[str, int],
         shared: Mapping[str, NDArray[Any]],
         skip: Collection[str],
@@ -34,8 +35,8 @@ class TorchBound:
             for tensor in graph.outputs
             if tensor.name not in skip
         }
-        self._shapes = [tensor.resolve(sizes) for tensor in graph.caches]
-        self._caches: list[torch.Tensor] = []
+        self._shapes = [(tensor.resolve(sizes), tensor.delay) for tensor in graph.caches]
+        self._caches: list[deque[torch.Tensor]] = []
         self.reset()
 
     def run(self) -> None:
@@ -47,7 +48,9 @@ class TorchBound:
                 name: torch.from_numpy(array).to(self._device)
                 for name, array in self.inputs.items()
             }
-            made, self._caches = self._graph.call(inputs, self._caches)
+            made, kept = self._graph.call(inputs, [queue.popleft() for queue in self._caches])
+            for queue, cache in zip(self._caches, kept, strict=True):
+                queue.append(cache)
             for name, array in self.outputs.items():
                 array[...] = made[name].cpu().numpy()
 
@@ -55,4 +58,7 @@ class TorchBound:
         """Set the caches to zero."""
         import torch
 
-        self._caches = [torch.zeros(shape, device=self._device) for shape in self._shapes]
+        self._caches = [
+            deque(torch.zeros(shape, device=self._device) for _ in range(delay))
+            for shape, delay in self._shapes
+        ]

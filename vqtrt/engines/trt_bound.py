@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from vqtrt.bundle import GraphSpec
 from vqtrt.engines.base import CACHE, KEPT, is_cache, is_kept
 from vqtrt.engines.cuda import ALIGNMENT, DeviceArray, Repeated, Stream, pinned
+from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
 from vqtrt.engines.trt_context import LoadedPlan, Shape
 
 Known = WeakValueDictionary[int, DeviceArray]
@@ -36,28 +37,34 @@ def input_shapes(spec: GraphSpec, sizes: Mapping[str, int]) -> dict[str, Shape]:
 
 
 class Caches:
-    """Two sets of a graph's caches on the GPU: one is read while the other is written."""
+    """A graph's caches on the GPU, a ring of buffers for each."""
 
     def __init__(self, plan: LoadedPlan, spec: GraphSpec, sizes: Mapping[str, int]) -> None:
-        nbytes = {
-            tensor.name: prod(tensor.resolve(sizes)) * plan.itemsize(tensor.name)
-            for tensor in spec.inputs
-            if is_cache(tensor)
+        self._caches = caches_of(spec.inputs)
+        self.period = period(self._caches)
+        """Turns after which the addresses are the same again."""
+        self._strides = {
+            cache.name: aligned(prod(cache.resolve(sizes)) * plan.itemsize(cache.name))
+            for cache in self._caches
         }
-        self._offsets, size = layout(nbytes)
-        self._sets = [DeviceArray(size) for _ in range(2)]
+        self._offsets, size = layout(
+            {cache.name: 2 * cache.delay * self._strides[cache.name] for cache in self._caches}
+        )
+        self._memory = DeviceArray(size)
 
     def addresses(self, turn: int) -> dict[str, int]:
-        """Of all caches, where set `turn` is read and the other written."""
-        read, write = self._sets[turn].address, self._sets[1 - turn].address
-        found = {name: read + offset for name, offset in self._offsets.items()}
-        for name, offset in self._offsets.items():
-            found[name.replace(CACHE, KEPT, 1)] = write + offset
+        """Of all caches, in the run `turn`."""
+        found = {}
+        for cache in self._caches:
+            name, start = cache.name, self._memory.address + self._offsets[cache.name]
+            stride = self._strides[name]
+            found[name] = start + read_slot(cache, turn) * stride
+            found[name.replace(CACHE, KEPT, 1)] = start + written_slot(cache, turn) * stride
         return found
 
-    def zero(self, turn: int, stream: Stream) -> None:
-        """Queue the zeroing of a set."""
-        stream.zero(self._sets[turn].address, self._sets[turn].nbytes)
+    def zero(self, stream: Stream) -> None:
+        """Queue the zeroing of all; then turn 0 may follow."""
+        stream.zero(self._memory.address, self._memory.nbytes)
 
 
 class TensorRTBound:
@@ -112,7 +119,9 @@ class TensorRTBound:
         self._caches = Caches(plan, spec, sizes)
         self._turn = 0
         enabled = graphs and self._context.capturable(self._stream)
-        self._repeated = [Repeated(self._stream, enabled=enabled) for _ in range(2)]
+        self._repeated = [
+            Repeated(self._stream, enabled=enabled) for _ in range(self._caches.period)
+        ]
         self.reset()
 
     def run(self) -> None:
@@ -123,7 +132,7 @@ class TensorRTBound:
         turn = self._turn
         self._repeated[turn].run(turn, lambda: self._queue(turn))
         self._stream.wait()
-        self._turn = 1 - turn
+        self._turn = (turn + 1) % self._caches.period
         if self._new:  # the first run has compiled what the sizes need
             self._new = False
             self._plan.save_cache()
@@ -138,4 +147,5 @@ class TensorRTBound:
 
     def reset(self) -> None:
         """Set the caches to zero."""
-        self._caches.zero(self._turn, self._stream)
+        self._turn = 0
+        self._caches.zero(self._stream)
