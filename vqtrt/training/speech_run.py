@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vqtrt.bundle import ModelFacts, SpeechFacts
-from vqtrt.config import load_speech_config
+from vqtrt.config import load_any_config, load_speech_config
 from vqtrt.config_speech import SpeechConfig, WaveNetDecoderConfig
 from vqtrt.errors import VqtrtError
 from vqtrt.models.speech import SpeechVQVAE
@@ -43,6 +43,12 @@ class SpeechRun:
         model = SpeechVQVAE(self.config.model, self.sample_rate)
         load_weights(model, self.weights)
         return model.eval().requires_grad_(False)
+
+
+def is_speech_run(path: Path) -> bool:
+    """Whether a run is on speech; False for what is no run, too."""
+    config = path / "config.yaml"
+    return config.is_file() and isinstance(load_any_config(config), SpeechConfig)
 
 
 def speech_facts(model: SpeechVQVAE, config: SpeechConfig) -> tuple[ModelFacts, SpeechFacts]:

@@ -1,0 +1,57 @@
+"""From a run on speech to its bundle, as `bundle.py` for images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import vqtrt
+from vqtrt.bundle import Bundle, BundleInfo, GraphSpec, Source, file_sha256
+from vqtrt.export.bundle import write_bundle
+from vqtrt.export.onnx import OPSET, write_deployed
+from vqtrt.export.speech_prior import wavenet_prior_graphs
+from vqtrt.models.speech import SpeechVQVAE
+from vqtrt.models.speech_graphs import speech_graph, speech_graph_names
+from vqtrt.precision import graph_key, torch_dtype
+from vqtrt.training.prior_run import trained_speech_priors
+from vqtrt.training.speech_run import SpeechRun, speech_facts
+
+
+def export_speech_run(run: SpeechRun, out: Path, precisions: Sequence[str] = ("fp32",)) -> Bundle:
+    """As `export_run`."""
+    model, priors = run.load_model(), trained_speech_priors(run.path)
+
+    def write(folder: Path, precision: str) -> dict[str, GraphSpec]:
+        graphs = speech_graphs(model, folder, precision)
+        for name, prior in priors.items():
+            graphs |= wavenet_prior_graphs(prior.load(), name, folder, precision)
+        return graphs
+
+    def describe(graphs: dict[str, GraphSpec]) -> BundleInfo:
+        facts, speech = speech_facts(model, run.config)
+        return BundleInfo(
+            kind="speech",
+            vqtrt_version=vqtrt.__version__,
+            model=facts,
+            speech=speech,
+            graphs=graphs,
+            priors={name: prior.facts() for name, prior in priors.items()},
+            opset=OPSET,
+            source=Source(
+                run=str(run.path),
+                weights_sha256=file_sha256(run.weights),
+                recipe=run.config.recipe,
+            ),
+        )
+
+    return write_bundle(out, precisions, write, describe)
+
+
+def speech_graphs(
+    model: SpeechVQVAE, folder: Path, precision: str = "fp32"
+) -> dict[str, GraphSpec]:
+    """Write the graphs of `speech_graph_names`; batch and length are free."""
+    written = {}
+    for name in speech_graph_names(model):
+        key = graph_key(precision, name)
+        graph = speech_graph(model, name, torch_dtype(precision))
+        written[key] = write_deployed(graph, {"batch": 3, "t": 7}, folder, f"{key}.onnx")
+    return written
