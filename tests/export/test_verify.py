@@ -14,7 +14,9 @@ from vqtrt.bundle import Bundle
 from vqtrt.data.open import open_images
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
+from vqtrt.export import code_agreement
 from vqtrt.export import verify as verify_module
+from vqtrt.export.code_agreement import AGREEMENTS, MARGIN, MARGINS
 from vqtrt.export.verify import BATCH_SIZES, verify
 from vqtrt.models.graphs import to_unit
 from vqtrt.tokenizer import Tokenizer
@@ -115,7 +117,7 @@ def test_half_passes_by_its_own_measure(half_run, images):
     assert set(figures) == KEYS
     assert figures["passed"] is True
     assert figures["precision"] == "fp16"
-    assert figures["code_agreement"] >= verify_module.AGREEMENTS["fp16"]
+    assert figures["code_agreement"] >= AGREEMENTS["fp16"]
     assert figures["code_agreement_beyond_margin"] == 1
     assert figures["batch_invariance"] == 1
     assert 0 < abs(figures["psnr_change_db"]) <= verify_module.HALF_PSNR_DB
@@ -129,16 +131,16 @@ def test_a_damaged_half_graph_is_found(half_run, images, tmp_path, name):
     assert figures["passed"] is False
     if name == "decoder":
         assert abs(figures["psnr_change_db"]) > verify_module.HALF_PSNR_DB
-        assert figures["code_agreement"] >= verify_module.AGREEMENTS["fp16"]
+        assert figures["code_agreement"] >= AGREEMENTS["fp16"]
     else:
-        assert figures["code_agreement"] < verify_module.AGREEMENTS["fp16"]
+        assert figures["code_agreement"] < AGREEMENTS["fp16"]
     # The fp32 graphs stand beside them, unharmed.
     assert verify(find_model(run), [images], engine="onnxruntime")["passed"] is True
 
 
 def test_margins_grow_with_the_rounding():
-    assert verify_module.MARGINS["fp32"] == verify_module.MARGIN == 1e-5
-    assert verify_module.MARGINS["bf16"] > verify_module.MARGINS["fp16"] > 1e-3
+    assert MARGINS["fp32"] == MARGIN == 1e-5
+    assert MARGINS["bf16"] > MARGINS["fp16"] > 1e-3
 
 
 def test_psnr_change_is_that_of_the_round_trips(tiny_run):
@@ -240,15 +242,16 @@ def test_chunks_change_no_margin_and_bound_the_memory(name, request, images, mon
     comparison = verify_module._Comparison(reference)
     # A codebook so large that all distances at once (16 positions x C x 3,000 x 8) stand out.
     rows = torch.randint(16, (3000,), generator=torch.Generator().manual_seed(0))
-    comparison.codebooks = torch.cat(
-        [comparison.codebooks, 0.01 + comparison.codebooks[:, rows]], dim=1
+    agreement = comparison.agreement
+    agreement.codebooks = torch.cat(
+        [agreement.codebooks, 0.01 + agreement.codebooks[:, rows]], dim=1
     )
-    whole = comparison._margins(images[0], codes, wrong)
+    whole = agreement.margins(comparison.vectors(images[:1]), codes, wrong)
     assert whole.shape == (codes.size,)
     for chunk in (1, 4_000, 100_000):
-        monkeypatch.setattr(verify_module, "_CHUNK", chunk)
+        monkeypatch.setattr(code_agreement, "_CHUNK", chunk)
         with Largest() as largest:
-            margins = comparison._margins(images[0], codes, wrong)
+            margins = agreement.margins(comparison.vectors(images[:1]), codes, wrong)
         np.testing.assert_allclose(margins, whole, rtol=1e-12)
         # 8,192: room for what the tiny encoder makes on the way.
         assert largest.elements <= max(chunk, 8192)

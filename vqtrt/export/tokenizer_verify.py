@@ -19,8 +19,9 @@ from vqtrt.data.source import Images
 from vqtrt.engines import open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.adapt import Quantizer
+from vqtrt.export.code_agreement import MARGIN
 from vqtrt.export.tokenizer_parts import Parts
-from vqtrt.export.verify import BATCH_SIZES, MARGIN
+from vqtrt.export.verify import BATCH_SIZES
 from vqtrt.tokenizer import Tokenizer
 
 _BATCH = 64

@@ -1,13 +1,8 @@
 """Does a model on an engine do what torch does? Measured on real images, on the written files.
 
 The codes are the contract: the share of codes that are those of torch in float64, and for each
-code that differs its margin, the relative gap between the squared distance to the entry that was
-chosen and to the nearest one. Float32 rounding can decide only between entries that are equally
-near, so beyond a margin of 1e-5 every code has to agree. (In float32 torch's own rounding would be
-the larger part of what is measured.)
-
-In half precision what makes z is rounded: codes may differ within a wider margin, but 99.5 % (fp16)
-have to agree, and the pictures of the whole round trip have to be as good as those of fp32.
+code that differs its margin (`code_agreement.py`). In half precision the pictures of the whole
+round trip have to be as good as those of fp32.
 """
 
 import copy
@@ -26,26 +21,14 @@ from vqtrt.data.source import Images
 from vqtrt.engines import open_engine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
+from vqtrt.export.code_agreement import CodeAgreement
 from vqtrt.models.graphs import to_unit
 from vqtrt.tokenizer import Tokenizer
 
-MARGIN = 1e-5
-"""Where two entries are nearer to each other than this, rounding may choose either."""
-MARGINS = {"fp32": MARGIN, "fp16": 0.03, "bf16": 0.25}
-"""The same by precision.
-
-An error δ of z makes another entry the nearest only where the margin is below 4·|δ| / √d. Of the
-recipe cifar10-small with all of fp16's rounding, |δ| is 6e-4 of |z| and that bound 0.009 in the
-mean; codes changed up to a margin of 0.0035, and in bf16, which rounds 8 times as coarsely, 0.063.
-"""
-AGREEMENTS = {"fp16": 0.995, "bf16": 0.98}
-"""The least share of equal codes; 0.9987 and 0.9887 were measured on cifar10-small in torch."""
 HALF_PSNR_DB = 0.1
 """The largest change of the round trip's PSNR in half precision."""
 BATCH_SIZES = (1, 2, 7, 64)
 _BATCH = 64
-_CHUNK = 1 << 22
-"""Differences (float64) held at once while the nearest entries are looked for."""
 
 
 def verify(
@@ -72,7 +55,7 @@ def verify(
             "(a bundle in RUN/bundle finds its run by itself)"
         )
     if engine != "torch":
-        _check_weights(model, model.open_bundle())
+        check_weights(model, model.open_bundle())
     reference = TorchEngine(model.run, device="cpu")
     opened = open_engine(model, engine, precision=precision)
     tested = Tokenizer(opened, batch_size=max(BATCH_SIZES))
@@ -95,7 +78,8 @@ def verify(
     return comparison.result() | {"engine": tested.engine.name}
 
 
-def _check_weights(model: Artefacts, bundle: Bundle) -> None:
+def check_weights(model: Artefacts, bundle: Bundle) -> None:
+    """Raise `VqtrtError` where the run's weights are not those of its bundle."""
     assert model.run is not None  # noqa: S101 - the caller asked for it
     weights = model.run / "model.safetensors"
     if not weights.is_file() or file_sha256(weights) != bundle.info.source.weights_sha256:
@@ -111,17 +95,16 @@ class _Comparison:
     def __init__(self, reference: TorchEngine, precision: str = "fp32") -> None:
         self.precision = precision
         self.encoder = copy.deepcopy(reference.model.encoder).double()
-        self.codebooks = reference.model.quantizer.codebook.double()
+        self.agreement = CodeAgreement(reference.model.quantizer.codebook.double(), precision)
         self.stride = reference.facts.stride
-        self.images = self.codes = self.mismatches = self.beyond = 0
-        self.max_margin = 0.0
+        self.images = 0
         self.max_difference = 0
         self.squares = [0, 0]  # of torch's round trips and of the engine's, in grey levels
         self.batch_codes = self.batch_mismatches = 0
 
     def vectors(self, images: Images) -> Tensor:
         """What is quantized, in float64: (n·h·w, C, D)."""
-        c, _, d = self.codebooks.shape
+        c, _, d = self.agreement.codebooks.shape
         with torch.inference_mode():
             z: Tensor = self.encoder(to_unit(torch.from_numpy(images)).double())
             return z.permute(0, 2, 3, 1).reshape(-1, c, d)
@@ -130,41 +113,18 @@ class _Comparison:
         """The codes by definition, argmin |z − e|: (n, h, w), or (n, h, w, C)."""
         parts = []
         for start in range(0, len(images), _BATCH):
-            z = self.vectors(images[start : start + _BATCH]).transpose(0, 1)
-            squares = self.codebooks.square().sum(-1)[:, None]
-            parts.append(torch.baddbmm(squares, z, self.codebooks.mT, alpha=-2).argmin(-1).T)
+            z = self.vectors(images[start : start + _BATCH])
+            parts.append(self.agreement.expected(z))
         height, width = images.shape[1] // self.stride, images.shape[2] // self.stride
         codes = torch.cat(parts).reshape(len(images), height, width, -1)
         return (codes[..., 0] if codes.shape[-1] == 1 else codes).numpy()
 
     def add_codes(self, images: Images, expected: NDArray[Any], tested: NDArray[Any]) -> None:
         self.images += len(images)
-        self.codes += expected.size
-        rows = np.flatnonzero((expected != tested).reshape(len(images), -1).any(1))
-        for row in rows:
-            margins = self._margins(images[row], expected[row], tested[row])
-            self.mismatches += len(margins)
-            self.beyond += int((margins > MARGINS[self.precision]).sum())
-            self.max_margin = max(self.max_margin, float(margins.max()))
-
-    def _margins(
-        self, image: Images, expected: NDArray[Any], tested: NDArray[Any]
-    ) -> NDArray[np.float64]:
-        c, k, _ = self.codebooks.shape
-        both = torch.from_numpy(np.stack([expected, tested], -1).astype(np.int64)).reshape(-1, c, 2)
-        differs = both[..., 0] != both[..., 1]
-        some = differs.any(1)
-        z, both = self.vectors(image[None])[some][:, :, None], both[some]
-        chosen = (z - self.codebooks[torch.arange(c)[:, None], both]).square().sum(-1).amax(-1)
-        nearest = torch.full_like(chosen, torch.inf)
-        # In chunks: if all codes are wrong, all distances at once would not fit in memory.
-        step = max(1, _CHUNK // z.numel())
-        for start in range(0, k, step):
-            entries = self.codebooks[:, start : start + step]
-            nearest = nearest.minimum((z - entries).square().sum(-1).amin(-1))
-        margin = (chosen - nearest) / chosen.clamp_min(1e-300)
-        margins: NDArray[np.float64] = margin[differs[some]].numpy()
-        return margins
+        self.agreement.add(expected.size)
+        for row in np.flatnonzero((expected != tested).reshape(len(images), -1).any(1)):
+            z = self.vectors(images[row][None])
+            self.agreement.add_mismatches(z, expected[row], tested[row])
 
     def add_pictures(self, expected: Images, tested: Images) -> None:
         difference = np.abs(expected.astype(np.int16) - tested.astype(np.int16))
@@ -189,23 +149,15 @@ class _Comparison:
 
     def result(self) -> dict[str, Any]:
         invariance = 1 - self.batch_mismatches / self.batch_codes
-        agreement = 1 - self.mismatches / self.codes
         torch_squares, squares = (max(1, total) for total in self.squares)
         change = 10 * math.log10(torch_squares / squares)
-        if self.precision == "fp32":
-            good = self.max_difference <= 1
-        else:
-            good = agreement >= AGREEMENTS[self.precision] and abs(change) <= HALF_PSNR_DB
-        return {
-            "code_agreement": agreement,
-            "code_agreement_beyond_margin": 1 - self.beyond / self.codes,
-            "mismatches": self.mismatches,
-            "max_mismatch_margin": self.max_margin,
+        half = self.precision != "fp32"
+        same = abs(change) <= HALF_PSNR_DB if half else self.max_difference <= 1
+        return self.agreement.figures() | {
             "decoder_max_abs_diff": self.max_difference,
             "psnr_change_db": change,
             "batch_invariance": invariance,
             "images": self.images,
-            "codes": self.codes,
             "precision": self.precision,
-            "passed": good and self.beyond == 0 and invariance == 1,
+            "passed": same and self.agreement.good and invariance == 1,
         }
