@@ -4,46 +4,61 @@ Nothing heavy is imported at the top: `vqtrt --help` answers before torch would 
 """
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from vqtrt.cli_bench import bench_engine
+from vqtrt.cli_export import export, verify
 from vqtrt.cli_options import (
+    IMAGES,
+    AnyBatchSize,
+    AnySplit,
     BatchSize,
     Data,
     Engine,
     EngineName,
     Json,
+    LevelDb,
     Model,
     OnErrorName,
     OnErrorOption,
     Precision,
     PrecisionName,
     Resume,
+    Seed,
     Settings,
     Size,
-    Split,
+    Speaker,
+    SpeakerPattern,
     SplitName,
+    Temperature,
     Workers,
     find,
     main_process,
-    open_model,
     open_named,
-    require_passed,
+    refuse,
     resized,
     skippable,
+    warn_of_others,
     worker_count,
 )
 from vqtrt.cli_priors import bench_sample, sample, train_prior
+from vqtrt.cli_speech import (
+    BATCH,
+    convert,
+    decode_recordings,
+    encode_recordings,
+    evaluate_recordings,
+    probe,
+)
 from vqtrt.errors import Interrupted, VqtrtError, explain
 from vqtrt.terminal import Commands, fail
 
 app = typer.Typer(
     cls=Commands,
-    help="VQ-VAE from training to deployment: pictures to codes and back, on any engine.",
+    help="VQ-VAE from training to deployment: images and speech to codes and back, on any engine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,6 +66,10 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure how fast it is here.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.command()(export)
+app.command()(verify)
+app.command()(convert)
+app.command()(probe)
 app.command()(train_prior)
 app.command()(sample)
 bench.command("sample")(bench_sample)
@@ -86,104 +105,6 @@ def train(
         terminal.note(f"trained {path}; next: vqtrt export {path}")
 
 
-class TargetName(StrEnum):
-    """What `--target` takes; the same names as `vqtrt.engines.trt_package.NAMES`."""
-
-    TENSORRT = "tensorrt"
-    TENSORRT_RTX = "tensorrt-rtx"
-
-
-@app.command()
-def export(
-    run: Annotated[
-        Path | None,
-        typer.Argument(help="Run (default: $VQTRT_MODEL, else the newest under ./runs)."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Bundle folder (default: RUN/bundle).")] = None,
-    precision: Annotated[
-        list[PrecisionName] | None,
-        typer.Option(help="Write these graphs, too, beside those of fp32; repeatable."),
-    ] = None,
-    check: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Verify the written files.")
-    ] = True,
-    target: Annotated[
-        TargetName | None, typer.Option(help="Compile the graphs with this package, too.")
-    ] = None,
-    batch: Annotated[
-        str, typer.Option(help="Engines' batch: least, usual and largest, or one number.")
-    ] = "1,16,64",
-    size: Annotated[
-        str | None, typer.Option(help="Engines' picture size HxW, or three (default: the model's).")
-    ] = None,
-    compute_capability: Annotated[
-        list[str] | None,
-        typer.Option(help="With tensorrt-rtx, kind of GPU such as 8.9; repeatable (default: any)."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Write a run's bundle: ONNX graphs and what they need, then verify the files.
-
-    With --target, compile them, too; a bundle in place of the run is compiled as it stands.
-    """
-    from vqtrt import terminal
-    from vqtrt.export.tensorrt import build_engines, engine_options, is_bundle
-
-    precisions = [name.value for name in precision or ()]
-    options = engine_options(target.value, batch, size, compute_capability) if target else None
-    model, figures = find(run), dict[str, Any]()
-    if options is not None and is_bundle(run):
-        if out is not None:
-            raise VqtrtError(f"--out is for a run, and {run} is a bundle: leave it out")
-    else:
-        from vqtrt.export.run import export_bundle, verify_bundle
-
-        with terminal.waiting("exporting"):
-            model = export_bundle(model, out, precisions)
-        terminal.note(f"wrote {model.bundle}")
-        if check:
-            with terminal.waiting("verifying"):
-                figures = verify_bundle(model)
-    if options is not None and figures.get("passed", True):
-        with terminal.counting("building engines", 100) as counter:
-            engines = build_engines(
-                model.open_bundle(), options, precisions or ["fp32"], progress=counter
-            )
-        figures["engines"] = engines
-    if figures:
-        terminal.show(figures, as_json)
-    if "passed" in figures:
-        require_passed(figures)
-
-
-@app.command()
-def verify(
-    model: Annotated[
-        Path | None,
-        typer.Argument(help="Run or bundle (default: $VQTRT_MODEL, else the newest run)."),
-    ] = None,
-    data: Annotated[str, typer.Argument(help="Images to compare on.")] = "shapes",
-    engine: Engine = EngineName.AUTO,
-    precision: Precision = PrecisionName.FP32,
-    limit: Annotated[int, typer.Option(min=1, help="Compare at most this many images.")] = 10_000,
-    workers: Workers = None,
-    split: Split = SplitName.TEST,
-    as_json: Json = False,
-) -> None:
-    """Measure that an engine gives the codes and pictures that torch gives."""
-    from vqtrt import terminal
-    from vqtrt.export.run import images_for, verify_all
-
-    found = find(model)
-    with terminal.counting("verifying") as counter:
-        batches = images_for(found, data, split.value, limit=limit, workers=worker_count(workers))
-        figures = verify_all(
-            found, batches, engine=engine.value, precision=precision.value, progress=counter
-        )
-    terminal.show(figures, as_json)
-    require_passed(figures)
-
-
 @app.command()
 def encode(
     data: Data,
@@ -191,38 +112,59 @@ def encode(
     model: Model = None,
     engine: Engine = EngineName.AUTO,
     precision: Precision = PrecisionName.FP32,
-    batch_size: BatchSize = 64,
+    batch_size: AnyBatchSize = None,
     workers: Workers = None,
     on_error: OnErrorOption = OnErrorName.STOP,
     size: Size = None,
-    split: Split = SplitName.ALL,
+    split: AnySplit = None,
+    level_db: LevelDb = None,
+    speaker_pattern: SpeakerPattern = None,
     resume: Annotated[bool, typer.Option(help="Continue an encode that was interrupted.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn images into codes."""
+    """Turn images or recordings into codes."""
     from vqtrt import terminal
     from vqtrt.data.open import open_images
     from vqtrt.pipeline import encode_source
+    from vqtrt.tokenizer import Tokenizer
 
-    source = open_images(data, split=split.value)
-    found, tokenizer = open_model(model, engine, batch_size, precision)
-    with terminal.counting("encoding") as counter, skippable():
-        result = encode_source(
-            tokenizer,
-            source,
+    found, opened = open_named(model, engine, precision)
+    if opened.speech is not None:
+        refuse({"size": size, "split": split}, "images", "speech")
+        result = encode_recordings(
+            found,
+            opened,
+            data,
             out,
-            root=data,
-            model=found,
-            preprocessing=resized(tokenizer, size),
+            batch_size=batch_size or BATCH,
             workers=worker_count(workers),
-            on_error=on_error.value,
+            on_error=on_error,
+            level_db=level_db,
+            speaker_pattern=speaker_pattern,
             resume=resume,
-            progress=counter,
         )
+    else:
+        refuse({"level-db": level_db, "speaker-pattern": speaker_pattern}, "speech", "images")
+        source = open_images(data, split=(split or SplitName.ALL).value)
+        tokenizer = Tokenizer(opened, batch_size=batch_size or IMAGES)
+        with terminal.counting("encoding") as counter, skippable():
+            result = encode_source(
+                tokenizer,
+                source,
+                out,
+                root=data,
+                model=found,
+                preprocessing=resized(tokenizer, size),
+                workers=worker_count(workers),
+                on_error=on_error.value,
+                resume=resume,
+                progress=counter,
+            )
     if result.resumed_at:
         terminal.note(f"resumed after {result.resumed_at} files")
     rejected = f", {result.rejected} rejected (see the .json)" if result.rejected else ""
-    terminal.note(f"wrote {result.rows} rows to {result.out}{rejected}")
+    what = "rows" if opened.speech is None else "recordings"
+    terminal.note(f"wrote {result.rows} {what} to {result.out}{rejected}")
     if as_json:
         terminal.show(
             {"out": str(result.out), "rows": result.rows, "rejected": result.rejected}, True
@@ -232,30 +174,48 @@ def encode(
 @app.command()
 def decode(
     codes: Annotated[Path, typer.Argument(help="Codes file, .npy.")],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures or wavs.")],
     model: Model = None,
     engine: Engine = EngineName.AUTO,
     precision: Precision = PrecisionName.FP32,
-    batch_size: BatchSize = 64,
+    batch_size: AnyBatchSize = None,
     workers: Workers = None,
+    speaker: Speaker = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Turn codes back into images, as PNG."""
+    """Turn codes back into images, as PNG, or into recordings, as wav."""
     from vqtrt import terminal
     from vqtrt.data.codes import read_codes
     from vqtrt.pipeline import decode_codes
+    from vqtrt.tokenizer import Tokenizer
 
-    opened = read_codes(codes)
-    _, tokenizer = open_model(model, engine, batch_size, precision)
-    if opened.header and opened.header.weights_sha256 != tokenizer.engine.weights_sha256:
-        terminal.note(f"warning: another model made {codes}: {opened.header.model.get('path')}")
-    with terminal.counting("decoding") as counter:
-        count = decode_codes(
-            tokenizer, opened, out, workers=worker_count(workers), progress=counter
+    _, opened = open_named(model, engine, precision)
+    if opened.speech is not None:
+        refuse({"workers": workers}, "images", "speech")
+        count = decode_recordings(
+            opened,
+            codes,
+            out,
+            batch_size=batch_size or BATCH,
+            speaker=speaker,
+            temperature=temperature,
+            seed=seed,
         )
-    terminal.note(f"wrote {count} pictures into {out}")
+    else:
+        refuse({"speaker": speaker, "temperature": temperature, "seed": seed}, "speech", "images")
+        rows = read_codes(codes)
+        warn_of_others(codes, rows.header, opened)
+        tokenizer = Tokenizer(opened, batch_size=batch_size or IMAGES)
+        with terminal.counting("decoding") as counter:
+            count = decode_codes(
+                tokenizer, rows, out, workers=worker_count(workers), progress=counter
+            )
+    what = "pictures" if opened.speech is None else "wavs"
+    terminal.note(f"wrote {count} {what} into {out}")
     if as_json:
-        terminal.show({"out": str(out), "pictures": count}, True)
+        terminal.show({"out": str(out), what: count}, True)
 
 
 @app.command("eval")
@@ -264,42 +224,65 @@ def evaluate(
     model: Model = None,
     engine: Engine = EngineName.AUTO,
     precision: Precision = PrecisionName.FP32,
-    batch_size: BatchSize = 64,
+    batch_size: AnyBatchSize = None,
     workers: Workers = None,
     on_error: OnErrorOption = OnErrorName.STOP,
     size: Size = None,
-    split: Split = SplitName.TEST,
+    split: AnySplit = None,
+    level_db: LevelDb = None,
+    speaker_pattern: SpeakerPattern = None,
+    speaker: Speaker = None,
     grid: Annotated[
-        Path | None, typer.Option(help="PNG to write: some images over their reconstructions.")
+        Path | None, typer.Option(help="PNG to write: some of the data and their reconstructions.")
     ] = None,
     prior: Annotated[
         str | None, typer.Option(help="Score this prior instead, in bits a code; takes codes too.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure how well pictures survive: MSE, NMSE, PSNR, SSIM, codebook perplexity and usage."""
+    """Measure how well pictures or recordings survive, and how the codebook is used."""
     from vqtrt import terminal
     from vqtrt.data.open import open_images
     from vqtrt.evaluate import evaluate as evaluate_model
-    from vqtrt.speech_score import score_any
+    from vqtrt.score import score_data
+    from vqtrt.tokenizer import Tokenizer
 
+    found, opened = open_named(model, engine, precision)
+    if opened.speech is not None:
+        refuse({"size": size, "split": split}, "images", "speech")
+        figures = evaluate_recordings(
+            found,
+            opened,
+            data,
+            batch_size=batch_size or BATCH,
+            workers=worker_count(workers),
+            on_error=on_error,
+            grid=grid,
+            prior=prior,
+            speaker=speaker,
+            level_db=level_db,
+            speaker_pattern=speaker_pattern,
+        )
+        terminal.show(figures, as_json)
+        return
+    only = {"level-db": level_db, "speaker-pattern": speaker_pattern, "speaker": speaker}
+    refuse(only, "speech", "images")
+    part = (split or SplitName.TEST).value
+    tokenizer = Tokenizer(opened, batch_size=batch_size or IMAGES)
     if prior is not None:
-        found, opened = open_named(model, engine, precision)
         with terminal.counting("scoring") as counter:
-            figures = score_any(
-                opened,
+            figures = score_data(
+                tokenizer,
                 found,
                 data,
                 prior,
-                split=split.value,
-                batch_size=batch_size,
+                split=part,
                 workers=worker_count(workers),
                 progress=counter,
             )
         terminal.show(figures, as_json)
         return
-    source = open_images(data, split=split.value)
-    _, tokenizer = open_model(model, engine, batch_size, precision)
+    source = open_images(data, split=part)
     with terminal.counting("evaluating") as counter, skippable():
         figures = evaluate_model(
             tokenizer,

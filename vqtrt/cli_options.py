@@ -1,7 +1,7 @@
 """What the commands have in common: their options, and how they open a model."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqtrt.errors import ImageError, VqtrtError
+from vqtrt.errors import AudioError, ImageError, VqtrtError
 
 if TYPE_CHECKING:
     from vqtrt.artefacts import Artefacts
+    from vqtrt.data.codes import Header
     from vqtrt.data.preprocessing import Preprocessing
     from vqtrt.engines import Engine as OpenedEngine
     from vqtrt.tokenizer import Tokenizer
@@ -39,7 +40,7 @@ class PrecisionName(StrEnum):
 
 
 class OnErrorName(StrEnum):
-    """What to do with a file that is no image."""
+    """What to do with a file that is no image, or no recording."""
 
     STOP = "stop"
     SKIP = "skip"
@@ -66,18 +67,55 @@ Precision = Annotated[
     PrecisionName, typer.Option(help="Of the graphs that run; see `export --precision`.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one engine call.")]
+IMAGES = 64
+"""Images in one engine call, where `--batch-size` does not say."""
+AnyBatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", min=1, help="In one engine call (default: 64 images or 16 recordings)."
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Threads for files (default: one a core, at most 16).")
 ]
 OnErrorOption = Annotated[
-    OnErrorName, typer.Option("--on-error", help="At a file that is no image: stop, or skip it.")
+    OnErrorName,
+    typer.Option("--on-error", help="At a file that cannot be read: stop, or skip it."),
+]
+AnySplit = Annotated[
+    SplitName | None, typer.Option("--split", help="Images: part of the data, where it has parts.")
 ]
 Split = Annotated[SplitName, typer.Option(help="Part of the data, where it has parts.")]
 Size = Annotated[
-    str | None, typer.Option(help="Picture size HxW (128 for a square) instead of the model's own.")
+    str | None,
+    typer.Option(help="Images: size HxW (128 for a square) instead of the model's own."),
+]
+Speaker = Annotated[
+    str | None, typer.Option(help="Speech: voice of all clips (default: each its own).")
+]
+SpeakerPattern = Annotated[
+    str | None,
+    typer.Option(
+        help="Speech: regular expression with a group `speaker`, for names that say who speaks."
+    ),
+]
+LevelDb = Annotated[
+    float | None,
+    typer.Option(
+        min=-80, max=0, help="Speech: level to bring recordings to, RMS in dB of full scale."
+    ),
+]
+Temperature = Annotated[
+    float | None, typer.Option(help="WaveNet decoder: 0 for the most likely samples (default: 1).")
+]
+Seed = Annotated[
+    int | None, typer.Option(help="WaveNet decoder: another seed, other noise (default: 0).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Data = Annotated[str, typer.Argument(help="Folder of images, .npy/.npz, CIFAR-10, or `shapes`.")]
+Data = Annotated[
+    str,
+    typer.Argument(help="Folder of images or recordings, .npy/.npz, CIFAR-10, or `shapes`."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value, such as train.steps=2000; repeatable."),
@@ -136,11 +174,26 @@ def resized(tokenizer: "Tokenizer", size: str | None) -> "Preprocessing | None":
 
 @contextmanager
 def skippable() -> Iterator[None]:
-    """Of the commands that read images, only some can pass over one: those say so."""
+    """Of the commands that read files, only some can pass over one: those say so."""
     try:
         yield
-    except ImageError as error:
-        raise ImageError(f"{error}; --on-error skip passes over such files") from error
+    except (ImageError, AudioError) as error:
+        raise type(error)(f"{error}; --on-error skip passes over such files") from error
+
+
+def refuse(options: Mapping[str, object], of: str, model: str) -> None:
+    """Raise `VqtrtError` for the first option that was given, and is for another kind of model."""
+    for name, value in options.items():
+        if value is not None:
+            raise VqtrtError(f"--{name} is for {of}, and the model is of {model}: leave it out")
+
+
+def warn_of_others(codes: Path, header: "Header | None", engine: "OpenedEngine") -> None:
+    """Say where codes were made by another model than is about to decode them."""
+    from vqtrt import terminal
+
+    if header and header.weights_sha256 != engine.weights_sha256:
+        terminal.note(f"warning: another model made {codes}: {header.model.get('path')}")
 
 
 def require_passed(figures: dict[str, Any]) -> None:

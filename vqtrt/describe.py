@@ -6,7 +6,8 @@ from typing import Any
 
 from vqtrt.artefacts import find_model
 from vqtrt.bundle import Bundle, BundleInfo
-from vqtrt.config import load_config
+from vqtrt.config import Config, load_any_config
+from vqtrt.config_speech import SpeechConfig
 from vqtrt.data.clip_codes import ClipCodes, open_codes
 from vqtrt.data.codes import Header
 from vqtrt.errors import VqtrtError
@@ -26,25 +27,46 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    config = load_config(path / "config.yaml")
+    config = load_any_config(path / "config.yaml")
+    last = _last_figures(path / "metrics.jsonl")
+    steps = {"steps_planned": config.train.steps, "steps_done": last.get("step", 0)}
+    facts = {"what": "run", "recipe": config.recipe, "data": config.data.path}
+    if isinstance(config, SpeechConfig):
+        facts |= _speech(config) | steps
+        figures = ("reconstruction", "spectrum", "perplexity")
+    else:
+        facts |= _images(config) | steps
+        figures = ("nmse", "perplexity")
+    return facts | {
+        **{f"held_out_{name}": last.get(name) for name in figures},
+        "trained": (path / "model.safetensors").is_file(),
+        "bundle": str(bundle) if (bundle := find_model(path).bundle) else None,
+    }
+
+
+def _images(config: Config) -> dict[str, Any]:
     size, quantizer = config.data.preprocessing, config.model.quantizer
     stride = config.model.stride
-    last = _last_figures(path / "metrics.jsonl")
     return {
-        "what": "run",
-        "recipe": config.recipe,
-        "data": config.data.path,
         "image_size": [size.height, size.width],
         "code_shape": [size.height // stride, size.width // stride],
         "codebook_size": quantizer.codebook_size,
         "num_codebooks": quantizer.num_codebooks,
         "quantizer": quantizer.kind,
-        "steps_planned": config.train.steps,
-        "steps_done": last.get("step", 0),
-        "held_out_nmse": last.get("nmse"),
-        "held_out_perplexity": last.get("perplexity"),
-        "trained": (path / "model.safetensors").is_file(),
-        "bundle": str(bundle) if (bundle := find_model(path).bundle) else None,
+    }
+
+
+def _speech(config: SpeechConfig) -> dict[str, Any]:
+    model, rate = config.model, config.data.preprocessing.sample_rate
+    return {
+        "kind": "speech",
+        "sample_rate": rate,
+        "stride": model.stride,
+        "codes_per_second": rate / model.stride,
+        "decoder": model.decoder.kind,
+        "speakers": list(model.speakers),
+        "codebook_size": model.quantizer.codebook_size,
+        "quantizer": model.quantizer.kind,
     }
 
 
@@ -98,6 +120,7 @@ def _input(info: BundleInfo) -> dict[str, Any]:
         return {}
     return {
         "sample_rate": info.speech.preprocessing.sample_rate,
+        "codes_per_second": info.speech.preprocessing.sample_rate / info.model.stride,
         "decoder": info.speech.decoder,
         "speakers": list(info.speech.speakers),
     }

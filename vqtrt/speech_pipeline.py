@@ -5,24 +5,23 @@ memory holds a few batches and one chunk, however many recordings there are and 
 """
 
 import time
-import wave
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 import vqtrt
 from vqtrt.artefacts import Artefacts
 from vqtrt.bundle import ModelFacts, SpeechFacts
-from vqtrt.data.audio import AudioPreprocessing
+from vqtrt.data.audio import AudioPreprocessing, write_blocks
 from vqtrt.data.batches import OnError
 from vqtrt.data.clip_codes import ClipCodes, ClipHeader, check_clip_codes
 from vqtrt.data.clips import Clip, CountedBlocks, read_clips
 from vqtrt.data.codes import short
 from vqtrt.data.codes_writer import ClipWriter
+from vqtrt.data.source import Item
 from vqtrt.data.speech import SpeechFolder, SpeechSource
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.pipeline import (
@@ -105,24 +104,55 @@ def encode_speech(
     with ClipWriter(out, header=header, resume=resume) as writer:
         resumed_at, committed = writer.files_done, time.monotonic()
         progress(resumed_at, listing.items)
-        window = _WINDOW * tokenizer.batch_size
-        clips = read_clips(
-            source,
-            how,
-            most=tokenizer.chunk * tokenizer.stride,
-            ahead=window,
-            workers=workers,
-            skip=resumed_at,
+        groups = encoded_clips(
+            tokenizer, source, how, workers=workers, on_error=on_error, skip=resumed_at
         )
         # Threads stop at an error, too, and not only when its traceback is gone.
-        with closing(clips):
-            for group in _groups(clips, window, on_error):
-                _encode(tokenizer, group, writer, on_error)
+        with closing(groups):
+            for group in groups:
+                _write(writer, group)
                 if time.monotonic() - committed > _COMMIT_SECONDS:
                     writer.commit()
                     committed = time.monotonic()
                 progress(writer.files_done, listing.items)
         return finish(writer, listing, resumed_at, root, "a recording")
+
+
+class Encoded(NamedTuple):
+    """What became of a recording: its codes, or why there are none."""
+
+    item: Item
+    codes: NDArray[Any] | None
+    """(t,) in the smallest unsigned dtype."""
+    samples: int
+    error: AudioError | None = None
+
+
+def encoded_clips(
+    tokenizer: SpeechTokenizer,
+    source: SpeechSource,
+    preprocessing: AudioPreprocessing,
+    *,
+    workers: int,
+    on_error: OnError = "stop",
+    skip: int = 0,
+) -> Generator[list[Encoded], None, None]:
+    """All recordings of a source in its order, after its first `skip`: some at a time, encoded.
+
+    Raises `AudioError` for the first that cannot be read, or gives it with `on_error="skip"`.
+    """
+    window = _WINDOW * tokenizer.batch_size
+    clips = read_clips(
+        source,
+        preprocessing,
+        most=tokenizer.chunk * tokenizer.stride,
+        ahead=window,
+        workers=workers,
+        skip=skip,
+    )
+    with closing(clips):
+        for group in _groups(clips, window, on_error):
+            yield _encode(tokenizer, group, on_error)
 
 
 def _groups(clips: Iterator[Clip], window: int, on_error: OnError) -> Iterator[list[Clip]]:
@@ -146,30 +176,40 @@ def _groups(clips: Iterator[Clip], window: int, on_error: OnError) -> Iterator[l
         yield group
 
 
-def _encode(
-    tokenizer: SpeechTokenizer, group: list[Clip], writer: ClipWriter, on_error: OnError
-) -> None:
-    """Write a group's codes, or why there are none."""
-    audio = [clip.audio for clip in group if clip.audio is not None]
-    items = [clip.item for clip in group if clip.audio is not None]
-    rejected = [(clip.item, str(clip.error)) for clip in group if clip.error is not None]
-    codes, samples = tokenizer.encode(audio), [len(each) for each in audio]
+def _encode(tokenizer: SpeechTokenizer, group: list[Clip], on_error: OnError) -> list[Encoded]:
+    codes = iter(tokenizer.encode([clip.audio for clip in group if clip.audio is not None]))
+    encoded = []
     for clip in group:
-        if clip.blocks is None:
-            continue
-        counted = CountedBlocks(clip.blocks)
-        try:
-            codes.append(tokenizer.encode_blocks(counted))
-        except AudioError as error:
-            if on_error == "stop":
-                raise
-            rejected.append((clip.item, str(error)))
+        if clip.audio is not None:
+            encoded.append(Encoded(clip.item, next(codes), len(clip.audio)))
+        elif clip.blocks is None:
+            encoded.append(Encoded(clip.item, None, 0, clip.error))
         else:
-            items.append(clip.item)
-            samples.append(counted.samples)
-    writer.write([item.name for item in items], [item.label for item in items], codes, samples)
-    for item, reason in rejected:
-        writer.reject(item.name, reason)
+            counted = CountedBlocks(clip.blocks)
+            try:
+                made = tokenizer.encode_blocks(counted)
+            except AudioError as error:
+                if on_error == "stop":
+                    raise
+                encoded.append(Encoded(clip.item, None, 0, error))
+            else:
+                encoded.append(Encoded(clip.item, made, counted.samples))
+    return encoded
+
+
+def _write(writer: ClipWriter, group: list[Encoded]) -> None:
+    """Write a group's codes, or why there are none."""
+    names, labels, codes, samples = list[str](), list[int](), list[NDArray[Any]](), list[int]()
+    for clip in group:
+        if clip.codes is not None:
+            names.append(clip.item.name)
+            labels.append(clip.item.label)
+            codes.append(clip.codes)
+            samples.append(clip.samples)
+    writer.write(names, labels, codes, samples)
+    for clip in group:
+        if clip.error is not None:
+            writer.reject(clip.item.name, str(clip.error))
 
 
 def decode_speech(
@@ -197,7 +237,7 @@ def decode_speech(
         rate = decoder.speech.preprocessing.sample_rate
         for done, (index, blocks) in enumerate(decoder.stream(clips, numbers), 1):
             samples = codes.samples[index] if codes.samples else None
-            _write_wav(stage / names[index], blocks, samples, rate)
+            write_blocks(stage / names[index], blocks, samples, rate)
             progress(done, count)
     return count
 
@@ -248,16 +288,3 @@ def _require_fit(decoder: SpeechDecoder, codes: ClipCodes) -> None:
             f"model's are of {facts.stride} at {rate} Hz; give the model that made these codes"
         )
     check_clip_codes(codes, facts.codebook_size)
-
-
-def _write_wav(path: Path, blocks: Iterator[Audio], samples: int | None, rate: int) -> None:
-    """The first `samples` of some blocks, as 16-bit PCM, clipped to [-1, 1]."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The folder is not in place yet, so the file need not appear all at once.
-    with path.open("wb") as raw, wave.open(raw, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        for block in blocks:
-            part = block if samples is None else block[: samples - file.tell()]
-            file.writeframesraw(np.rint(np.clip(part, -1, 1) * 32767).astype(np.int16).tobytes())

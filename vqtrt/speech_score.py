@@ -10,20 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.artefacts import Artefacts
-from vqtrt.config import load_speech_config
 from vqtrt.data.clip_codes import ClipCodes, check_clip_codes, read_clip_codes
 from vqtrt.data.code_crops import code_crops, take_crops
 from vqtrt.data.codes import is_codes
-from vqtrt.data.speech import open_speech
 from vqtrt.engines import BoundGraph, Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.length_batches import length_batches
 from vqtrt.metrics import CodeUsage
-from vqtrt.score import nats, score_data
+from vqtrt.score import nats
 from vqtrt.speech_pipeline import encode_speech
 from vqtrt.speech_sampling import find_clip_prior
+from vqtrt.speech_source import open_recordings
 from vqtrt.speech_tokenizer import SpeechTokenizer
-from vqtrt.tokenizer import Tokenizer
 
 _CROP = 1024
 """Codes of a long clip at once, besides those before them."""
@@ -99,50 +97,25 @@ def score_speech(
     data: str,
     prior: str,
     *,
+    speaker_pattern: str | None = None,
     workers: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """`score_clips` of a codes file, or of recordings, which are encoded for it.
 
-    Their speakers are found as those of the run's own recordings are.
+    `speaker_pattern` is as `open_recordings` takes it.
     """
     find_clip_prior(tokenizer.engine, prior)
     path = Path(data)
     with tempfile.TemporaryDirectory(prefix="vqtrt-score-") as scratch:
         if not is_codes(path):
             path = Path(scratch) / "codes.npy"
-            source = open_speech(data, _speaker_pattern(model))
+            source = open_recordings(model, data, speaker_pattern)
             encode_speech(
                 tokenizer, source, path, root=data, model=model, workers=workers, progress=progress
             )
         codes, size = read_clip_codes(path), tokenizer.batch_size
         return score_clips(tokenizer.engine, prior, codes, batch_size=size, progress=progress)
-
-
-def score_any(
-    engine: Engine,
-    model: Artefacts,
-    data: str,
-    prior: str,
-    *,
-    split: str,
-    batch_size: int,
-    workers: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """`score_speech` or `score_data`, by the model's kind; `split` is of images."""
-    if engine.speech is not None:
-        clips = SpeechTokenizer(engine, batch_size=batch_size)
-        return score_speech(clips, model, data, prior, workers=workers, progress=progress)
-    images = Tokenizer(engine, batch_size=batch_size)
-    return score_data(images, model, data, prior, split=split, workers=workers, progress=progress)
-
-
-def _speaker_pattern(model: Artefacts) -> str | None:
-    """As `open_speech` takes it; a bundle alone does not know it."""
-    if model.run is None:
-        return None
-    return load_speech_config(model.run / "config.yaml").data.speaker_pattern
 
 
 def _speakers(codes: ClipCodes, classes: tuple[str, ...]) -> NDArray[np.int32] | None:

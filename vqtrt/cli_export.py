@@ -1,0 +1,118 @@
+"""The commands about bundles: `export` and `verify`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vqtrt.cli_options import (
+    Engine,
+    EngineName,
+    Json,
+    Precision,
+    PrecisionName,
+    Split,
+    SplitName,
+    Workers,
+    find,
+    require_passed,
+    worker_count,
+)
+from vqtrt.errors import VqtrtError
+
+
+class TargetName(StrEnum):
+    """What `--target` takes; the same names as `vqtrt.engines.trt_package.NAMES`."""
+
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
+def export(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Run (default: $VQTRT_MODEL, else the newest under ./runs)."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Bundle folder (default: RUN/bundle).")] = None,
+    precision: Annotated[
+        list[PrecisionName] | None,
+        typer.Option(help="Write these graphs, too, beside those of fp32; repeatable."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Verify the written files.")
+    ] = True,
+    target: Annotated[
+        TargetName | None, typer.Option(help="Compile the graphs with this package, too.")
+    ] = None,
+    batch: Annotated[
+        str, typer.Option(help="Engines' batch: least, usual and largest, or one number.")
+    ] = "1,16,64",
+    size: Annotated[
+        str | None, typer.Option(help="Engines' picture size HxW, or three (default: the model's).")
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(help="With tensorrt-rtx, kind of GPU such as 8.9; repeatable (default: any)."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's bundle: ONNX graphs and what they need, then verify the files.
+
+    With --target, compile them, too; a bundle in place of the run is compiled as it stands.
+    """
+    from vqtrt import terminal
+    from vqtrt.export.tensorrt import build_engines, engine_options, is_bundle
+
+    precisions = [name.value for name in precision or ()]
+    options = engine_options(target.value, batch, size, compute_capability) if target else None
+    model, figures = find(run), dict[str, Any]()
+    if options is not None and is_bundle(run):
+        if out is not None:
+            raise VqtrtError(f"--out is for a run, and {run} is a bundle: leave it out")
+    else:
+        from vqtrt.export.run import export_bundle, verify_bundle
+
+        with terminal.waiting("exporting"):
+            model = export_bundle(model, out, precisions)
+        terminal.note(f"wrote {model.bundle}")
+        if check:
+            with terminal.waiting("verifying"):
+                figures = verify_bundle(model)
+    if options is not None and figures.get("passed", True):
+        with terminal.counting("building engines", 100) as counter:
+            engines = build_engines(
+                model.open_bundle(), options, precisions or ["fp32"], progress=counter
+            )
+        figures["engines"] = engines
+    if figures:
+        terminal.show(figures, as_json)
+    if "passed" in figures:
+        require_passed(figures)
+
+
+def verify(
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="Run or bundle (default: $VQTRT_MODEL, else the newest run)."),
+    ] = None,
+    data: Annotated[str, typer.Argument(help="Images to compare on.")] = "shapes",
+    engine: Engine = EngineName.AUTO,
+    precision: Precision = PrecisionName.FP32,
+    limit: Annotated[int, typer.Option(min=1, help="Compare at most this many images.")] = 10_000,
+    workers: Workers = None,
+    split: Split = SplitName.TEST,
+    as_json: Json = False,
+) -> None:
+    """Measure that an engine gives the codes and pictures that torch gives."""
+    from vqtrt import terminal
+    from vqtrt.export.run import images_for, verify_all
+
+    found = find(model)
+    with terminal.counting("verifying") as counter:
+        batches = images_for(found, data, split.value, limit=limit, workers=worker_count(workers))
+        figures = verify_all(
+            found, batches, engine=engine.value, precision=precision.value, progress=counter
+        )
+    terminal.show(figures, as_json)
+    require_passed(figures)

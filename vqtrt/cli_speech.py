@@ -1,0 +1,287 @@
+"""The commands of speech: `convert` and `probe`; and `encode`, `decode` and `eval` of speech."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vqtrt.cli_options import (
+    Engine,
+    EngineName,
+    Json,
+    LevelDb,
+    Model,
+    OnErrorName,
+    OnErrorOption,
+    Precision,
+    PrecisionName,
+    Seed,
+    SpeakerPattern,
+    Temperature,
+    Workers,
+    open_named,
+    refuse,
+    skippable,
+    warn_of_others,
+    worker_count,
+)
+
+if TYPE_CHECKING:
+    from vqtrt.artefacts import Artefacts
+    from vqtrt.data.audio import AudioPreprocessing
+    from vqtrt.engines import Engine as OpenedEngine
+    from vqtrt.pipeline import EncodeResult
+    from vqtrt.speech_tokenizer import SpeechTokenizer
+
+BATCH = 16
+"""Recordings in one engine call, where `--batch-size` does not say."""
+
+Recordings = Annotated[
+    str, typer.Argument(help="Folder of recordings, the VCTK corpus, or a file.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Recordings in one engine call.")]
+
+
+class SplitByName(StrEnum):
+    """What `--by` takes; the same names as `vqtrt.probe.Split.by`."""
+
+    UTTERANCE = "utterance"
+    SPEAKER = "speaker"
+
+
+def convert(
+    data: Recordings,
+    speaker: Annotated[str, typer.Option(help="Whose voice it becomes: a speaker of the model.")],
+    out: Annotated[Path, typer.Option(help="A .wav for one recording, else a folder.")],
+    model: Model = None,
+    engine: Engine = EngineName.AUTO,
+    precision: Precision = PrecisionName.FP32,
+    batch_size: BatchSize = BATCH,
+    workers: Workers = None,
+    on_error: OnErrorOption = OnErrorName.STOP,
+    level_db: LevelDb = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Say what was said in another voice: recordings to codes, and back as another speaker."""
+    from vqtrt import terminal
+    from vqtrt.speech_convert import convert_speech
+    from vqtrt.speech_source import open_recordings
+
+    found, opened = open_named(model, engine, precision)
+    tokenizer = _tokenizer(opened, batch_size, temperature, seed)
+    source = open_recordings(found, data)
+    with terminal.counting("converting") as counter, skippable():
+        result = convert_speech(
+            tokenizer,
+            source,
+            out,
+            root=data,
+            speaker=speaker,
+            preprocessing=_levelled(tokenizer, level_db),
+            workers=worker_count(workers),
+            on_error=on_error.value,
+            progress=counter,
+        )
+    _tell(result.rejected)
+    terminal.note(f"wrote {result.recordings} recordings as {speaker}: {out}")
+    if as_json:
+        rejected = [{"file": name, "reason": reason} for name, reason in result.rejected]
+        figures = {"out": str(out), "recordings": result.recordings, "speaker": speaker}
+        terminal.show(figures | {"rejected": rejected}, True)
+
+
+def probe(
+    data: Recordings,
+    alignments: Annotated[Path, typer.Option(help="Folder of their TextGrids.")],
+    tier: Annotated[
+        str, typer.Option(help="Tier of the TextGrids that has the phones.")
+    ] = "phones",
+    train_split: Annotated[
+        float, typer.Option(help="Share that codes get their phones from; the rest is the test.")
+    ] = 0.9,
+    by: Annotated[SplitByName, typer.Option(help="What is split.")] = SplitByName.UTTERANCE,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another split.")] = 0,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG to write: how likely each phone is at each code.")
+    ] = None,
+    model: Model = None,
+    engine: Engine = EngineName.AUTO,
+    precision: Precision = PrecisionName.FP32,
+    batch_size: BatchSize = BATCH,
+    workers: Workers = None,
+    on_error: OnErrorOption = OnErrorName.STOP,
+    speaker_pattern: SpeakerPattern = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what codes know of phones: each stands for the one that it meets most often."""
+    from vqtrt import terminal
+    from vqtrt.data.grid import check_png
+    from vqtrt.probe import Split
+    from vqtrt.probe_picture import probe_picture
+    from vqtrt.probe_speech import probe_speech
+    from vqtrt.speech_source import open_recordings
+    from vqtrt.speech_tokenizer import SpeechTokenizer
+
+    if picture is not None:
+        check_png(picture)
+    found, opened = open_named(model, engine, precision)
+    tokenizer = SpeechTokenizer(opened, batch_size=batch_size)
+    source = open_recordings(found, data, speaker_pattern)
+    with terminal.counting("probing") as counter, skippable():
+        result = probe_speech(
+            tokenizer,
+            source,
+            alignments,
+            tier=tier,
+            split=Split(train_split, by.value, seed),
+            workers=worker_count(workers),
+            on_error=on_error.value,
+            progress=counter,
+        )
+    _tell(result.rejected)
+    if picture is not None:
+        probe_picture(picture, result.probe)
+    terminal.show(result.probe.figures() | {"rejected": len(result.rejected)}, as_json)
+
+
+def encode_recordings(
+    model: "Artefacts",
+    engine: "OpenedEngine",
+    data: str,
+    out: Path,
+    *,
+    batch_size: int,
+    workers: int,
+    on_error: OnErrorName,
+    level_db: float | None,
+    speaker_pattern: str | None,
+    resume: bool,
+) -> "EncodeResult":
+    """`vqtrt encode` of speech."""
+    from vqtrt import terminal
+    from vqtrt.speech_pipeline import encode_speech
+    from vqtrt.speech_source import open_recordings
+    from vqtrt.speech_tokenizer import SpeechTokenizer
+
+    tokenizer = SpeechTokenizer(engine, batch_size=batch_size)
+    source = open_recordings(model, data, speaker_pattern)
+    with terminal.counting("encoding") as counter, skippable():
+        return encode_speech(
+            tokenizer,
+            source,
+            out,
+            root=data,
+            model=model,
+            preprocessing=_levelled(tokenizer, level_db),
+            workers=workers,
+            on_error=on_error.value,
+            resume=resume,
+            progress=counter,
+        )
+
+
+def decode_recordings(
+    engine: "OpenedEngine",
+    codes: Path,
+    out: Path,
+    *,
+    batch_size: int,
+    speaker: str | None,
+    temperature: float | None,
+    seed: int | None,
+) -> int:
+    """`vqtrt decode` of speech: how many wavs it wrote."""
+    from vqtrt import terminal
+    from vqtrt.data.clip_codes import read_clip_codes
+    from vqtrt.speech_pipeline import decode_speech
+
+    opened = read_clip_codes(codes)
+    warn_of_others(codes, opened.header, engine)
+    tokenizer = _tokenizer(engine, batch_size, temperature, seed)
+    with terminal.counting("decoding") as counter:
+        return decode_speech(tokenizer, opened, out, speaker=speaker, progress=counter)
+
+
+def evaluate_recordings(
+    model: "Artefacts",
+    engine: "OpenedEngine",
+    data: str,
+    *,
+    batch_size: int,
+    workers: int,
+    on_error: OnErrorName,
+    grid: Path | None,
+    prior: str | None,
+    speaker: str | None,
+    level_db: float | None,
+    speaker_pattern: str | None,
+) -> dict[str, Any]:
+    """`vqtrt eval` of speech: its figures."""
+    from vqtrt import terminal
+    from vqtrt.evaluate_speech import evaluate_speech
+    from vqtrt.speech_score import score_speech
+    from vqtrt.speech_source import open_recordings
+    from vqtrt.speech_tokenizer import SpeechTokenizer
+
+    tokenizer = SpeechTokenizer(engine, batch_size=batch_size)
+    if prior is not None:
+        with terminal.counting("scoring") as counter:
+            return score_speech(
+                tokenizer,
+                model,
+                data,
+                prior,
+                speaker_pattern=speaker_pattern,
+                workers=workers,
+                progress=counter,
+            )
+    source = open_recordings(model, data, speaker_pattern)
+    with terminal.counting("evaluating") as counter, skippable():
+        return evaluate_speech(
+            tokenizer,
+            source,
+            root=data,
+            speaker=speaker,
+            preprocessing=_levelled(tokenizer, level_db),
+            workers=workers,
+            on_error=on_error.value,
+            grid=grid,
+            progress=counter,
+        )
+
+
+def _tokenizer(
+    engine: "OpenedEngine", batch_size: int, temperature: float | None, seed: int | None
+) -> "SpeechTokenizer":
+    """The model, with what only a WaveNet decoder takes."""
+    from vqtrt.speech_tokenizer import SpeechTokenizer
+
+    if engine.speech is not None and engine.speech.decoder == "conv":
+        refuse({"temperature": temperature, "seed": seed}, "a WaveNet decoder", "a conv decoder")
+    return SpeechTokenizer(
+        engine,
+        batch_size=batch_size,
+        temperature=1.0 if temperature is None else temperature,
+        seed=seed or 0,
+    )
+
+
+def _levelled(tokenizer: "SpeechTokenizer", level_db: float | None) -> "AudioPreprocessing | None":
+    """The model's preprocessing with the level of `--level-db`; None for its own."""
+    from vqtrt.data.audio import AudioPreprocessing
+
+    if level_db is None:
+        return None
+    return AudioPreprocessing(sample_rate=tokenizer.preprocessing.sample_rate, level_db=level_db)
+
+
+def _tell(rejected: Sequence[tuple[str, str]]) -> None:
+    """Which recordings were passed over, and why: there is no codes file that would say."""
+    from vqtrt import terminal
+
+    for name, reason in rejected:
+        terminal.note(f"rejected {name}: {reason}")

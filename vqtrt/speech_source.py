@@ -1,0 +1,22 @@
+"""Recordings for a model that was trained: who speaks is found as in what it was trained on."""
+
+from vqtrt.artefacts import Artefacts
+from vqtrt.config import load_speech_config
+from vqtrt.data.speech import SpeechSource, open_speech
+
+
+def open_recordings(
+    model: Artefacts, data: str, speaker_pattern: str | None = None
+) -> SpeechSource:
+    """As `open_speech`, with the run's own `data.speaker_pattern` where none is given.
+
+    Where that finds nobody, sub-folders are the speakers, as they are for a bundle alone, which
+    does not know the pattern.
+    """
+    if speaker_pattern is None and model.run is not None:
+        own = load_speech_config(model.run / "config.yaml").data.speaker_pattern
+        if own is not None:
+            source = open_speech(data, own)
+            if source.classes:
+                return source
+    return open_speech(data, speaker_pattern)
