@@ -1,4 +1,4 @@
-"""Training batches of recordings: crops as a function of (seed, step), as `loader.py` for images."""
+"""Training batches of recordings: crops by (seed, step), as `loader.py` for images."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

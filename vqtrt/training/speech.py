@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vqtrt.config_speech import SpeechConfig
 from vqtrt.data.audio import audio_length
+from vqtrt.data.grid import spread
 from vqtrt.data.source import Item
 from vqtrt.data.speech import SpeechSource, open_speech
 from vqtrt.errors import VqtrtError
@@ -19,10 +20,12 @@ from vqtrt.training.clips import CachedClips, Crops, CropShape, crop, training_c
 from vqtrt.training.loader import split_items
 from vqtrt.training.loop import Figures, Trainer, Watcher, accelerator_for
 from vqtrt.training.run import open_folder
+from vqtrt.training.speech_picture import Shown, show_clips
 from vqtrt.training.speech_run import SpeechRun
 
 _EVALUATION_BATCH = 8
 _EVALUATION_CROPS = 64
+_SHOWN = 3
 _FITTED = 16
 """Crops a speaker, on average, that the target's scale is fitted to."""
 
@@ -141,12 +144,19 @@ class SpeechTask:
             margin = self.model.encoder.context
             z = self.model.encoder.body(torch.from_numpy(batch.audio).to(device))
             codes = self.model.quantizer.encode(z[:, :, None, margin:-margin])[:, 0, :, 0]
-            around = self.shape.margin - margin
             inside = batch.inside[:, margin : margin + codes.shape[1]]
             usage.update(codes.cpu().numpy()[inside][:, None, None])
-            del around
+        show_clips(self.model, self.config, self._shown(), picture, device)
         figures: Figures = dict(zip(self.figures, (sums / count).tolist(), strict=True))
         return figures | {"perplexity": usage.perplexity, "usage": usage.usage}
+
+    def _shown(self) -> list[Shown]:
+        """Some held-out recordings."""
+        items, none = self.items.held_out, len(self.speakers)
+        return [
+            Shown(item.name, self.clips.read(item), none if item.label < 0 else item.label)
+            for item in (items[i] for i in sorted(spread(len(items), _SHOWN)))
+        ]
 
     def _held_out(self, items: list[Item]) -> Crops:
         drawn = [crop(self.clips.read(item), self.shape) for item in items]
