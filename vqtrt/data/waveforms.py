@@ -7,7 +7,7 @@ differs is the sound; and of a long recording no more is drawn than a picture ca
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from vqtrt.data.mel import mel_spectrogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Row = tuple[str, Sequence[tuple[str, NDArray[np.floating]]]]
 """A title, and recordings (T,) in [-1, 1] with their captions."""
@@ -30,7 +31,7 @@ _WINDOW = 0.032  # seconds, as is usual for speech
 _BANDS = 40  # more would leave low bands without a bin of such a window
 _RANGE = 70.0  # decibels below the loudest of a row
 _FLOOR = 1e-10  # of power; quieter than a 16-bit recording's own noise
-_LETTERS = 44  # of a caption, that fit over a column
+_LETTERS, _TITLE_LETTERS = 40, 34  # of a caption and of a title, that fit over a column
 _TICKS = (250, 1000, 2000, 4000, 8000, 16000)
 _DECIBELS = 10 / math.log(10)  # of what is the natural logarithm of power
 
@@ -45,31 +46,41 @@ def clips_picture(path: Path, rows: Sequence[Row], sample_rate: int) -> None:
     if not rows or not all(clips for _, clips in rows):
         raise ValueError("a picture needs a row, and each row a recording")
     check_png(path)
+    columns = max(len(clips) for _, clips in rows)
+    size = (1 + _COLUMN * columns, _ROW)
+    dpi = min(_DPI, _MOST_DOTS / max(size[0], _ROW * len(rows)))
+    # Row by row: the time of matplotlib's layout grows with the square of what is in a figure.
+    drawn = [_row(row, columns, sample_rate, size, dpi) for row in rows]
+    save_png(path, np.concatenate(drawn))
+
+
+def _row(
+    row: Row, columns: int, sample_rate: int, size: tuple[float, float], dpi: float
+) -> NDArray[np.uint8]:
+    """A row as RGB (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    columns = max(len(clips) for _, clips in rows)
-    size = (1 + _COLUMN * columns, _ROW * len(rows))
-    dpi = min(_DPI, _MOST_DOTS / max(size))
     figure = Figure(figsize=size, dpi=dpi, layout=ConstrainedLayoutEngine(h_pad=0.06))
     canvas = FigureCanvasAgg(figure)
-    parts = figure.subfigures(len(rows), 1, squeeze=False, hspace=0.04)[:, 0]
-    for part, (title, clips) in zip(parts, rows, strict=True):
-        part.suptitle(
-            _drawable(title, _LETTERS * columns), fontsize=11, fontweight="bold", parse_math=False
-        )
-        _draw_row(part, clips, columns, sample_rate)
+    title, clips = row
+    title = _drawable(title, _TITLE_LETTERS * columns)
+    figure.suptitle(title, fontsize=11, fontweight="bold", parse_math=False)
+    _draw_clips(figure, clips, columns, sample_rate)
     canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    save_png(path, pixels[..., :3].copy())
+    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return pixels[..., :3].copy()
 
 
-def _draw_row(
-    part: Any, clips: Sequence[tuple[str, NDArray[np.floating]]], columns: int, sample_rate: int
+def _draw_clips(
+    figure: "Figure",
+    clips: Sequence[tuple[str, NDArray[np.floating]]],
+    columns: int,
+    sample_rate: int,
 ) -> None:
-    """Draw the recordings of a row into its part of the figure."""
-    axes = part.subplots(2, columns, squeeze=False, height_ratios=(1, 1.6))
+    """Draw recordings from left to right, and nothing where there are fewer than `columns`."""
+    axes = figure.subplots(2, columns, squeeze=False, height_ratios=(1, 1.6))
     longest = max(max(len(audio) for _, audio in clips), 1)
     seconds = longest / sample_rate
     loudest = max(max(float(np.abs(audio).max(initial=0)) for _, audio in clips), 1e-3)
@@ -81,7 +92,6 @@ def _draw_row(
         for _, audio in clips
     ]
     top = max(float(mel.max(initial=-100)) for mel in mels)
-    image = None
     for column in range(columns):
         wave, spectrum = axes[:, column]
         if column >= len(clips):
@@ -109,7 +119,7 @@ def _draw_row(
         for each in (wave, spectrum):
             each.set_xlim(0, seconds)
             each.tick_params(labelsize=8)
-    bar = part.colorbar(image, ax=axes[1, :], pad=0.01, fraction=0.03)
+    bar = figure.colorbar(image, ax=axes[1, :], pad=0.01, fraction=0.03)
     bar.set_label("dB", fontsize=8)
     bar.ax.tick_params(labelsize=8)
 
