@@ -1,7 +1,7 @@
 """The commands about priors: `train-prior`, `sample` and `bench sample`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,7 @@ from vqtrt.cli_options import (
     main_process,
     open_model,
     open_named,
+    refuse,
     worker_count,
 )
 from vqtrt.errors import VqtrtError
@@ -132,7 +133,7 @@ def sample(
     found, opened = open_named(model, engine, precision)
     draw = Draw(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     if opened.speech is None:
-        _refuse({"seconds": seconds, "speaker": speaker}, "speech", "images")
+        refuse({"seconds": seconds, "speaker": speaker}, "speech", "images")
         tokenizer, name = Tokenizer(opened, batch_size=batch_size), prior or "pixelcnn"
         request = Request(
             prior=name,
@@ -146,7 +147,7 @@ def sample(
         _sample_images(found, tokenizer, request, out, grid)
     else:
         only = {"grid": grid, "label": label, "shape": shape, "prefix": prefix, "rows": rows}
-        _refuse(only, "images", "speech")
+        refuse(only, "images", "speech")
         length, name = 2.0 if seconds is None else seconds, prior or "wavenet"
         assert out is not None  # noqa: S101 - for mypy: a grid was refused
         clips = ClipRequest(name, num, length, draw, speaker)
@@ -155,13 +156,6 @@ def sample(
     terminal.note(f"wrote {num} samples: {', '.join(written)}")
     if as_json:
         terminal.show({"num": num, "prior": name, "seed": seed, "written": written}, True)
-
-
-def _refuse(options: dict[str, Any], of: str, model: str) -> None:
-    """Raise `VqtrtError` for the first option that was given, and is for the other kind."""
-    for name, value in options.items():
-        if value is not None:
-            raise VqtrtError(f"--{name} is for {of}, and the model is of {model}: leave it out")
 
 
 def _sample_images(
@@ -202,7 +196,7 @@ def _sample_clips(
     if out.suffix == ".npy":
         write_clip_codes(codes)
         return
-    decoder = SpeechTokenizer(engine, batch_size=batch_size)
+    decoder = SpeechTokenizer(engine, batch_size=batch_size, seed=request.draw.seed)
     with terminal.counting("decoding") as counter:
         decode_speech(decoder, codes, out, progress=counter)
 

@@ -13,11 +13,11 @@ from vqtrt.config_speech import SpeechConfig, SpeechPriorConfig
 from vqtrt.data.clip_codes import ClipCodes, read_clip_codes
 from vqtrt.data.codes import Codes, is_codes, read_codes
 from vqtrt.data.open import open_images
-from vqtrt.data.speech import open_speech
 from vqtrt.engines import open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.pipeline import Progress, Source, encode_source, list_source
 from vqtrt.speech_pipeline import encode_speech
+from vqtrt.speech_source import open_recordings
 from vqtrt.speech_tokenizer import SpeechTokenizer
 from vqtrt.tokenizer import Tokenizer
 from vqtrt.training.loop import Watcher, accelerator_for
@@ -136,15 +136,14 @@ def _plan_speech(
     progress: Progress,
 ) -> PlannedSpeech:
     tokenizer, opened = SpeechTokenizer(open_engine(model)), SpeechRun.open(run)
-    own = opened.config.data
     if not config.data.path:
-        named = config.data.model_copy(update={"path": own.path})
+        named = config.data.model_copy(update={"path": opened.config.data.path})
         config = config.model_copy(update={"data": named})
     data = config.data.path
 
     def encode(out: Path, made: bool) -> ClipCodes:
         try:
-            source = open_speech(data, own.speaker_pattern)
+            source = open_recordings(model, data)
         except VqtrtError as error:
             # The path is often the run's, which the user never typed.
             raise VqtrtError(f"{error}; pass --data to name what to train on") from error
