@@ -67,7 +67,9 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     classifiers = cached_classifiers(data.train, arguments.cache, arguments.seed)
     trained = time.perf_counter()
     model = find_model(arguments.model)
-    tokenizer = SpeechTokenizer(open_engine(model, arguments.engine))
+    tokenizer = SpeechTokenizer(
+        open_engine(model, arguments.engine), temperature=arguments.temperature
+    )
     speakers = tokenizer.speech.speakers
     if tokenizer.preprocessing.sample_rate != RATE or set(speakers) != set(classifiers.speakers):
         raise SystemExit(
@@ -91,6 +93,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = sum(len(out) for out in decoded) / RATE
     return {
         "model": str(model.path),
+        "temperature": arguments.temperature,
         "engine": tokenizer.engine.name,
         "decoder": tokenizer.speech.decoder,
         "codebook_size": tokenizer.codebook_size,
@@ -189,6 +192,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of DIGIT_SPEAKER_INDEX.wav")
     parser.add_argument("--model", help="run or bundle (default: the newest run)")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of a WaveNet decoder")
     parser.add_argument("--every", action="store_true", help="convert to all five other speakers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="folder that keeps the classifiers' weights")
