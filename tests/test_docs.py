@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from vqtrt import cli
 from vqtrt.config import RECIPES, Config, PriorConfig
+from vqtrt.config_speech import SpeechPriorConfig
 from vqtrt.settings import recipe_names
 
 ROOT = Path(__file__).parents[1]
@@ -155,6 +156,19 @@ def test_every_setting_of_a_prior_is_documented_with_its_default():
     # What the codes say is no setting to choose.
     found = {key for key in told if key.startswith("codes.")}
     found |= {f"prior.{name}" for name in ("codebook_size", "num_codebooks", "num_classes")}
+    assert documented == {k: v for k, v in told.items() if k not in shared | found}
+
+
+def test_every_setting_of_a_prior_of_speech_is_documented_with_its_default():
+    told = dict(settings(SpeechPriorConfig))
+    shared = {key for key in told if key.startswith(("train.", "codes."))} | {"format_version"}
+    # What the codes say is no setting to choose.
+    found = {f"prior.{name}" for name in ("codebook_size", "num_classes")}
+    documented = {
+        key: value(cells[0])
+        for key, cells in rows(section("Priors of speech")).items()
+        if "." in key
+    }
     assert documented == {k: v for k, v in told.items() if k not in shared | found}
 
 
