@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from speech_doubles import WAVENET
 
 from vqtrt.artefacts import find_model
 from vqtrt.config import Config
@@ -255,9 +256,19 @@ def speech_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_speech(tmp_path_factory, speech_data) -> Path:
-    """A trained run on speech with a conv decoder, without a bundle. Shared, too."""
+    """A trained run on speech with a conv decoder, and a bundle in it. Shared, too."""
     path: Path = tmp_path_factory.mktemp("runs") / "tiny-speech"
     train_speech(tiny_speech_config(speech_data), path, Log())
+    export_bundle(find_model(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_wavenet(tmp_path_factory, speech_data) -> Path:
+    """The same with a WaveNet decoder."""
+    path: Path = tmp_path_factory.mktemp("runs") / "tiny-wavenet"
+    train_speech(tiny_speech_config(speech_data, **WAVENET), path, Log())
+    export_bundle(find_model(path))
     return path
 
 

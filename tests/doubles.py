@@ -19,6 +19,22 @@ from vqtrt.errors import ImageError
 
 MODEL = Artefacts(Path("runs/fake"), None, "named")
 
+BLOCKED = """
+import sys
+from importlib.machinery import PathFinder
+
+GONE = {"torch", "accelerate", "onnx", "onnxscript", "safetensors", "tensorboard"}
+
+class Blocker:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in GONE:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker)
+from vqtrt.cli import main
+"""
+"""Code that begins a process without torch, in which `main` is the command line."""
+
 
 class FakeEngine:
     """A codebook of grey levels: a 4x4 block's code is its sum of pixels modulo K (plus c for C).

@@ -11,6 +11,20 @@ from vqtrt.errors import AudioError
 
 STRIDE, RATE = 4, 8000
 
+WAVENET = {
+    "decoder": {
+        "kind": "wavenet",
+        "layers": 4,
+        "cycles": 2,
+        "channels": 8,
+        "head": 16,
+        "hop": 16,
+        "unroll": 8,
+        "frame_channels": 8,
+    }
+}
+"""Settings of a tiny model with a WaveNet decoder, in place of the conv decoder of the fixtures."""
+
 
 class FakeSpeechEngine:
     """A code is a hash of the samples of `context` codes on either side, zeros beyond the ends.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doubles import tree, vqtrt, write_pictures
+from doubles import BLOCKED, tree, vqtrt, write_pictures
 from PIL import Image
 
 from vqtrt import cli, pipeline
@@ -367,22 +367,6 @@ print("loaded:", sorted(heavy & set(sys.modules)))
     assert done.returncode == 0, done.stderr
     assert "encode" in done.stdout
     assert done.stdout.splitlines()[-1] == "loaded: []"
-
-
-BLOCKED = """
-import sys
-from importlib.machinery import PathFinder
-
-GONE = {"torch", "accelerate", "onnx", "onnxscript", "safetensors", "tensorboard"}
-
-class Blocker:
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in GONE:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker)
-from vqtrt.cli import main
-"""
 
 
 def test_inference_needs_only_the_base_and_a_runtime(tiny_bundle, pics):

@@ -199,9 +199,9 @@ def decode_recordings(
     from vqtrt.data.clip_codes import read_clip_codes
     from vqtrt.speech_pipeline import decode_speech
 
+    tokenizer = _tokenizer(engine, batch_size, temperature, seed)
     opened = read_clip_codes(codes)
     warn_of_others(codes, opened.header, engine)
-    tokenizer = _tokenizer(engine, batch_size, temperature, seed)
     with terminal.counting("decoding") as counter:
         return decode_speech(tokenizer, opened, out, speaker=speaker, progress=counter)
 

@@ -3,22 +3,10 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from speech_doubles import WAVENET
 
 from vqtrt.models.speech import SpeechVQVAE
 from vqtrt.training.speech_picture import SECONDS, Shown, loudest, show_clips
-
-WAVENET = {
-    "decoder": {
-        "kind": "wavenet",
-        "layers": 4,
-        "cycles": 2,
-        "channels": 8,
-        "head": 8,
-        "hop": 16,
-        "unroll": 4,
-        "frame_channels": 8,
-    }
-}
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def split_items(source: ImageSource, holdout: int, seed: int) -> Split:
     """Set `holdout` items aside (at most a tenth, at least one); both parts keep their order."""
     items = list(source.items())
     if len(items) < 2:
-        raise VqtrtError("training needs at least 2 images: one to learn from, one held out")
+        raise VqtrtError("training needs at least 2 images or recordings: one to learn from, one held out")
     count = max(1, min(holdout, len(items) // 10))
     chosen = np.random.default_rng([seed, 1]).choice(len(items), count, replace=False)
     held_out = np.zeros(len(items), bool)
