@@ -10,7 +10,9 @@ import errno
 import math
 import os
 import re
-from collections.abc import Iterator
+import wave
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,13 @@ _UNKNOWN = (1 << 63) - 1
 """Frames that libsndfile gives for a FLAC whose header leaves its length open."""
 _WHOLE = 1 << 30
 """Samples that are read at once, 4 GiB."""
+_WAV_SAMPLES = ((1 << 32) - 64) // 2
+"""Of 16 bit: sizes are written in 32 bits, with the header's."""
 _COUNTED = ("WAV", "FLAC", "AIFF", "W64", "RF64", "WAVEX")
 """Formats whose headers say how many samples there are; of others it is an estimate."""
 
-# In libsndfile's log, of a WAV or AIFF that is shorter than its header says.
-_SHORTER = re.compile(r"^ *(?:data|SSND|riff) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+# In libsndfile's log, of a WAV, AIFF, W64 or RF64 that is shorter than its header says.
+_SHORTER = re.compile(r"^ *(?:data|SSND|riff|Riff size) : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _STREAMED = 0x7FFF0000
 """Bytes from which on a size is the one that programs write who do not know it yet."""
 
@@ -99,24 +103,47 @@ def audio_length(path: Path, preprocessing: AudioPreprocessing) -> int:
 
 
 def write_wav(path: Path, audio: Audio, sample_rate: int) -> None:
-    """Write samples (T,) as 16-bit PCM, clipped to [−1, 1]; the file appears when it is whole.
+    """Write samples (T,) as 16-bit PCM, clipped to [-1, 1]; the file appears when it is whole.
 
-    Folders on the way are made. Raises `VqtrtError` where it cannot be written.
+    Folders on the way are made. Raises `VqtrtError` where it cannot be written, or as
+    `write_blocks`.
     """
-    import soundfile
-
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    levels = np.rint(np.clip(audio, -1, 1) * 32767).astype(np.int16)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(os.fsencode(temporary), levels, sample_rate, "PCM_16", format="WAV")
+        write_blocks(temporary, [audio], None, sample_rate)
         temporary.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
-    except soundfile.LibsndfileError as error:
-        raise unwritable(path, OSError(str(error))) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # such as the one that has just been raised
+            temporary.unlink(missing_ok=True)
+
+
+def write_blocks(path: Path, blocks: Iterable[Audio], samples: int | None, rate: int) -> None:
+    """Write the first `samples` of some blocks (n,), or all, as a wav of `rate` Hz.
+
+    As `write_wav`, but it grows in its place, and stays there where it fails: for a file that is
+    put in place afterwards. Raises `VqtrtError` for samples that are not numbers and for more than
+    a wav holds, `OSError` where it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as raw, wave.open(raw, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        for block in blocks:
+            part = block if samples is None else block[: samples - file.tell()]
+            if np.isnan(part).any():
+                raise VqtrtError(
+                    "the audio holds samples that are not numbers, and is not written; the model "
+                    "that made it is damaged, or its training went astray"
+                )
+            if file.tell() + len(part) > _WAV_SAMPLES:
+                raise VqtrtError(
+                    f"the audio has more than the {_WAV_SAMPLES:,} samples that a wav holds; "
+                    "make it in parts"
+                )
+            file.writeframesraw(np.rint(np.clip(part, -1, 1) * 32767).astype(np.int16).tobytes())
 
 
 def _resampled(path: Path, rate: int) -> Iterator[Audio]:
@@ -128,7 +155,9 @@ def _resampled(path: Path, rate: int) -> Iterator[Audio]:
     with _open(path) as file:
         if file.samplerate != rate:
             stream = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32", quality="HQ")
-        for block, last in _mono(path, file):
+        # Up to a few times as many come out as go in, whatever the rates.
+        frames = max(1, min(_BLOCK_FRAMES, 4 * _BLOCK_FRAMES * file.samplerate // rate))
+        for block, last in _mono(path, file, frames):
             made = block if stream is None else stream.resample_chunk(block, last=last)
             if len(made):
                 given = True
@@ -137,14 +166,14 @@ def _resampled(path: Path, rate: int) -> Iterator[Audio]:
         raise AudioError(f"{shown(path)}: is too short to be brought to {rate} Hz; remove it")
 
 
-def _mono(path: Path, file: Any) -> Iterator[tuple[Audio, bool]]:
-    """Blocks of a file, checked, and whether each is the last."""
+def _mono(path: Path, file: Any, frames: int = _BLOCK_FRAMES) -> Iterator[tuple[Audio, bool]]:
+    """Blocks of up to `frames` of a file, checked, and whether each is the last."""
     import soundfile
 
     done, ahead = 0, None
     while True:
         try:
-            block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
+            block = file.read(frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise _damaged(path, str(error)) from None
         if not len(block):
