@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vqtrt.artefacts import Artefacts
 from vqtrt.bench_peaks import peaks
-from vqtrt.bundle import ModelFacts
+from vqtrt.bundle import ModelFacts, of_images
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.engines.base import Graph
 from vqtrt.errors import VqtrtError
@@ -121,12 +121,12 @@ def bench_engine(
 def _facts(model: Artefacts) -> tuple[ModelFacts, Preprocessing]:
     if model.bundle is not None:
         info = model.open_bundle().info
-        return info.model, info.preprocessing
+        return info.model, of_images(info.preprocessing)
     from vqtrt.engines.torch import TorchEngine
 
     assert model.run is not None  # noqa: S101 - a model has one or the other
     opened = TorchEngine(model.run, device="cpu")
-    return opened.facts, opened.preprocessing
+    return opened.facts, of_images(opened.preprocessing)
 
 
 def _open(model: Artefacts, engine: str, precision: str) -> list[_Cell]:

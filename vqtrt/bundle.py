@@ -213,6 +213,13 @@ class Bundle:
         return f"vqtrt export {run}" if run else "call vqtrt.export.export_tokenizer again"
 
 
+def of_images(preprocessing: Preprocessing | None) -> Preprocessing:
+    """A model's preprocessing of images; `VqtrtError` for a model of speech, which has none."""
+    if preprocessing is None:
+        raise VqtrtError("this model is of speech, and this is for images: name another --model")
+    return preprocessing
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:

@@ -47,7 +47,7 @@ class WaveNetDecoderConfig(WaveNetStack):
     kind: Literal["wavenet"] = "wavenet"
     hop: int = Field(64, ge=1)
     """Samples that one frame of conditioning stands for; divides the stride."""
-    unroll: int = Field(8, ge=1, le=64)
+    unroll: int = Field(4, ge=1, le=64)
     """Samples that one run of the step graph draws; a power of two that divides the hop."""
     frame_channels: int = Field(64, ge=1)
     """Channels of a frame of conditioning."""

@@ -30,10 +30,10 @@ def _run(path: Path) -> dict[str, Any]:
     config = load_any_config(path / "config.yaml")
     last = _last_figures(path / "metrics.jsonl")
     steps = {"steps_planned": config.train.steps, "steps_done": last.get("step", 0)}
-    facts = {"what": "run", "recipe": config.recipe, "data": config.data.path}
+    facts: dict[str, Any] = {"what": "run", "recipe": config.recipe, "data": config.data.path}
     if isinstance(config, SpeechConfig):
         facts |= _speech(config) | steps
-        figures = ("reconstruction", "spectrum", "perplexity")
+        figures: tuple[str, ...] = ("reconstruction", "spectrum", "perplexity")
     else:
         facts |= _images(config) | steps
         figures = ("nmse", "perplexity")

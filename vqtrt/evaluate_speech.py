@@ -5,7 +5,7 @@ Recordings are compared in pieces, so that of a long one only a piece lies in me
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,7 +167,7 @@ def evaluate_speech(
 class _Shown(NamedTuple):
     """The beginning of a recording for the picture."""
 
-    index: int
+    place: int
     original: Audio
     made: Audio
 
@@ -194,7 +194,7 @@ def _voices(source: SpeechSource, known: Sequence[str], speaker: str | None) -> 
 
 def _read(
     source: SpeechSource, encoded: EncodedSource, index: int, how: AudioPreprocessing
-) -> Iterator[Audio]:
+) -> Generator[Audio, None, None]:
     yield from source.blocks(encoded.items[index], how)
 
 
@@ -228,8 +228,8 @@ def _write_grid(
     from vqtrt.data.waveforms import clips_picture
 
     speakers, stride = tokenizer.speech.speakers, tokenizer.stride
-    parts = [encoded.codes.clip(one.index)[: -(-len(one.original) // stride)] for one in shown]
-    targets = [(numbers[one.index] + 1) % max(1, len(speakers)) for one in shown]
+    parts = [encoded.codes.clip(one.place)[: -(-len(one.original) // stride)] for one in shown]
+    targets = [(numbers[one.place] + 1) % max(1, len(speakers)) for one in shown]
     converted: dict[int, Audio] = {}
     if len(speakers) > 1:
         for index, blocks in tokenizer.stream(parts, targets):

@@ -6,7 +6,7 @@ recording, and the codes are those of the whole. Shorter ones go through in batc
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from vqtrt.data.codes import codes_dtype, first_bad
 from vqtrt.engines import BoundGraph, Engine, Graph
 from vqtrt.errors import VqtrtError
 from vqtrt.length_batches import length_batches
+
+if TYPE_CHECKING:
+    from vqtrt.wavenet_sampler import WaveNetDecoder
 
 Audio = NDArray[np.float32]
 """(samples,), mono, in [-1, 1]."""
@@ -32,20 +35,27 @@ class SpeechTokenizer:
     """A model of speech, ready to turn recordings into codes and codes into recordings.
 
     Graphs are opened when they are first needed. `batch_size` bounds how many recordings go through
-    the engine at once; the codes of one do not depend on the others. Raises `VqtrtError` for a
-    model of images.
+    the engine at once; codes and audio of one do not depend on the others. `temperature` and `seed`
+    are of a WaveNet decoder, which draws its samples. Raises `VqtrtError` for a model of images.
     """
 
-    def __init__(self, engine: Engine, *, batch_size: int = 16) -> None:
+    def __init__(
+        self, engine: Engine, *, batch_size: int = 16, temperature: float = 1.0, seed: int = 0
+    ) -> None:
         if batch_size < 1:
             raise VqtrtError(f"batch size {batch_size}: must be at least 1")
-        if engine.speech is None:
-            raise VqtrtError("a model of images, where one of speech is wanted; give another model")
         self.engine = engine
         self.batch_size = batch_size
-        self.speech: SpeechFacts = engine.speech
+        self.speech: SpeechFacts = require_speech(engine)
         self._encoder: Graph | None = None
         self._decoder: tuple[tuple[int, int], BoundGraph] | None = None
+        self._wavenet: WaveNetDecoder | None = None
+        if self.speech.decoder == "wavenet":
+            from vqtrt import wavenet_sampler
+
+            self._wavenet = wavenet_sampler.WaveNetDecoder(
+                engine, batch_size=batch_size, temperature=temperature, seed=seed
+            )
 
     @property
     def facts(self) -> ModelFacts:
@@ -70,7 +80,7 @@ class SpeechTokenizer:
     @property
     def chunk(self) -> int:
         """Codes of a chunk to encode, with those around it that are cut off."""
-        return _chunk(self.stride, self.speech.context)
+        return chunk_codes(self.stride, self.speech.context)
 
     @overload
     def encode(self, audio: NDArray[np.floating[Any]]) -> NDArray[Any]: ...
@@ -132,30 +142,52 @@ class SpeechTokenizer:
         parts.append(self._run_encoder(buffer)[0, skip : codes_in(filled, stride)])
         return np.concatenate(parts)
 
-    def decode(self, codes: Sequence[NDArray[Any]], speakers: Sequence[int]) -> list[Audio]:
-        """Audio (t·stride,) of codes (t,), with the conv decoder; one speaker's number for each.
+    def decode(
+        self,
+        codes: Sequence[NDArray[Any]],
+        speakers: Sequence[int],
+        samples: Sequence[int] | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Audio]:
+        """Audio (T,) of codes (t,), T = t·stride; one speaker's number for each.
 
-        Numbers are places in `speech.speakers`, whose count stands for none. Raises `VqtrtError`
-        for a code that is not in the codebook, or an unknown speaker.
+        Speakers are places in `speech.speakers`, whose count stands for none. `samples` gives each
+        clip's T, where that is less. `numbers` are the clips' own in the seed of a WaveNet decoder
+        (default: 0, 1, 2, …). Raises `VqtrtError` for a code that is not in the codebook, or an
+        unknown speaker.
         """
         out: list[Audio] = [np.zeros(0, np.float32)] * len(codes)
-        for index, blocks in self.stream(codes, speakers):
-            out[index] = np.concatenate(list(blocks))
+        for index, blocks in self.stream(codes, speakers, samples, numbers):
+            out[index] = np.concatenate([np.zeros(0, np.float32), *blocks])
         return out
 
     def stream(
-        self, codes: Sequence[NDArray[Any]], speakers: Sequence[int]
+        self,
+        codes: Sequence[NDArray[Any]],
+        speakers: Sequence[int],
+        samples: Sequence[int] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, Iterator[Audio]]]:
         """As `decode`, in flat memory: index after index, each with its audio block by block.
 
         The longest clips come first. A clip's blocks are to be taken before the next clip's.
         """
+        if self._wavenet is not None:
+            yield from self._wavenet.stream(codes, speakers, samples, numbers)
+            return
+        for index, blocks in self._convolved(codes, speakers):
+            yield index, (blocks if samples is None else first_samples(blocks, samples[index]))
+
+    def _convolved(
+        self, codes: Sequence[NDArray[Any]], speakers: Sequence[int]
+    ) -> Iterator[tuple[int, Iterator[Audio]]]:
+        """As `stream`, of whole codes, with a conv decoder."""
         if len(codes) != len(speakers):
             raise ValueError(f"{len(codes)} clips and {len(speakers)} speakers")
         for index, (clip, speaker) in enumerate(zip(codes, speakers, strict=True)):
-            self._check(index, clip, speaker)
+            check_clip(index, clip, speaker, self.facts, self.speech)
         counts = [len(clip) for clip in codes]
-        chunk = _chunk(self.stride, self.speech.decoder_context)
+        chunk = chunk_codes(self.stride, self.speech.decoder_context)
         long = sorted((i for i, n in enumerate(counts) if n > chunk), key=lambda i: -counts[i])
         for index in long:
             yield index, self._decode_long(codes[index], speakers[index], chunk)
@@ -211,22 +243,40 @@ class SpeechTokenizer:
         graph.run()
         return graph.outputs["audio"]
 
-    def _check(self, index: int, codes: NDArray[Any], speaker: int) -> None:
-        if codes.ndim != 1 or codes.dtype.kind not in "iu":
-            raise VqtrtError(
-                f"clip {index}: codes are integers (t,), not {codes.dtype} {codes.shape}"
-            )
-        if bad := first_bad(codes, self.codebook_size):
-            (place, *_), value, reason = bad
-            raise VqtrtError(f"clip {index} holds {value} at {place}, but {reason}")
-        if not 0 <= speaker <= len(self.speech.speakers):
-            raise VqtrtError(
-                f"clip {index}: speaker {speaker}, but the model has {len(self.speech.speakers)} "
-                "(their count stands for none)"
-            )
+
+def require_speech(engine: Engine) -> SpeechFacts:
+    """An engine's facts of speech; `VqtrtError` for a model of images."""
+    if engine.speech is None:
+        raise VqtrtError("a model of images, where one of speech is wanted; give another model")
+    return engine.speech
 
 
-def _chunk(stride: int, context: int) -> int:
+def check_clip(
+    index: int, codes: NDArray[Any], speaker: int, facts: ModelFacts, speech: SpeechFacts
+) -> None:
+    """Raise `VqtrtError` for codes that are not (t,) and in the codebook, or an unknown speaker."""
+    if codes.ndim != 1 or codes.dtype.kind not in "iu":
+        raise VqtrtError(f"clip {index}: codes are integers (t,), not {codes.dtype} {codes.shape}")
+    if bad := first_bad(codes, facts.codebook_size):
+        (place, *_), value, reason = bad
+        raise VqtrtError(f"clip {index} holds {value} at {place}, but {reason}")
+    if not 0 <= speaker <= len(speech.speakers):
+        raise VqtrtError(
+            f"clip {index}: speaker {speaker}, but the model has {len(speech.speakers)} "
+            "(their count stands for none)"
+        )
+
+
+def first_samples(blocks: Iterator[Audio], count: int) -> Iterator[Audio]:
+    """The first `count` samples of some blocks."""
+    for block in blocks:
+        if not count:
+            return
+        yield block[:count]
+        count -= min(count, len(block))
+
+
+def chunk_codes(stride: int, context: int) -> int:
     """Codes of a chunk: so many that what is computed twice is a small part."""
     return max(CHUNK_SAMPLES // stride, 8 * context, 1) + 2 * context
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vqtrt.artefacts import find_model
-from vqtrt.bundle import ModelFacts
+from vqtrt.bundle import ModelFacts, of_images
 from vqtrt.data.codes import check_codes, codes_dtype
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images
@@ -40,7 +40,7 @@ class Tokenizer:
     @property
     def preprocessing(self) -> Preprocessing:
         """How files are brought to the size that the model was trained on."""
-        return self.engine.preprocessing
+        return of_images(self.engine.preprocessing)
 
     @property
     def codebook_size(self) -> int:

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vqtrt.artefacts import Artefacts
+from vqtrt.bundle import of_images
 from vqtrt.data.batches import read_batches
 from vqtrt.data.open import open_images
 from vqtrt.data.source import Images
 from vqtrt.engines import installed, open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.bundle import export_run
+from vqtrt.export.speech import export_speech_run
 from vqtrt.export.verify import verify
 from vqtrt.export.verify_prior import verify_prior
 from vqtrt.precision import graph_key
 from vqtrt.training.run import Run
+from vqtrt.training.speech_run import SpeechRun, is_speech_run
 
 _BATCH = 128
 _EXPORT_IMAGES = 256
@@ -30,7 +33,11 @@ def export_bundle(
     """
     if model.run is None:
         raise VqtrtError(f"{model.path} is a bundle already: name the run to export")
-    bundle = export_run(Run.open(model.run), out or model.run / "bundle", precisions)
+    place = out or model.run / "bundle"
+    if is_speech_run(model.run):
+        bundle = export_speech_run(SpeechRun.open(model.run), place, precisions)
+    else:
+        bundle = export_run(Run.open(model.run), place, precisions)
     return Artefacts(model.run, bundle.path, model.chosen_by)
 
 
@@ -85,7 +92,7 @@ def images_for(
     if model.run is not None:
         preprocessing = Run.open(model.run).config.data.preprocessing
     else:
-        preprocessing = model.open_bundle().info.preprocessing
+        preprocessing = of_images(model.open_bundle().info.preprocessing)
     source = open_images(data, split=split)
     batches = read_batches(source, preprocessing, batch_size=_BATCH, workers=workers)
     left = limit

@@ -1,6 +1,6 @@
 """From a run on speech to its bundle, as `bundle.py` for images."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import vqtrt
@@ -46,11 +46,13 @@ def export_speech_run(run: SpeechRun, out: Path, precisions: Sequence[str] = ("f
 
 
 def speech_graphs(
-    model: SpeechVQVAE, folder: Path, precision: str = "fp32"
+    model: SpeechVQVAE, folder: Path, precision: str = "fp32", *, skip: Collection[str] = ()
 ) -> dict[str, GraphSpec]:
-    """Write the graphs of `speech_graph_names`; batch and length are free."""
+    """Write the graphs of `speech_graph_names`, less some; batch and length are free."""
     written = {}
     for name in speech_graph_names(model):
+        if name in skip:
+            continue
         key = graph_key(precision, name)
         graph = speech_graph(model, name, torch_dtype(precision))
         written[key] = write_deployed(graph, {"batch": 3, "t": 7}, folder, f"{key}.onnx")

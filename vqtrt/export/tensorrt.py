@@ -17,7 +17,7 @@ from typing import Any
 
 import vqtrt
 from vqtrt.bundle import INFO as BUNDLE_INFO
-from vqtrt.bundle import Bundle, GraphSpec, axis_size
+from vqtrt.bundle import Bundle, GraphSpec, axis_size, of_images
 from vqtrt.engines import trt_package
 from vqtrt.engines.plans import (
     FOLDER,
@@ -276,7 +276,7 @@ def _timing_cache(folder: Path, package: Package, device: Device | None) -> Path
 def _profile(bundle: Bundle, graph: str, precision: str, options: Options) -> Profile:
     """The shapes of a graph's inputs."""
     spec = bundle.graph_spec(graph_key(precision, graph))
-    stride, size = bundle.info.model.stride, bundle.info.preprocessing
+    stride, size = bundle.info.model.stride, of_images(bundle.info.preprocessing)
     prior = bundle.info.priors.get(graph.removeprefix("priors/").rpartition("/")[0])
     grids = [(size.height // stride, size.width // stride)] * 3
     if options.sizes is None and prior is not None:

@@ -68,7 +68,7 @@ class SpeechEncoder(nn.Module):
         """What the last convolution sees, (N, hidden, t), with zeros outside as they come."""
         # Logarithms of powers lie in [−11.5, 0] or so.
         features = audio[:, None] if self.front is None else self.front(audio) / 3 + 2
-        out: Tensor = self.layers(features.to(self.layers[0].weight.dtype))
+        out: Tensor = self.layers(features.to(next(self.layers.parameters()).dtype))
         return out
 
     def body(self, audio: Tensor) -> Tensor:

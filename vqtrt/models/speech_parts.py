@@ -167,4 +167,5 @@ class Upsampling(nn.Module):
             return same
         n, _, t = x.shape
         made = self.conv(x).reshape(n, -1, self.stride, t)
-        return made.transpose(2, 3).reshape(n, made.shape[1], t * self.stride)
+        dealt: Tensor = made.transpose(2, 3).reshape(n, made.shape[1], t * self.stride)
+        return dealt

@@ -15,6 +15,7 @@ from vqtrt.config import DataConfig
 from vqtrt.data.batches import read_chunks
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images, ImageSource, Item
+from vqtrt.data.speech import SpeechSource
 from vqtrt.errors import VqtrtError
 
 
@@ -25,11 +26,11 @@ class Split(NamedTuple):
     held_out: list[Item]
 
 
-def split_items(source: ImageSource, holdout: int, seed: int) -> Split:
+def split_items(source: ImageSource | SpeechSource, holdout: int, seed: int) -> Split:
     """Set `holdout` items aside (at most a tenth, at least one); both parts keep their order."""
     items = list(source.items())
     if len(items) < 2:
-        raise VqtrtError("training needs at least 2 images or recordings: one to learn from, one held out")
+        raise VqtrtError("training needs at least 2 images or recordings: one is held out")
     count = max(1, min(holdout, len(items) // 10))
     chosen = np.random.default_rng([seed, 1]).choice(len(items), count, replace=False)
     held_out = np.zeros(len(items), bool)

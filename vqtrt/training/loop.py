@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vqtrt.config import TrainConfig
+from vqtrt.config_parts import TrainConfig
 from vqtrt.errors import VqtrtError
 from vqtrt.training.checkpoints import Checkpoints, save_weights
 from vqtrt.training.run import MetricsFile

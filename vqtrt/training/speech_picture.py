@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vqtrt.bundle import PriorFacts
+from vqtrt.bundle import PriorFacts, SpeechFacts
 from vqtrt.config_speech import SpeechConfig
 from vqtrt.data.audio import write_wav
+from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.waveforms import clips_picture
 from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.models.speech import SpeechVQVAE
@@ -49,8 +50,8 @@ def show_clips(
     """
     engine = _LiveEngine(model, config, device)
     tokenizer = SpeechTokenizer(engine, batch_size=2 * len(clips))
-    rate, speakers = tokenizer.preprocessing.sample_rate, engine.speech.speakers
-    most = round(SECONDS[engine.speech.decoder] * rate)
+    rate, speakers = tokenizer.preprocessing.sample_rate, tokenizer.speech.speakers
+    most = round(SECONDS[tokenizer.speech.decoder] * rate)
     originals = [loudest(clip.audio, most) for clip in clips]
     voices = [clip.speaker for clip in clips]
     others = [(voice + 1) % len(speakers) for voice in voices] if len(speakers) > 1 else []
@@ -83,7 +84,8 @@ class _LiveEngine:
     """A model that is being trained, as an engine."""
 
     name, precision, weights_sha256 = "torch", "fp32", ""
-    preprocessing = None
+    preprocessing: Preprocessing | None = None
+    speech: SpeechFacts | None
     priors: Mapping[str, PriorFacts] = {}
     lanes = 1
 

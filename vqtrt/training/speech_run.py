@@ -55,7 +55,9 @@ def speech_facts(model: SpeechVQVAE, config: SpeechConfig) -> tuple[ModelFacts, 
     """What a user of the codes has to know, for the bundle."""
     settings, decoder = config.model, config.model.decoder
     quantizer = settings.quantizer
-    wavenet = isinstance(decoder, WaveNetDecoderConfig)
+    hop, unroll = 1, 1
+    if isinstance(decoder, WaveNetDecoderConfig):
+        hop, unroll = decoder.hop, decoder.unroll
     facts = ModelFacts(
         codebook_size=quantizer.codebook_size,
         num_codebooks=1,
@@ -68,6 +70,6 @@ def speech_facts(model: SpeechVQVAE, config: SpeechConfig) -> tuple[ModelFacts, 
         speakers=settings.speakers,
         context=model.encoder.context,
         decoder_context=model.decoder_context,
-        hop=decoder.hop if wavenet else 1,
-        unroll=decoder.unroll if wavenet else 1,
+        hop=hop,
+        unroll=unroll,
     )
