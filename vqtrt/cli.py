@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vqtrt.cli_bench import bench_engine
+from vqtrt.cli_bench import bench_decode, bench_engine
 from vqtrt.cli_export import export, verify
 from vqtrt.cli_options import (
     IMAGES,
@@ -74,6 +74,7 @@ app.command()(train_prior)
 app.command()(sample)
 bench.command("sample")(bench_sample)
 bench.command("engine")(bench_engine)
+bench.command("decode")(bench_decode)
 
 
 @app.command()

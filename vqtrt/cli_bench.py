@@ -1,10 +1,11 @@
-"""`bench engine`: every engine that works here, side by side."""
+"""`bench engine`, every engine that works here side by side, and `bench decode`, of speech."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vqtrt.cli_options import Json, Model, PrecisionName, find
+from vqtrt.cli_options import Engine, EngineName, Json, Model, Precision, PrecisionName, find
 
 
 def bench_engine(
@@ -36,4 +37,39 @@ def bench_engine(
             repeat=repeat,
             progress=counter,
         )
+    terminal.show(figures, as_json)
+
+
+def bench_decode(
+    recipe: Annotated[
+        str, typer.Option(help="Recipe whose decoder is measured, with random weights.")
+    ] = "digits",
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="Run or bundle, in place of a recipe."),
+    ] = None,
+    engine: Engine = EngineName.AUTO,
+    precision: Precision = PrecisionName.FP32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips decoded at once.")] = 16,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Audio of each clip.")] = 1.0,
+    repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Samples of audio a second from codes of speech, beside real time and a naive loop."""
+    from vqtrt import bench_decode as module
+    from vqtrt import terminal
+
+    found = find(model) if model is not None else None
+    with terminal.counting("measuring") as counter:
+        options = {"batch_size": batch_size, "seconds": seconds, "repeat": repeat}
+        if found is not None:
+            figures = module.bench_decode_model(
+                found,
+                engine=engine.value,
+                precision=precision.value,
+                progress=counter,
+                **options,
+            )
+        else:
+            figures = module.bench_decode_recipe(recipe, progress=counter, **options)
     terminal.show(figures, as_json)

@@ -96,23 +96,29 @@ def verify(
         Path | None,
         typer.Argument(help="Run or bundle (default: $VQTRT_MODEL, else the newest run)."),
     ] = None,
-    data: Annotated[str, typer.Argument(help="Images to compare on.")] = "shapes",
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="Images or recordings to compare on (default: `shapes`; for speech, what the run "
+            "held out)."
+        ),
+    ] = None,
     engine: Engine = EngineName.AUTO,
     precision: Precision = PrecisionName.FP32,
-    limit: Annotated[int, typer.Option(min=1, help="Compare at most this many images.")] = 10_000,
+    limit: Annotated[int, typer.Option(min=1, help="Compare at most this many of them.")] = 10_000,
     workers: Workers = None,
     split: Split = SplitName.TEST,
     as_json: Json = False,
 ) -> None:
-    """Measure that an engine gives the codes and pictures that torch gives."""
+    """Measure that an engine gives the codes, pictures and sounds that torch gives."""
     from vqtrt import terminal
-    from vqtrt.export.run import images_for, verify_all
+    from vqtrt.export.run import items_for, verify_all
 
     found = find(model)
     with terminal.counting("verifying") as counter:
-        batches = images_for(found, data, split.value, limit=limit, workers=worker_count(workers))
+        items = items_for(found, data, split.value, limit=limit, workers=worker_count(workers))
         figures = verify_all(
-            found, batches, engine=engine.value, precision=precision.value, progress=counter
+            found, items, engine=engine.value, precision=precision.value, progress=counter
         )
     terminal.show(figures, as_json)
     require_passed(figures)

@@ -5,6 +5,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from numpy.typing import NDArray
+
 from vqtrt.artefacts import Artefacts
 from vqtrt.bundle import of_images
 from vqtrt.data.batches import read_batches
@@ -16,12 +18,14 @@ from vqtrt.export.bundle import export_run
 from vqtrt.export.speech import export_speech_run
 from vqtrt.export.verify import verify
 from vqtrt.export.verify_prior import verify_prior
+from vqtrt.export.verify_speech import clips_for, verify_speech
 from vqtrt.precision import graph_key
 from vqtrt.training.run import Run
 from vqtrt.training.speech_run import SpeechRun, is_speech_run
 
 _BATCH = 128
 _EXPORT_IMAGES = 256
+_EXPORT_CLIPS = 32
 
 
 def export_bundle(
@@ -42,7 +46,7 @@ def export_bundle(
 
 
 def verify_bundle(model: Artefacts) -> dict[str, Any]:
-    """Verify on images of the run's own data, or on `shapes` where that is not at hand.
+    """Verify on the run's own data, or on `shapes` or made recordings where these are not at hand.
 
     The figures of fp32, and those of fp16 under its name where the bundle has it; `passed` is of
     both. No engine on the CPU runs bf16: where the bundle has it, `bf16` is None.
@@ -53,30 +57,59 @@ def verify_bundle(model: Artefacts) -> dict[str, Any]:
             f"{model.bundle} is written, but verifying it needs a runtime: "
             'pip install "vqtrt[cpu]" (or "vqtrt[gpu]"), or pass --no-verify'
         )
+    items = list(_own_items(model))
+    figures = verify_all(model, iter(items), engine="onnxruntime")
+    graphs = model.open_bundle().info.graphs
+    if graph_key("fp16", "encoder") in graphs:
+        half = verify_all(model, iter(items), engine="onnxruntime", precision="fp16")
+        figures |= {"fp16": half, "passed": figures["passed"] and half["passed"]}
+    return figures | ({"bf16": None} if graph_key("bf16", "encoder") in graphs else {})
+
+
+def _own_items(model: Artefacts) -> Iterator[NDArray[Any]]:
+    """What a bundle is verified on without being told."""
+    assert model.run is not None  # noqa: S101 - the caller has one
+    if is_speech_run(model.run):
+        return clips_for(model, None, limit=_EXPORT_CLIPS)
     data = Run.open(model.run).config.data.path
     try:
         open_images(data, split="test")
     except VqtrtError:
         data = "shapes"
-    batches = list(images_for(model, data, "test", limit=_EXPORT_IMAGES, workers=2))
-    figures = verify_all(model, iter(batches), engine="onnxruntime")
-    graphs = model.open_bundle().info.graphs
-    if graph_key("fp16", "encoder") in graphs:
-        half = verify_all(model, iter(batches), engine="onnxruntime", precision="fp16")
-        figures |= {"fp16": half, "passed": figures["passed"] and half["passed"]}
-    return figures | ({"bf16": None} if graph_key("bf16", "encoder") in graphs else {})
+    return images_for(model, data, "test", limit=_EXPORT_IMAGES, workers=2)
+
+
+def items_for(
+    model: Artefacts,
+    data: str | None,
+    split: Literal["train", "test", "all"],
+    *,
+    limit: int,
+    workers: int,
+) -> Iterator[NDArray[Any]]:
+    """What a model of either kind is verified on: batches of images, or clips.
+
+    Without `data`: `shapes`, or the recordings that the run held out.
+    """
+    if model.run is not None and is_speech_run(model.run):
+        return clips_for(model, data, limit=limit)
+    return images_for(model, data or "shapes", split, limit=limit, workers=workers)
 
 
 def verify_all(
     model: Artefacts,
-    batches: Iterator[Images],
+    items: Iterator[NDArray[Any]],
     *,
     engine: str,
     precision: str = "fp32",
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """`verify` on images and `verify_prior` of each prior, under `priors`; `passed` is of all."""
-    figures = verify(model, batches, engine=engine, precision=precision, progress=progress)
+    """The model on images or clips, and each prior, under `priors`; `passed` is of all.
+
+    `items` as `items_for` gives them.
+    """
+    check = verify_speech if model.run is not None and is_speech_run(model.run) else verify
+    figures = check(model, items, engine=engine, precision=precision, progress=progress)
     priors = {
         name: verify_prior(model, name, engine=engine, precision=precision)
         for name in open_engine(model, engine, precision=precision).priors
