@@ -12,7 +12,14 @@ import soxr
 from pydantic import ValidationError
 
 from vqtrt.data import audio as audio_module
-from vqtrt.data.audio import AudioPreprocessing, audio_length, read_audio, read_blocks, write_wav
+from vqtrt.data.audio import (
+    AudioPreprocessing,
+    audio_length,
+    read_audio,
+    read_blocks,
+    write_blocks,
+    write_wav,
+)
 from vqtrt.errors import AudioError, VqtrtError
 
 SAME = AudioPreprocessing(sample_rate=8000)
@@ -251,7 +258,7 @@ def test_too_many_open_files_are_not_the_recordings_fault(tmp_path, monkeypatch)
     assert not isinstance(caught.value, AudioError)
 
 
-@pytest.mark.parametrize("form", ["FLAC", "WAV", "AIFF", "W64"])
+@pytest.mark.parametrize("form", ["FLAC", "WAV", "AIFF", "W64", "RF64"])
 @pytest.mark.parametrize("share", [0.3, 0.99])
 def test_cut_off(tmp_path, form, share):
     path = put(tmp_path / "a", noise(100_000), form=form)
@@ -346,6 +353,13 @@ def test_a_name_that_is_not_utf8(tmp_path):
     assert len(read_audio(path, SAME)) == 100
 
 
+def test_rates_that_lie_far_apart_take_no_more_memory(tmp_path):
+    path = put(tmp_path / "a.wav", noise(20_000), 100)
+    longest = max(map(len, read_blocks(path, AudioPreprocessing(sample_rate=192_000))))
+    assert longest < 1 << 21
+    assert audio_length(path, AudioPreprocessing(sample_rate=192_000)) == 1920 * 20_000
+
+
 # writing
 
 
@@ -358,6 +372,27 @@ def test_write_and_read_back(tmp_path):
     levels, _ = soundfile.read(path, dtype="int16")
     assert levels.tolist() == [-32767, -32767, -16384, 0, 0, 8192, 32767, 32767]
     assert [file.name for file in path.parent.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize(
+    ("samples", "written"), [(None, 100), (100, 100), (61, 61), (60, 60), (1, 1)]
+)
+def test_blocks_are_cut_to_the_samples_wanted(tmp_path, samples, written):
+    whole = noise(100)
+    blocks = iter([whole[:60], whole[60:60], whole[60:]])
+    write_blocks(tmp_path / "deep/a.wav", blocks, samples, 8000)
+    write_wav(tmp_path / "b.wav", whole[:written], 8000)
+    assert (tmp_path / "deep/a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    assert next(blocks, None) is None
+
+
+def test_more_than_a_wav_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_module, "_WAV_SAMPLES", 99)
+    write_blocks(tmp_path / "a.wav", [noise(60), noise(60)], 99, 8000)
+    assert soundfile.info(tmp_path / "a.wav").frames == 99
+    with pytest.raises(VqtrtError, match="more than the 99 samples that a wav holds"):
+        write_wav(tmp_path / "b.wav", noise(100), 8000)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.wav"]
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
