@@ -10,15 +10,25 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 import yaml
 from doubles import vqtrt
 from pydantic import BaseModel
+from textgrids import write_textgrid
 
 from vqtrt import cli
 from vqtrt.config import RECIPES, Config, PriorConfig
-from vqtrt.config_speech import SpeechPriorConfig
+from vqtrt.config_speech import (
+    ConvDecoderConfig,
+    MelConfig,
+    SpeechConfig,
+    SpeechPriorConfig,
+    TargetConfig,
+    WaveNetDecoderConfig,
+)
+from vqtrt.data.audio import write_wav
 from vqtrt.settings import recipe_names
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +44,19 @@ CUT_SHORT = [
 """Appended with `--set` to every `vqtrt train` of the documents, so that it takes seconds."""
 SMALL_PRIOR = [*CUT_SHORT[1:], "prior.layers=4", "prior.channels=8"]
 """The same for every `vqtrt train-prior`, whose data are cut short only if it names none."""
+SMALL_SPEECH = [
+    *CUT_SHORT[1:],
+    "train.batch_size=4",
+    "data.crop=1024",
+    "data.target_batch=4",
+    "model.hidden=16",
+    "model.target_steps=10",
+    "model.quantizer.codebook_size=16",
+    "model.decoder.layers=4",
+    "model.decoder.channels=8",
+    "model.decoder.head=8",
+]
+"""The same for every `vqtrt train` of speech, whose recordings the test writes."""
 RESUMED = ["train.steps=30"]
 """The same for every `vqtrt train --resume`: ten steps more."""
 
@@ -41,6 +64,32 @@ RESUMED = ["train.steps=30"]
 def blocks(path: Path, tag: str) -> list[str]:
     """The text of the fenced blocks with a tag."""
     return re.findall(rf"^```{tag}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def shorter(args: list[str]) -> list[str]:
+    """What a command is given so that it takes seconds."""
+    settings: list[str] = []
+    if args[0] == "train" and "--resume" in args:
+        settings = RESUMED
+    elif args[0] == "train":
+        settings = SMALL_SPEECH if args[1].startswith("digits") else CUT_SHORT
+    elif args[0] == "train-prior":
+        spoken = "wavenet" in args or "--data" in args
+        settings = SMALL_PRIOR if spoken else [CUT_SHORT[0], *SMALL_PRIOR]
+    more = ["--repeat", "1"] if args[:2] == ["bench", "sample"] else []
+    return more + [part for setting in settings for part in ("--set", setting)]
+
+
+def write_digits(recordings: Path, alignments: Path) -> None:
+    """Tones of two speakers, named as FSDD names its recordings, and what is said when."""
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        name, samples = f"{number // 2}_{('george', 'jackson')[number % 2]}_0", 1600 + 40 * number
+        tone = np.sin(np.arange(samples) * rng.uniform(0.1, 0.3) * (1 + number % 2))
+        write_wav(recordings / f"{name}.wav", 0.3 * tone.astype(np.float32), 8000)
+        seconds = samples / 8000
+        parts = [(0, 0.1, "AH0"), (0.1, seconds, ("N", "sil")[number % 3 == 0])]
+        write_textgrid(alignments / f"{name}.TextGrid", parts)
 
 
 def commands(path: Path) -> list[str]:
@@ -97,18 +146,12 @@ def value(cell: str) -> object:
 def test_what_the_documents_show_runs(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("VQTRT_MODEL", raising=False)
+    write_digits(Path("recordings"), Path("textgrids"))
     for page in PAGES:
         for command in commands(page):
             program, *args = shlex.split(command)
             assert program == "vqtrt", command
-            if args[0] == "train":
-                shorter = RESUMED if "--resume" in args else CUT_SHORT
-                args += [part for setting in shorter for part in ("--set", setting)]
-            if args[0] == "train-prior":
-                shorter = SMALL_PRIOR if "--data" in args else [CUT_SHORT[0], *SMALL_PRIOR]
-                args += [part for setting in shorter for part in ("--set", setting)]
-            if args[:2] == ["bench", "sample"]:
-                args += ["--repeat", "1"]
+            args += shorter(args)
             assert vqtrt(*args) == 0, f"{page.name}: {command}: {capfd.readouterr().err}"
     for page in PAGES:
         names = {"__name__": page.stem}  # what one block has made, the next on the page may use
@@ -143,6 +186,25 @@ def test_every_setting_is_documented_with_its_default():
         if "`" not in key
     }
     assert documented == dict(settings())
+
+
+def test_every_setting_of_speech_is_documented_with_its_default():
+    told = dict(settings(SpeechConfig))
+    parts = {
+        "model.front": (MelConfig,),
+        "model.target": (TargetConfig,),
+        "model.decoder": (ConvDecoderConfig, WaveNetDecoderConfig),  # the latter's kind
+    }
+    for name, models in parts.items():
+        for model in models:
+            told |= dict(settings(model, f"{name}."))
+    del told["model.decoder"]
+    shared = ("train.", "model.quantizer.", "recipe", "format_version")
+    documented = {}
+    for keys, cells in rows(section("Settings of speech")).items():
+        documented |= dict.fromkeys(keys.replace("`", "").split(", "), value(cells[0]))
+    lists = {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}
+    assert documented == {k: v for k, v in lists.items() if not k.startswith(shared)}
 
 
 def test_every_setting_of_a_prior_is_documented_with_its_default():
