@@ -7,15 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from vqtrt.cli_options import (
+    AnySplit,
     Engine,
     EngineName,
     Json,
     Precision,
     PrecisionName,
-    Split,
     SplitName,
     Workers,
     find,
+    refuse,
     require_passed,
     worker_count,
 )
@@ -107,16 +108,20 @@ def verify(
     precision: Precision = PrecisionName.FP32,
     limit: Annotated[int, typer.Option(min=1, help="Compare at most this many of them.")] = 10_000,
     workers: Workers = None,
-    split: Split = SplitName.TEST,
+    split: AnySplit = None,
     as_json: Json = False,
 ) -> None:
     """Measure that an engine gives the codes, pictures and sounds that torch gives."""
     from vqtrt import terminal
     from vqtrt.export.run import items_for, verify_all
+    from vqtrt.training.speech_run import is_speech_run
 
     found = find(model)
+    if found.run is not None and is_speech_run(found.run):
+        refuse({"split": split, "workers": workers}, "images", "speech")
+    part = (split or SplitName.TEST).value
     with terminal.counting("verifying") as counter:
-        items = items_for(found, data, split.value, limit=limit, workers=worker_count(workers))
+        items = items_for(found, data, part, limit=limit, workers=worker_count(workers))
         figures = verify_all(
             found, items, engine=engine.value, precision=precision.value, progress=counter
         )
