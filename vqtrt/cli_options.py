@@ -85,7 +85,6 @@ OnErrorOption = Annotated[
 AnySplit = Annotated[
     SplitName | None, typer.Option("--split", help="Images: part of the data, where it has parts.")
 ]
-Split = Annotated[SplitName, typer.Option(help="Part of the data, where it has parts.")]
 Size = Annotated[
     str | None,
     typer.Option(help="Images: size HxW (128 for a square) instead of the model's own."),
