@@ -1,4 +1,4 @@
-"""VQ-VAE from training to deployment: images to discrete codes and back.
+"""VQ-VAE from training to deployment: images and speech to discrete codes and back.
 
 import vqtrt
 
@@ -9,12 +9,12 @@ images = tokenizer.decode(codes)
 
 from typing import TYPE_CHECKING, Any
 
-from vqtrt.errors import ImageError, VqtrtError
+from vqtrt.errors import AudioError, ImageError, VqtrtError
 
 if TYPE_CHECKING:
     from vqtrt.tokenizer import Tokenizer, load
 
-__all__ = ["ImageError", "Tokenizer", "VqtrtError", "__version__", "load"]
+__all__ = ["AudioError", "ImageError", "Tokenizer", "VqtrtError", "__version__", "load"]
 
 __version__ = "0.1.0"
 
