@@ -236,6 +236,9 @@ class SpeechPriorDataConfig(PriorDataConfig):
 
     crop: int = Field(256, ge=2)
     """Codes of a recording in a batch."""
+    join: int = Field(1, ge=1, le=64)
+    """Recordings of a speaker that follow each other in a crop, drawn by seed: of short ones, so
+    that the prior goes on with another where one ends; 1 leaves each by itself."""
 
 
 class SpeechPriorConfig(Settings):

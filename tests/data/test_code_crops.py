@@ -47,3 +47,13 @@ def test_what_lies_before_and_behind():
 
 def test_a_clip_without_codes_has_no_crop():
     assert code_crops([0, 2], [0, 1], 4, 1) == [Crop(1, 0, 0, 2)]
+
+
+def test_tails_count_as_the_crops_own():
+    crops = code_crops(LENGTHS, [0, 2], 10, 3)
+    tails = [np.array([90, 91], np.uint8), np.array([], np.uint8), np.array([92], np.uint8)]
+    batch = take_crops(clips(), crops, tails=tails)
+    assert batch.codes[0].tolist() == [1, 2, 3, 4, 5, 90, 91, 0, 0, 0]
+    assert batch.codes[2].tolist() == [14, 15, 16, 17, 18, 92, 0, 0, 0, 0]
+    assert batch.counted.sum(1).tolist() == [7, 10, 3]
+    assert batch.counted[2].nonzero()[0].tolist() == [3, 4, 5]

@@ -153,6 +153,41 @@ def test_an_epoch_has_every_training_code_once(make_codes):
     assert count == sum(len(codes.clip(i)) for i in range(40) if i not in task.held_out)
 
 
+def test_clips_of_the_speaker_follow_where_one_ends(make_codes):
+    codes = make_codes(40)
+    config = fitted(codes, data={"join": 3, "crop": 30})
+    task = SpeechPriorTask(config, codes, CODEBOOKS)
+    clips = [codes.clip(i).tolist() for i in range(40)]
+    train = [i for i in range(40) if i not in task.held_out]
+    batch = next(task.batches(range(5, 6), 0, 1))
+    again = next(task.batches(range(5, 6), 0, 1))
+    np.testing.assert_array_equal(batch.codes, again.codes)
+    followed = 0
+    for row, counted, speaker in zip(batch.codes, batch.counted, batch.speakers, strict=True):
+        own = row[counted].tolist()
+        assert len(own) <= 30
+        mine = [clips[i] for i in train if codes.labels[i] == speaker]
+        parts = [c[start : start + 30] for c in mine for start in range(0, len(c), 30)]
+        first = max((part for part in parts if own[: len(part)] == part), key=len)
+        rest = own[len(first) :]
+        for _ in range(2):
+            found = [c for c in mine if rest and c[: len(rest)] == rest[: len(c)]]
+            followed += bool(found)
+            rest = rest[len(max(found, key=len)) :] if found else rest
+        assert rest == []
+    assert followed > len(batch.codes)
+    other = next(task.batches(range(6, 7), 0, 1))
+    assert other.codes.shape != batch.codes.shape or (other.codes != batch.codes).any()
+
+
+def test_a_clip_that_goes_on_is_followed_by_none(make_codes):
+    codes = make_codes(30, lengths=[20] * 30)
+    task = SpeechPriorTask(fitted(codes, data={"join": 4}), codes, CODEBOOKS)
+    lengths = {(crop.start, len(task._tail(crop, np.random.default_rng(0)))) for crop in task.crops}
+    # Crops of 8 codes: two that go on, and one of 4 with as many behind it.
+    assert lengths == {(0, 0), (8, 0), (16, 4)}
+
+
 def test_processes_share_a_batch(make_codes):
     codes = make_codes()
     task = SpeechPriorTask(fitted(codes), codes, CODEBOOKS)

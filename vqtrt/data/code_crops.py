@@ -49,13 +49,24 @@ def code_crops(lengths: Sequence[int], clips: Iterable[int], size: int, reach: i
     ]
 
 
-def take_crops(codes: ClipCodes, crops: Sequence[Crop], length: int | None = None) -> CropBatch:
-    """The codes of some crops, filled up to `length` with zeros; None for the longest of them."""
-    length = length or max(crop.length for crop in crops)
+def take_crops(
+    codes: ClipCodes,
+    crops: Sequence[Crop],
+    length: int | None = None,
+    *,
+    tails: Sequence[NDArray[Any]] | None = None,
+) -> CropBatch:
+    """The codes of some crops, filled up to `length` with zeros; None for the longest of them.
+
+    `tails` are codes (t,) to put behind each crop, which count as its own.
+    """
+    rows = [codes.clip(crop.clip)[crop.first : crop.stop] for crop in crops]
+    if tails is not None:
+        rows = [np.concatenate(pair) for pair in zip(rows, tails, strict=True)]
+    length = length or max(map(len, rows))
     out = np.zeros((len(crops), length), np.int32)
     counted = np.zeros((len(crops), length), bool)
-    for row, crop in enumerate(crops):
-        part: NDArray[Any] = codes.clip(crop.clip)[crop.first : crop.stop]
-        out[row, : crop.length] = part
-        counted[row, crop.start - crop.first : crop.length] = True
+    for number, (crop, row) in enumerate(zip(crops, rows, strict=True)):
+        out[number, : len(row)] = row
+        counted[number, crop.start - crop.first : len(row)] = True
     return CropBatch(out, counted)

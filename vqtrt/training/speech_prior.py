@@ -2,7 +2,8 @@
 
 Notable: every code of the training clips is scored once an epoch, with all the codes before it that
 the prior sees, wherever a crop begins; so a clip is learnt from its first code on, and how it is
-cut makes no difference.
+cut makes no difference. Behind the end of a clip others of its speaker may follow (`data.join`),
+which are scored, too: a prior that never saw anything there would fall silent.
 """
 
 import math
@@ -132,6 +133,10 @@ class SpeechPriorTask:
         self.held_out = np.sort(rng.choice(count, held_out, replace=False))
         clips = np.setdiff1d(np.arange(count), self.held_out)
         self.crops, self.held_out_crops = self._crops(clips), self._crops(self.held_out)
+        # Who speaks matters here even where the prior is not told.
+        labels = np.array(codes.labels or [0] * count)
+        self._clips_of = {label: clips[labels[clips] == label] for label in set(labels[clips])}
+        self._labels = labels
         self.unigram_bits = self._unigram_bits(clips)
 
     def start(self, device: torch.device) -> None:
@@ -144,7 +149,9 @@ class SpeechPriorTask:
         for step in steps:
             count = len(self.crops)
             chosen = batch_indices(count, train.batch_size, train.seed, step, rank, world)
-            yield self._take([self.crops[i] for i in chosen])
+            crops = [self.crops[i] for i in chosen]
+            rng = np.random.default_rng([train.seed, 5, step, rank])
+            yield self._take(crops, [self._tail(crop, rng) for crop in crops])
 
     def losses(self, module: nn.Module, batch: Batch, device: torch.device) -> Tensor:
         """`figures` of a batch: nats and bits a code."""
@@ -178,8 +185,16 @@ class SpeechPriorTask:
         reach, size = self.config.prior.receptive_field, self.config.data.crop
         return code_crops(self.codes.lengths(), clips.tolist(), size, reach)
 
-    def _take(self, crops: Sequence[Crop]) -> Batch:
-        codes, counted = take_crops(self.codes, crops)
+    def _tail(self, crop: Crop, rng: np.random.Generator) -> NDArray[Any]:
+        """Codes of the clips that follow a crop and fit; none where its own clip goes on."""
+        data, own = self.config.data, self._clips_of[self._labels[crop.clip]]
+        room = data.crop - (crop.stop - crop.start)
+        ends = crop.stop == len(self.codes.clip(crop.clip))
+        drawn = rng.choice(own, data.join - 1 if ends else 0)
+        return np.concatenate([self.codes.codes[:0], *map(self.codes.clip, drawn)])[:room]
+
+    def _take(self, crops: Sequence[Crop], tails: Sequence[NDArray[Any]] | None = None) -> Batch:
+        codes, counted = take_crops(self.codes, crops, tails=tails)
         clips = [crop.clip for crop in crops]
         return Batch(codes, counted, None if self.speakers is None else self.speakers[clips])
 
