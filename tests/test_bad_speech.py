@@ -149,7 +149,12 @@ RECORDINGS = [
         Case(f"encode: {name}", setup, ENCODE, f"{message}.*--on-error skip passes")
         for name, setup, message in [*BAD[1:5:2], *BAD[5:]]
     ),
-    Case("train", not_numbers, f"{TRAIN} --set data.holdout=1 --set train.seed=3", r"bad\.wav: sample 321 is nan"),
+    Case(
+        "train",
+        not_numbers,
+        f"{TRAIN} --set data.holdout=1 --set train.seed=3",
+        r"bad\.wav: sample 321 is nan",
+    ),
     Case("no folder", nothing, "encode nope --out new.npy", "nope: no such file or folder; check"),
     Case("empty folder", lambda: Path("empty").mkdir(), "encode empty --out new.npy", "no recordi"),
     Case("images", text("pics/a.png"), "encode pics --out new.npy", "holds no recordings"),

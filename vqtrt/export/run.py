@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -82,7 +82,7 @@ def _own_items(model: Artefacts) -> Iterator[NDArray[Any]]:
 def items_for(
     model: Artefacts,
     data: str | None,
-    split: Literal["train", "test", "all"],
+    split: str,
     *,
     limit: int,
     workers: int,
@@ -119,7 +119,7 @@ def verify_all(
 
 
 def images_for(
-    model: Artefacts, data: str, split: Literal["train", "test", "all"], *, limit: int, workers: int
+    model: Artefacts, data: str, split: str, *, limit: int, workers: int
 ) -> Iterator[Images]:
     """Batches of the first `limit` images of `data`, as the model's preprocessing makes them."""
     if model.run is not None:
