@@ -20,12 +20,12 @@ RATE, STRIDE = 8000, 16
 CONV = {"kind": "conv", "stem_hidden": 4, "blocks": 1, "stft_sizes": [64, 128]}
 WAVENET = {
     "kind": "wavenet",
-    "layers": 8,
+    "layers": 6,
     "cycles": 2,
     "channels": 8,
     "head": 8,
     "hop": 8,
-    "unroll": 4,
+    "unroll": 2,
     "frame_channels": 5,
 }
 FRONT = {"front": {"n_fft": 32, "hop": 8, "bands": 6}, "strides": [2]}
@@ -93,3 +93,9 @@ def exported(kind: str) -> Artefacts:
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     settings = {"decoder": CONV} if kind == "conv" else {"decoder": WAVENET} | FRONT
     return export_bundle(find_model(write_run(root / kind, **settings)))
+
+
+def copied(kind: str, folder: Path) -> Artefacts:
+    """The same, one's own."""
+    model = exported(kind)
+    return find_model(shutil.copytree(model.run, folder / kind))

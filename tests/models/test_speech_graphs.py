@@ -152,12 +152,12 @@ def test_tables():
     assert decoder.outputs == encoder.inputs
     conditioning = speech_graph(wavenet, "conditioning")
     assert conditioning.inputs == decoder.inputs
-    assert conditioning.outputs[0].shape == ("2*t", "batch", 8 * 2 * 8)
+    assert conditioning.outputs[0].shape == ("2*t", "batch", 6 * 2 * 8)
     step = speech_graph(wavenet, "step")
     assert [t.name for t in step.inputs] == ["previous", "bias", "noise", "temperature"]
-    assert step.inputs[1].shape == ("batch", 128)
-    assert [t.shape for t in step.outputs] == [("batch", 4), ("batch", 256)]
-    assert [cache.delay for cache in step.caches] == [1, 1, 1, 2] * 2
+    assert step.inputs[1].shape == ("batch", 96)
+    assert [t.shape for t in step.outputs] == [("batch", 2), ("batch", 256)]
+    assert [cache.delay for cache in step.caches] == [1, 1, 2] * 2
     with pytest.raises(ValueError, match="no graph 'step'"):
         speech_graph(conv, "step")
 

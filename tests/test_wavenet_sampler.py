@@ -1,0 +1,203 @@
+import numpy as np
+import pytest
+import speech_runs
+import torch
+from speech_runs import STRIDE, WAVENET
+
+from vqtrt.data.mulaw import mulaw_decode, mulaw_encode
+from vqtrt.engines import open_engine
+from vqtrt.errors import VqtrtError
+from vqtrt.models.draw import draw
+from vqtrt.models.speech_graphs import ConditioningGraph
+from vqtrt.sampler import noise
+from vqtrt.speech_tokenizer import SpeechTokenizer
+from vqtrt.training.speech_run import SpeechRun
+from vqtrt.wavenet_sampler import WaveNetDecoder, decoder_noise
+
+LENGTHS = [9, 40, 3, 21, 40, 1, 17, 33, 12, 25, 8, 38, 2, 30, 15, 40]
+SPEAKERS = [index % 3 for index in range(16)]
+K = 16
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "torch"])
+def engine(request):
+    return open_engine(speech_runs.exported("wavenet"), request.param)
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    return open_engine(speech_runs.exported("wavenet"), "onnxruntime")
+
+
+def codes(lengths=LENGTHS):
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, K, length, np.uint8) for length in lengths]
+
+
+def naive(clip, speaker, number, *, seed=0, temperature=1.0):
+    """Audio by the full form in float32, a sample at a time."""
+    model = SpeechRun.open(speech_runs.exported("wavenet").run).load_model()
+    total = len(clip) * STRIDE
+    uniform = torch.from_numpy(decoder_noise(seed, range(number, number + 1), total))
+    with torch.inference_mode():
+        given = torch.from_numpy(clip.astype(np.int64))[None], torch.tensor([speaker])
+        biases = ConditioningGraph(model)(*given).transpose(0, 1)
+        levels = torch.full((1, total + 1), 256)
+        for step in range(total):
+            logits = model.decoder.wavenet(levels[:, :-1], biases, WAVENET["hop"])[:, step]
+            heat = torch.tensor([temperature])
+            levels[:, step + 1] = draw(logits, uniform[:, step], heat)
+    return mulaw_decode(levels[0, 1:].numpy())
+
+
+def test_audio_is_that_of_the_naive_loop(engine):
+    clips = codes([5, 20, 12])
+    found = WaveNetDecoder(engine).decode(clips, [1, 0, 2])
+    for number, (clip, speaker) in enumerate(zip(clips, [1, 0, 2], strict=True)):
+        assert (found[number].dtype, found[number].shape) == (np.float32, (len(clip) * STRIDE,))
+        np.testing.assert_array_equal(found[number], naive(clip, speaker, number))
+    assert len(np.unique(found[1])) > 50
+
+
+def test_the_same_audio_at_any_batch(engine):
+    clips = codes()
+    expected = WaveNetDecoder(engine, batch_size=16).decode(clips, SPEAKERS)
+    for size in (1, 4, 7):
+        found = WaveNetDecoder(engine, batch_size=size).decode(clips, SPEAKERS)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    (alone,) = WaveNetDecoder(engine).decode(clips[3:4], SPEAKERS[3:4], numbers=[3])
+    np.testing.assert_array_equal(alone, expected[3])
+
+
+def test_a_clip_longer_than_a_chunk(runtime, monkeypatch):
+    """Conditioning is computed in parts, and the noise is taken in parts."""
+    clips, speakers = codes([40, 11]), [0, 2]
+    expected = WaveNetDecoder(runtime).decode(clips, speakers)
+    monkeypatch.setattr("vqtrt.wavenet_sampler._FRAMES", 6)
+    found = WaveNetDecoder(runtime).decode(clips, speakers)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(expected[1], naive(clips[1], 2, 1))
+
+
+def test_lengths_in_samples(runtime):
+    clips = codes([6, 9])
+    whole = WaveNetDecoder(runtime).decode(clips, [0, 1])
+    found = WaveNetDecoder(runtime).decode(clips, [0, 1], samples=[81, 7])
+    assert [len(audio) for audio in found] == [81, 7]
+    for one, other in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(one, other[: len(one)])
+    with pytest.raises(ValueError, match="97 samples of 96"):
+        WaveNetDecoder(runtime).decode(clips, [0, 1], samples=[97, 7])
+    with pytest.raises(ValueError, match="1 speakers"):
+        WaveNetDecoder(runtime).decode(clips, [0])
+
+
+def test_seeds_temperature_and_speakers(runtime):
+    clips = codes([8])
+
+    def decode(speaker=0, **how):
+        return WaveNetDecoder(runtime, **how).decode(clips, [speaker])[0]
+
+    one = decode()
+    assert (decode(seed=1) != one).any()
+    assert (decode(speaker=1) != one).any()
+    np.testing.assert_array_equal(decode(temperature=0.5), naive(clips[0], 0, 0, temperature=0.5))
+    cold = decode(temperature=0)
+    np.testing.assert_array_equal(cold, decode(temperature=0, seed=5))
+    np.testing.assert_array_equal(cold, naive(clips[0], 0, 0, temperature=0))
+
+
+def test_codes_and_audio_are_drawn_with_different_noise():
+    assert not np.isin(decoder_noise(3, range(2), 50), noise(3, range(2), 5000)).any()
+
+
+def test_empty_clips_and_none(runtime):
+    decoder = WaveNetDecoder(runtime)
+    assert decoder.decode([], []) == []
+    found = decoder.decode(codes([0, 3]), [0, 1])
+    assert [len(audio) for audio in found] == [0, 48]
+
+
+def test_progress_and_streams(runtime):
+    calls = []
+    clips = codes()
+    stream = WaveNetDecoder(runtime, batch_size=4).stream(
+        clips, SPEAKERS, progress=lambda *call: calls.append(call)
+    )
+    indices = [index for index, blocks in stream if sum(map(len, blocks))]
+    total = sum(LENGTHS) * STRIDE
+    assert sorted(indices) == list(range(16))
+    assert calls[-1] == (total, total)
+    assert [done for done, _ in calls] == sorted({done for done, _ in calls})
+
+
+def test_a_consumer_that_stops_early(runtime):
+    stream = WaveNetDecoder(runtime, batch_size=4).stream(codes(), SPEAKERS)
+    next(stream)
+    stream.close()
+    assert len(list(WaveNetDecoder(runtime, batch_size=4).stream(codes(), SPEAKERS))) == 16
+
+
+def test_an_error_in_a_lane_arrives(runtime, monkeypatch):
+    decoder = WaveNetDecoder(runtime, batch_size=4)
+
+    def fail(*args, **options):
+        raise VqtrtError("no more memory")
+
+    monkeypatch.setattr(decoder._lanes[-1], "_bind", fail)
+    with pytest.raises(VqtrtError, match="no more memory"):
+        decoder.decode(codes(), SPEAKERS)
+
+
+def test_padding_is_a_tenth_at_most(runtime, monkeypatch):
+    decoder = WaveNetDecoder(runtime, batch_size=8)
+    drawn = []
+    for lane in decoder._lanes:
+        real = lane.draw
+        monkeypatch.setattr(
+            lane, "draw", lambda clips, meter, real=real: drawn.append(clips) or real(clips, meter)
+        )
+    lengths = np.random.default_rng(0).integers(20, 40, 60)
+    decoder.decode(codes(lengths), [0] * 60)
+    steps = sum(len(batch) * batch[0].samples for batch in drawn)
+    assert sum(map(len, drawn)) == 60
+    assert steps <= sum(lengths) * STRIDE / 0.9
+
+
+def test_the_tokenizer_decodes_with_it(runtime):
+    clips = codes([7, 12])
+    tokenizer = SpeechTokenizer(runtime, seed=4, temperature=0.9)
+    found = tokenizer.decode(clips, [1, 2], samples=[100, 180])
+    expected = WaveNetDecoder(runtime, seed=4, temperature=0.9).decode(clips, [1, 2])
+    for one, other, length in zip(found, expected, (100, 180), strict=True):
+        np.testing.assert_array_equal(one, other[:length])
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"batch_size": 0}, "batch size 0"),
+        ({"temperature": -1}, "temperature -1"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_values_out_of_range(runtime, how, told):
+    with pytest.raises(VqtrtError, match=told):
+        WaveNetDecoder(runtime, **how)
+
+
+def test_bad_codes_and_other_models(runtime):
+    decoder = WaveNetDecoder(runtime)
+    with pytest.raises(VqtrtError, match="clip 1 holds 16 at 2"):
+        decoder.decode([np.zeros(3, int), np.array([0, 1, 16])], [0, 0])
+    with pytest.raises(VqtrtError, match="clip 0: speaker 3, but the model has 2"):
+        decoder.decode([np.zeros(3, int)], [3])
+    conv = open_engine(speech_runs.exported("conv"), "onnxruntime")
+    with pytest.raises(VqtrtError, match="decodes with convolutions"):
+        WaveNetDecoder(conv)
+
+
+def test_levels_survive_mulaw():
+    np.testing.assert_array_equal(mulaw_encode(mulaw_decode(np.arange(256))), np.arange(256))
