@@ -85,7 +85,7 @@ def _draw_clips(
     seconds = longest / sample_rate
     loudest = max(max(float(np.abs(audio).max(initial=0)) for _, audio in clips), 1e-3)
     n_fft = 2 ** round(math.log2(max(_WINDOW * sample_rate, 16)))
-    hop = max(n_fft // 4, -(-longest // _FRAMES))
+    hop = max(n_fft // 8, -(-longest // _FRAMES))
     mels = [
         _DECIBELS
         * mel_spectrogram(audio, sample_rate, n_fft=n_fft, hop=hop, n_mels=_BANDS, floor=_FLOOR)
