@@ -169,9 +169,9 @@ def test_encode_resumes(capfd, conv, talk, monkeypatch):
     assert Path("codes.json").read_bytes() == Path("whole.json").read_bytes()
 
 
-def test_speakers_are_found_as_in_training(conv, talk, tmp_path):
+def test_speakers_are_found_as_in_training(conv, talk):
     # As FSDD names its recordings; what was trained on was named so, too.
-    run = shutil.copytree(conv, "run")
+    run = shutil.copytree(conv, Path("run"))
     config = (run / "config.yaml").read_text()
     pattern = "speaker_pattern: '^\\d_(?P<speaker>[a-z]+)_'"
     (run / "config.yaml").write_text(config.replace("speaker_pattern: null", pattern))
