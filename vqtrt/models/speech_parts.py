@@ -32,7 +32,7 @@ class LogMel(nn.Module):
     def __init__(self, config: MelConfig, sample_rate: int) -> None:
         super().__init__()
         n, bins = config.n_fft, config.n_fft // 2 + 1
-        self.hop, self.n_fft, self.bins, self.floor = config.hop, n, bins, config.floor
+        self.hop, self.n_fft, self.bins = config.hop, n, bins
         window = torch.hann_window(n, dtype=torch.float64)
         turns = torch.arange(n, dtype=torch.float64) * torch.arange(bins)[:, None] / n
         waves = torch.cat([torch.cos(2 * torch.pi * turns), torch.sin(2 * torch.pi * turns)])
@@ -41,16 +41,20 @@ class LogMel(nn.Module):
         filters = torch.from_numpy(mel_filters(sample_rate, n, config.bands)).T
         self.register_buffer("kernel", kernel[:, None].float(), persistent=False)
         self.register_buffer("filters", filters[:, :, None].float(), persistent=False)
+        # As a bias: TensorRT for RTX 1.7 cannot compile a sum with a number after a convolution.
+        floors = torch.full((config.bands,), config.floor)
+        self.register_buffer("floors", floors, persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Natural logarithms, from that of the floor up, float32."""
-        before = (self.n_fft - self.hop) // 2
+        before = self.n_fft // 2 - self.hop // 2
         after = self.n_fft - self.hop - before
         # A window shorter than the hop leaves gaps: negative padding is what is left out.
         padded = F.pad(audio[:, None], (before, after))
         parts = F.conv1d(padded, self.get_buffer("kernel"), stride=self.hop).square()
         power = parts[:, : self.bins] + parts[:, self.bins :]
-        return torch.log(F.conv1d(power, self.get_buffer("filters")) + self.floor)
+        filters, floors = self.get_buffer("filters"), self.get_buffer("floors")
+        return torch.log(F.conv1d(power, filters, floors))
 
 
 class SpectrumTarget(nn.Module):
