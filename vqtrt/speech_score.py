@@ -133,6 +133,11 @@ def _speakers(codes: ClipCodes, classes: tuple[str, ...]) -> NDArray[np.int32] |
     return np.array([classes.index(name) for name in names if name is not None], np.int32)
 
 
+def longest_run(reach: int) -> int:
+    """Codes that the `logits` graph of a prior is run on at most."""
+    return _rounded(max(_CROP, reach) + reach)
+
+
 def _rounded(length: int) -> int:
     """A length with its 4 leading bits kept, the next larger: at most an eighth more."""
     step = 1 << max(0, length.bit_length() - 4)

@@ -277,7 +277,7 @@ def first_samples(blocks: Iterator[Audio], count: int) -> Iterator[Audio]:
 
 
 def chunk_codes(stride: int, context: int) -> int:
-    """Codes of a chunk: so many that what is computed twice is a small part."""
+    """Codes that a graph is run on at most: so many that what is computed twice is little."""
     return max(CHUNK_SAMPLES // stride, 8 * context, 1) + 2 * context
 
 

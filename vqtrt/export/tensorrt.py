@@ -8,7 +8,7 @@ typed, so that precision is what the ONNX graph says. Nothing here asks the buil
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any
 
 import vqtrt
 from vqtrt.bundle import INFO as BUNDLE_INFO
-from vqtrt.bundle import Bundle, GraphSpec, axis_size, of_images
+from vqtrt.bundle import Bundle
 from vqtrt.engines import trt_package
 from vqtrt.engines.plans import (
     FOLDER,
@@ -25,7 +25,6 @@ from vqtrt.engines.plans import (
     TIMING_CACHE,
     PlanInfo,
     Profile,
-    Shape,
     plan_sha256,
     whole_plan,
     write_plan,
@@ -33,6 +32,7 @@ from vqtrt.engines.plans import (
 from vqtrt.engines.runtime_cache import read_cache, write_cache
 from vqtrt.engines.trt_package import Device, Package
 from vqtrt.errors import VqtrtError
+from vqtrt.export.tensorrt_profiles import graph_profile, parse_sizes
 from vqtrt.export.tensorrt_report import Layer, as_json, check_precision, layers_of
 from vqtrt.precision import PRECISIONS, graph_key, require_precision
 
@@ -100,7 +100,7 @@ def build_engines(
     """
     device = None if options.package.is_rtx else _device(options.package)
     work = [
-        (precision, graph, _profile(bundle, graph, precision, options))
+        (precision, graph, graph_profile(bundle, graph, precision, options.batch, options.sizes))
         for precision in dict.fromkeys(precisions)
         for graph in graphs_in(bundle, precision)
     ]
@@ -192,21 +192,6 @@ def parse_batch(text: str) -> tuple[int, int, int]:
     )
 
 
-def parse_sizes(text: str) -> list[tuple[int, int]]:
-    """`--size`: `32x32`, or three as in `16x16,32x32,64x64`, each height and width in pixels."""
-    side = r"[1-9]\d{0,4}(?:x[1-9]\d{0,4})?"
-    if re.fullmatch(rf"{side}(,{side},{side})?", text.lower()):
-        parts = [part.partition("x") for part in text.lower().split(",")]
-        sizes = [(int(height), int(width or height)) for height, _, width in parts]
-        sizes = sizes if len(sizes) == 3 else sizes * 3
-        if all(list(sides) == sorted(sides) for sides in zip(*sizes, strict=True)):
-            return sizes
-    raise VqtrtError(
-        f"size {text!r}: expected HxW in pixels, such as 32x32, or three from small to large, such "
-        "as 32x32,64x64,128x128"
-    )
-
-
 def _engine(
     bundle: Bundle,
     options: Options,
@@ -243,13 +228,15 @@ def _engine(
             bundle.graph_bytes(name),
             profile,
             compute_capabilities=options.compute_capabilities,
-            capturable=graph.startswith("priors/"),
+            capturable=graph == "step" or graph.startswith("priors/"),
             timing_cache=_timing_cache(folder, package, device),
             progress=progress,
         )
     except VqtrtError as error:
         raise VqtrtError(f"{bundle.path}: the graph {name!r}: {error}") from error
-    check_precision(built.layers, precision, f"{bundle.path}: the graph {name!r}")
+    spectrum = bundle.info.speech is not None and graph == "encoder"
+    what = f"{bundle.path}: the graph {name!r}"
+    check_precision(built.layers, precision, what, spectrum=spectrum)
     size = len(built.plan)
     info = info.model_copy(update={"plan_sha256": plan_sha256(built.plan), "plan_bytes": size})
     path = write_plan(folder, info, built.plan, as_json(built.layers, built.engine), built.log)
@@ -271,44 +258,6 @@ def _timing_cache(folder: Path, package: Package, device: Device | None) -> Path
         return None
     gpu = re.sub(r"[^A-Za-z0-9]+", "-", device.name)
     return folder / f"{package.version}-{gpu}{TIMING_CACHE}"
-
-
-def _profile(bundle: Bundle, graph: str, precision: str, options: Options) -> Profile:
-    """The shapes of a graph's inputs."""
-    spec = bundle.graph_spec(graph_key(precision, graph))
-    stride, size = bundle.info.model.stride, of_images(bundle.info.preprocessing)
-    prior = bundle.info.priors.get(graph.removeprefix("priors/").rpartition("/")[0])
-    grids = [(size.height // stride, size.width // stride)] * 3
-    if options.sizes is None and prior is not None:
-        grids = [(prior.height, prior.width)] * 3
-    if options.sizes is not None:
-        for height, width in options.sizes:
-            if height % stride or width % stride:
-                raise VqtrtError(
-                    f"size {height}x{width}: height and width must be multiples of {stride}, "
-                    "the model's stride"
-                )
-        grids = [(height // stride, width // stride) for height, width in options.sizes]
-    shapes = [
-        _shapes(bundle, graph, spec, {"batch": n, "h": h, "w": w, "height": h, "width": w})
-        for n, (h, w) in zip(options.batch, grids, strict=True)
-    ]
-    return {name: (shapes[0][name], shapes[1][name], shapes[2][name]) for name in shapes[0]}
-
-
-def _shapes(
-    bundle: Bundle, graph: str, spec: GraphSpec, sizes: Mapping[str, int]
-) -> dict[str, Shape]:
-    shapes = {}
-    for tensor in spec.inputs:
-        shape = [axis_size(size, sizes) for size in tensor.shape]
-        if None in shape:
-            raise VqtrtError(
-                f"{bundle.path}: the graph {graph!r} has an input {tensor.name} {tensor.shape}, "
-                "and no profile has all these sizes; export the run again"
-            )
-        shapes[tensor.name] = tuple(size for size in shape if size is not None)
-    return shapes
 
 
 def _add_profile(

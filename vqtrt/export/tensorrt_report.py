@@ -16,6 +16,8 @@ _CHOICES = {"CUMULATIVE", "SOFTMAX", "TOPK"}
 """What picks a code: of distances the smallest, of logits one by chance."""
 _BEFORE_CHOICE = 2
 """Products that may be float32 in a row before a choice: what makes z, and the distances."""
+_OF_SPECTRUM = 2
+"""Products that a mel spectrogram is made by: with waves, and with filters."""
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 _WANTED = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -50,15 +52,24 @@ def as_json(layers: Sequence[Layer], engine: Sequence[Any] | None) -> dict[str, 
     return {"network": network, "engine": engine}
 
 
-def check_precision(layers: Sequence[Layer], precision: str, what: str = "the network") -> None:
+def check_precision(
+    layers: Sequence[Layer],
+    precision: str,
+    what: str = "the network",
+    *,
+    spectrum: bool = False,
+) -> None:
     """Raise `VqtrtError` unless the convolutions and matrix products compute in `precision`.
 
     In half precision all do, and there is at least one, but for the last two before a choice, which
-    are float32 if from there on everything is: z and distances decide which code it is.
+    are float32 if from there on everything is: z and distances decide which code it is. With
+    `spectrum`, the first two may be, too, which make a mel spectrogram.
     """
     wanted = _WANTED[precision]
     products = [layer for layer in layers if layer.type in _PRODUCTS and _float_type(layer)]
     choosing = _choosing(layers) if precision != "fp32" else set()
+    if spectrum:
+        choosing |= _spectrum(layers)
     wrong = [
         layer
         for layer in products
@@ -98,6 +109,25 @@ def _float_type(layer: Layer) -> str | None:
     """What a layer gives, if that is a kind of float."""
     kinds = [kind for _, kind in layer.outputs]
     return next((kind for kind in kinds if kind in _TYPES.values()), None)
+
+
+def _spectrum(layers: Sequence[Layer]) -> set[str]:
+    """Names of the first float32 products, with nothing but float32 before them."""
+    after: dict[str, int] = {}
+    names = set()
+    for layer in layers:
+        floats = [name for name, kind in layer.inputs if kind in _TYPES.values()]
+        kinds = {kind for _, kind in (*layer.inputs, *layer.outputs)} & set(_TYPES.values())
+        # Products between the graph's inputs and here; many, where something half was among them.
+        count = max((after.get(name, 0) for name in floats), default=0)
+        if kinds - {"float32"}:
+            count = len(layers)
+        elif layer.type in _PRODUCTS:
+            count += 1
+            if count <= _OF_SPECTRUM:
+                names.add(layer.name)
+        after.update((name, count) for name, _ in layer.outputs)
+    return names
 
 
 def _choosing(layers: Sequence[Layer]) -> set[str]:
