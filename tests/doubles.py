@@ -45,6 +45,7 @@ class FakeEngine:
     name = "fake"
     precision = "fp32"
     weights_sha256 = "f" * 64
+    speech = None
 
     def __init__(
         self,

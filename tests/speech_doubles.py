@@ -36,6 +36,7 @@ class FakeSpeechEngine:
     name = "fake"
     precision = "fp32"
     weights_sha256 = "f" * 64
+    preprocessing = None
     priors: Mapping = {}
     lanes = 1
 

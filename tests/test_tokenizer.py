@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from speech_doubles import FakeSpeechEngine
 
 import vqtrt
+from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.shapes import Shapes
 from vqtrt.errors import VqtrtError
 from vqtrt.tokenizer import Tokenizer, load
@@ -157,6 +159,7 @@ def test_graphs_are_opened_when_needed_and_once():
 
     class Counting:
         name = "counting"
+        preprocessing = Preprocessing()
 
         def open(self, graph):
             opened.append(graph)
@@ -171,3 +174,8 @@ def test_graphs_are_opened_when_needed_and_once():
 def test_load_finds_the_newest(tiny_run, monkeypatch):
     monkeypatch.setenv("VQTRT_MODEL", str(tiny_run))
     assert load().codebook_size == 16
+
+
+def test_a_model_of_speech_is_refused():
+    with pytest.raises(VqtrtError, match="this model is of speech, and this is for images"):
+        Tokenizer(FakeSpeechEngine())

@@ -22,7 +22,8 @@ class Tokenizer:
     """A model, ready to turn images into codes and codes into images.
 
     Graphs are opened when they are first needed. `batch_size` bounds how many images go through
-    the engine at once; the codes of an image do not depend on it.
+    the engine at once; the codes of an image do not depend on it. Raises `VqtrtError` for a model
+    of speech.
     """
 
     def __init__(self, engine: Engine, *, batch_size: int = 64) -> None:
@@ -30,17 +31,14 @@ class Tokenizer:
             raise VqtrtError(f"batch size {batch_size}: must be at least 1")
         self.engine = engine
         self.batch_size = batch_size
+        self.preprocessing: Preprocessing = of_images(engine.preprocessing)
+        """How files are brought to the size that the model was trained on."""
         self._graphs: dict[str, Graph] = {}
 
     @property
     def facts(self) -> ModelFacts:
         """Codebook size, number of codebooks, stride."""
         return self.engine.facts
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How files are brought to the size that the model was trained on."""
-        return of_images(self.engine.preprocessing)
 
     @property
     def codebook_size(self) -> int:
