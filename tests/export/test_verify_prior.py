@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from vqtrt.artefacts import find_model
 from vqtrt.errors import VqtrtError
 from vqtrt.export.verify_prior import TOLERANCES, verify_prior
+from vqtrt.models.wavenet_step import WaveNetStep
 
 
 def test_passes(tiny_prior):
@@ -27,6 +28,25 @@ def test_two_codebooks(tiny_prior2):
     found = verify_prior(find_model(tiny_prior2), "pixelcnn", engine="torch")
     assert found["passed"] is True
     assert found["sample_agreement"] == 1
+
+
+def test_speech(tiny_speech_prior):
+    found = verify_prior(find_model(tiny_speech_prior), "wavenet", engine="torch")
+    assert found["passed"] is True
+    assert 0 < found["logits_max_abs_diff"] <= TOLERANCES["fp32"]
+    assert found["sample_agreement"] == 1
+    assert (found["prior"], found["engine"]) == ("wavenet", "torch")
+
+
+def test_finds_a_cache_of_speech_that_comes_back_too_soon(tiny_speech_prior, monkeypatch):
+    made = WaveNetStep.caches
+
+    def soon(step):
+        return [cache.model_copy(update={"delay": 1}) for cache in made(step)]
+
+    monkeypatch.setattr(WaveNetStep, "caches", soon)
+    found = verify_prior(find_model(tiny_speech_prior), "wavenet", engine="torch")
+    assert found["passed"] is False
 
 
 def test_finds_weights_that_differ(tiny_prior, tmp_path):
