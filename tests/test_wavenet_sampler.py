@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 import speech_runs
 import torch
+from cuda_doubles import build, pretend
 from speech_runs import STRIDE, WAVENET
 
+from vqtrt.bundle import Bundle
 from vqtrt.data.mulaw import mulaw_decode, mulaw_encode
 from vqtrt.engines import open_engine
+from vqtrt.engines.tensorrt import TensorRTEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.models.draw import draw
 from vqtrt.models.speech_graphs import ConditioningGraph
@@ -68,6 +71,19 @@ def test_the_same_audio_at_any_batch(engine):
             np.testing.assert_array_equal(one, other)
     (alone,) = WaveNetDecoder(engine).decode(clips[3:4], SPEAKERS[3:4], numbers=[3])
     np.testing.assert_array_equal(alone, expected[3])
+
+
+def test_an_engine_that_was_built_for_batches_up_to_a_size(runtime, monkeypatch, tmp_path):
+    bundle = Bundle.open(speech_runs.copied("wavenet", tmp_path).bundle)
+    pretend(monkeypatch)
+    build(bundle, "tensorrt-rtx", {"batch": (1, 3), "t": (1, 60)}, graphs=["conditioning", "step"])
+    compiled = TensorRTEngine(bundle)
+    clips = codes([3, 9, 5, 7])
+    expected = WaveNetDecoder(runtime).decode(clips, [0, 1, 2, 0])
+    decoder = WaveNetDecoder(compiled, batch_size=16)
+    assert decoder.batch_size == 3
+    for one, other in zip(decoder.decode(clips, [0, 1, 2, 0]), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_clip_longer_than_a_chunk(runtime, monkeypatch):

@@ -150,6 +150,6 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
 
 
 def test_the_names_are_those_of_the_command():
-    from vqtrt.cli import TargetName
+    from vqtrt.cli_export import TargetName
 
     assert tuple(name.value for name in TargetName) == trt_package.NAMES
