@@ -37,7 +37,7 @@ types: $(INSTALLED)
 	mypy
 
 unit: $(INSTALLED)
-	OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_runs import shared
 from speech_doubles import WAVENET
 
 from vqtrt.artefacts import find_model
@@ -22,6 +23,14 @@ from vqtrt.training.speech import train_speech
 
 # Tests that need no GPU do not meet one: what they compare bit for bit, the CPU repeats.
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+
+FIRST = ("test_docs.py", "test_tensorrt_speech.py", "test_tensorrt.py")
+"""Files that take longest: begun first, so that no worker is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else 9)
 
 
 class Log:
@@ -94,10 +103,11 @@ def make_log():
 
 
 def _run(tmp_path_factory, name: str, **quantizer) -> Path:
-    path: Path = tmp_path_factory.mktemp("runs") / name
-    train(tiny_config(**quantizer), path, Log())
-    export_bundle(find_model(path))
-    return path
+    def make(path: Path) -> None:
+        train(tiny_config(**quantizer), path, Log())
+        export_bundle(find_model(path))
+
+    return shared(tmp_path_factory, f"runs/{name}", make)
 
 
 @pytest.fixture(scope="session")
@@ -155,48 +165,65 @@ def make_prior():
     return train_tiny_prior
 
 
-def _with_prior(tmp_path_factory, run: Path, *overrides: str) -> Path:
+def _with_prior(path: Path, run: Path, *overrides: str) -> None:
     """Without the run's bundle: it would know nothing of the prior."""
-    path: Path = tmp_path_factory.mktemp("priors") / run.name
     shutil.copytree(
         run, path, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "bundle")
     )
     train_tiny_prior(path, "pixelcnn", *overrides)
-    return path
 
 
 @pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory, tiny_run) -> Path:
     """A copy of `tiny_run` with the prior `pixelcnn`, exported. Shared, too."""
-    path = _with_prior(tmp_path_factory, tiny_run)
-    export_bundle(find_model(path))
-    return path
+
+    def make(path: Path) -> None:
+        _with_prior(path, tiny_run)
+        export_bundle(find_model(path))
+
+    return shared(tmp_path_factory, "priors/tiny", make)
 
 
 @pytest.fixture(scope="session")
 def half_run(tmp_path_factory, tiny_prior) -> Path:
     """A copy of `tiny_prior` whose bundle has the graphs of all precisions. Shared, too."""
-    path: Path = tmp_path_factory.mktemp("half") / "tiny"
-    shutil.copytree(tiny_prior, path, ignore=shutil.ignore_patterns("bundle"))
-    export_bundle(find_model(path), precisions=("fp16", "bf16"))
-    return path
+
+    def make(path: Path) -> None:
+        shutil.copytree(tiny_prior, path, ignore=shutil.ignore_patterns("bundle"))
+        export_bundle(find_model(path), precisions=("fp16", "bf16"))
+
+    return shared(tmp_path_factory, "half/tiny", make)
 
 
 @pytest.fixture(scope="session")
 def tiny_prior2(tmp_path_factory, tiny_run2) -> Path:
     """The same of `tiny_run2`, without labels, and without a bundle."""
     overrides = ("data.conditional=false", "prior.first_kernel=5")
-    return _with_prior(tmp_path_factory, tiny_run2, *overrides)
+    return shared(
+        tmp_path_factory, "priors/tiny2", lambda path: _with_prior(path, tiny_run2, *overrides)
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_prior_bundle2(tmp_path_factory, tiny_prior2) -> Path:
+    """The bundle of `tiny_prior2`. Shared, too."""
+    return shared(
+        tmp_path_factory, "bundles/tiny2", lambda path: export_bundle(find_model(tiny_prior2), path)
+    )
 
 
 def write_speech(folder: Path, count: int = 24) -> Path:
-    """Recordings of the speakers ann and bob at 8 kHz, 0.1 to 0.3 s: tones that go up or down."""
+    """Recordings of the speakers ann and bob at 8 kHz, 0.1 to 0.3 s: tones that go up or down.
+
+    Each is loud and quiet in turn, which a model learns to tell apart in a few steps.
+    """
     rng = np.random.default_rng(0)
     for number in range(count):
         time = np.arange(int(rng.integers(800, 2400))) / 8000
         start, end = rng.uniform(100, 300, 2) * (1 + number % 2)
         phase = 2 * np.pi * (start * time + (end - start) * time**2 / 2 / time[-1])
-        audio = 0.3 * np.sin(phase) + 0.01 * rng.normal(size=len(time))
+        loudness = np.where(np.sin(2 * np.pi * 10 * time) > 0, 0.3, 0.01)
+        audio = loudness * np.sin(phase) + 0.003 * rng.normal(size=len(time))
         write_wav(folder / ("ann", "bob")[number % 2] / f"{number:03}.wav", audio, 8000)
     return folder
 
@@ -251,25 +278,27 @@ def make_speech_config():
 @pytest.fixture(scope="session")
 def speech_data(tmp_path_factory) -> Path:
     """The folder of `write_speech`. Shared: copy it before you change it."""
-    return write_speech(tmp_path_factory.mktemp("speech") / "recordings")
+    return shared(tmp_path_factory, "recordings", write_speech)
+
+
+def _speech_run(tmp_path_factory, name: str, data: Path, **model) -> Path:
+    def make(path: Path) -> None:
+        train_speech(tiny_speech_config(data, **model), path, Log())
+        export_bundle(find_model(path))
+
+    return shared(tmp_path_factory, f"runs/{name}", make)
 
 
 @pytest.fixture(scope="session")
 def tiny_speech(tmp_path_factory, speech_data) -> Path:
     """A trained run on speech with a conv decoder, and a bundle in it. Shared, too."""
-    path: Path = tmp_path_factory.mktemp("runs") / "tiny-speech"
-    train_speech(tiny_speech_config(speech_data), path, Log())
-    export_bundle(find_model(path))
-    return path
+    return _speech_run(tmp_path_factory, "tiny-speech", speech_data)
 
 
 @pytest.fixture(scope="session")
 def tiny_wavenet(tmp_path_factory, speech_data) -> Path:
     """The same with a WaveNet decoder."""
-    path: Path = tmp_path_factory.mktemp("runs") / "tiny-wavenet"
-    train_speech(tiny_speech_config(speech_data, **WAVENET), path, Log())
-    export_bundle(find_model(path))
-    return path
+    return _speech_run(tmp_path_factory, "tiny-wavenet", speech_data, **WAVENET)
 
 
 TINY_WAVENET = (
@@ -304,9 +333,11 @@ def make_speech_prior():
 @pytest.fixture(scope="session")
 def tiny_speech_prior(tmp_path_factory, tiny_speech) -> Path:
     """A copy of `tiny_speech` with the prior `wavenet`, without a bundle. Shared, too."""
-    path: Path = tmp_path_factory.mktemp("priors") / "tiny-speech"
-    shutil.copytree(
-        tiny_speech, path, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "bundle")
-    )
-    train_tiny_speech_prior(path)
-    return path
+
+    def make(path: Path) -> None:
+        shutil.copytree(
+            tiny_speech, path, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "bundle")
+        )
+        train_tiny_speech_prior(path)
+
+    return shared(tmp_path_factory, "priors/tiny-speech", make)

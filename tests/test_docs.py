@@ -42,7 +42,7 @@ CUT_SHORT = [
     "train.checkpoint_every=10",
 ]
 """Appended with `--set` to every `vqtrt train` of the documents, so that it takes seconds."""
-SMALL_PRIOR = [*CUT_SHORT[1:], "prior.layers=4", "prior.channels=8"]
+SMALL_PRIOR = [*CUT_SHORT[1:], "prior.layers=2", "prior.channels=8"]
 """The same for every `vqtrt train-prior`, whose data are cut short only if it names none."""
 SMALL_SPEECH = [
     *CUT_SHORT[1:],
@@ -52,7 +52,8 @@ SMALL_SPEECH = [
     "model.hidden=16",
     "model.target_steps=10",
     "model.quantizer.codebook_size=16",
-    "model.decoder.layers=4",
+    "model.decoder.layers=2",
+    "model.decoder.unroll=2",
     "model.decoder.channels=8",
     "model.decoder.head=8",
 ]

@@ -8,7 +8,6 @@ from doubles import FakeEngine
 from vqtrt.artefacts import find_model
 from vqtrt.engines import open_engine
 from vqtrt.errors import VqtrtError
-from vqtrt.export.run import export_bundle
 from vqtrt.models.draw import draw as draw_codes
 from vqtrt.sampler import BatchSampler, Draw, PixelCNNSampler, noise
 from vqtrt.sampling import Request, find_prior, label_number, sample_codes
@@ -97,9 +96,8 @@ def test_equals_the_loop_for_two_codebooks(torch2, tiny_prior2):
 
 
 @pytest.mark.slow
-def test_two_codebooks_in_onnxruntime(torch2, tiny_prior2, tmp_path):
-    model = export_bundle(find_model(tiny_prior2), tmp_path / "bundle")
-    found = sample(open_engine(model, "onnxruntime"), 5, 2)
+def test_two_codebooks_in_onnxruntime(torch2, tiny_prior_bundle2):
+    found = sample(open_engine(find_model(tiny_prior_bundle2), "onnxruntime"), 5, 2)
     np.testing.assert_array_equal(found.codes, sample(torch2, 5).codes)
 
 

@@ -317,12 +317,8 @@ def test_an_engine_that_cannot_be_captured_draws_all_the_same(prior_bundle, modu
     assert "cudaStreamBeginCapture" not in module.api.calls
 
 
-def test_two_codebooks_and_no_labels(tiny_prior2, tmp_path, module):
-    from vqtrt.artefacts import find_model
-    from vqtrt.export.run import export_bundle
-
-    shutil.copytree(tiny_prior2, tmp_path / "run")
-    bundle = export_bundle(find_model(tmp_path / "run")).open_bundle()
+def test_two_codebooks_and_no_labels(tiny_prior_bundle2, tmp_path, module):
+    bundle = Bundle.open(shutil.copytree(tiny_prior_bundle2, tmp_path / "bundle"))
     build(bundle, "tensorrt-rtx", SIZES)
     drawn = [
         BatchSampler(engine, "pixelcnn", 16, 3, 4).sample(Draw(), range(3), 4)

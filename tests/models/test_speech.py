@@ -113,7 +113,7 @@ def test_all_weights_learn_from_the_losses(changes):
     model = make(**changes, target=TARGET | {"hop": 32}, speaker_adversary=0.1).train()
     audio, inside, speakers, variance = batch(model)
     model.quantizer.start_from(model.encoder.body(audio)[:, :, None].detach())
-    model.target.fit(audio, speakers)
+    model.target.fit(audio, torch.ones(3, audio.shape[1] // model.encoder.stride).bool(), speakers)
     losses = model(audio, inside, speakers, variance)
     assert all(torch.isfinite(loss) for loss in losses)
     losses.total.backward()
@@ -211,3 +211,17 @@ def test_factors_multiply_to_the_stride(stride):
 def test_settings_that_do_not_fit(changes, message):
     with pytest.raises(ValueError, match=message):
         SpeechModelConfig.model_validate(settings(**changes))
+
+
+def test_what_lies_outside_of_a_clip_is_no_target():
+    model = make(**FRONTED, target=TARGET | {"neighbours": 0.5}).eval()
+    audio, inside, speakers, variance = batch(model)
+    around, margin, stride = model.decoder_context, model.margin, model.encoder.stride
+    inside[:, around + 5 :] = False
+    changed = audio.clone()
+    # Seen by no code inside, nor by the spectrum of one.
+    changed[:, (margin + 5 + model.encoder.context + 1) * stride :] *= -3
+    model.target.fit(audio, torch.ones(3, audio.shape[1] // stride).bool(), speakers)
+    first, second = (model(each, inside, speakers, variance).spectrum for each in (audio, changed))
+    assert first > 0
+    torch.testing.assert_close(first, second)

@@ -175,22 +175,28 @@ class TargetHead(nn.Module):
         count = 3 if self.weight else 1
         self.last = nn.Conv1d(config.hidden, count * self.frames * target.size, 1)
 
-    def forward(self, vectors: Tensor, speakers: Tensor, wanted: Tensor) -> Tensor:
+    def forward(self, vectors: Tensor, speakers: Tensor, wanted: Tensor, inside: Tensor) -> Tensor:
         """Mean squared error of what vectors (N, D, t) say of the spectrum.
 
-        `wanted` (N, size, (t + 2)·frames), in the scale of `SpectrumTarget`: one code more on
-        either side.
+        `wanted` (N, size, (t + 2)·frames), in the scale of `SpectrumTarget`, and `inside` bool
+        (N, t + 2), the codes that count: one code more on either side.
         """
         hidden = F.relu(self.first(vectors) + self.speakers(speakers)[:, :, None])
         n, _, t = vectors.shape
         made = self.last(hidden).float().view(n, -1, wanted.shape[1], self.frames, t)
         folded = wanted.view(n, -1, t + 2, self.frames).transpose(2, 3)
-        error = F.mse_loss(made[:, 0], folded[..., 1:-1])
+        error = _mean_square(made[:, 0] - folded[..., 1:-1], inside[:, 1:-1])
         if self.weight:
-            around = F.mse_loss(made[:, 1], folded[..., :-2])
-            around = around + F.mse_loss(made[:, 2], folded[..., 2:])
+            around = _mean_square(made[:, 1] - folded[..., :-2], inside[:, :-2])
+            around = around + _mean_square(made[:, 2] - folded[..., 2:], inside[:, 2:])
             error = error + self.weight * around
         return error
+
+
+def _mean_square(errors: Tensor, inside: Tensor) -> Tensor:
+    """Of errors (N, size, frames, t) at the codes inside (N, t)."""
+    each = errors.square().mean((1, 2))
+    return (each * inside).sum() / inside.sum().clamp_min(1)
 
 
 class SpeechLosses(NamedTuple):
@@ -260,7 +266,8 @@ class SpeechVQVAE(nn.Module):
         if self.target is not None:
             cut = (self.margin - 1) * self.encoder.stride // self.target.hop
             wanted = self.target(audio, speakers)[:, :, cut:-cut]
-            spectrum = self.target_head(vectors[:, :, around:-around], speakers, wanted)
+            near = inside[:, around - 1 : inside.shape[1] - around + 1]
+            spectrum = self.target_head(vectors[:, :, around:-around], speakers, wanted, near)
             total = total + self.config.target_weight * spectrum
         if self.adversary is not None:
             weight = self.config.speaker_adversary

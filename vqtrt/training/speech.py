@@ -82,6 +82,7 @@ class SpeechTask:
         wanted = 4 * self.config.model.quantizer.codebook_size
         vectors: list[Tensor] = []
         crops: list[Tensor] = []
+        inside: list[Tensor] = []
         speakers: list[Tensor] = []
         # In the order of an epoch, so that all speakers are heard.
         for batch in self.batches(range(1 + wanted), 0, 1):
@@ -89,13 +90,14 @@ class SpeechTask:
             with torch.no_grad():
                 vectors.append(self.model.encoder.body(audio))
             crops.append(audio)
+            inside.append(torch.from_numpy(batch.inside).to(device))
             speakers.append(torch.from_numpy(batch.speakers).to(device))
             latents = sum(v.shape[0] * v.shape[2] for v in vectors)
             if latents >= wanted and sum(map(len, crops)) >= _FITTED * (1 + len(self.speakers)):
                 break
         self.model.quantizer.start_from(torch.cat(vectors)[:, :, None])
         if self.model.target is not None:
-            self.model.target.fit(torch.cat(crops), torch.cat(speakers))
+            self.model.target.fit(torch.cat(crops), torch.cat(inside), torch.cat(speakers))
 
     def batches(self, steps: range, rank: int, world: int) -> Iterator[Crops]:
         """This process's crops of each step."""
