@@ -83,7 +83,7 @@ def test_a_resumed_run_is_the_unbroken_one(
 
 
 def test_a_wavenet_learns(tmp_path, speech_data, make_speech_config, make_log):
-    config = with_train(make_speech_config(speech_data, **RESTING), steps=30, evaluate_every=15)
+    config = with_train(make_speech_config(speech_data, **RESTING), steps=40, evaluate_every=20)
     path = train_speech(config, tmp_path / "run", make_log()).path
     first, last = [line["evaluation"] for line in figures(path) if "evaluation" in line]
     # Bits a sample, of 8 that say nothing.
