@@ -156,3 +156,15 @@ def test_data_that_are_not_there(tmp_path, make_speech_config, make_log):
     with pytest.raises(VqtrtError, match=r"nope: no such file or folder.*pass --data to name"):
         train_speech(config, tmp_path / "run", make_log())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_decoder_that_has_rested_begins_with_steps_of_the_learning_rate(
+    tmp_path, speech_data, make_speech_config, make_log
+):
+    config = make_speech_config(speech_data, target_steps=12)
+    config = with_train(config, steps=13, checkpoint_every=1, keep_checkpoints=2, warmup_steps=0)
+    path = train_speech(config, tmp_path / "run", make_log()).path
+    before, after = (weights(path / "checkpoints" / f"step-{step:08d}") for step in (12, 13))
+    name = "decoder.layers.0.conv.weight"
+    # Adam's first step is the learning rate for every weight that has a gradient.
+    assert (after[name] - before[name]).abs().max() < 1.01 * config.train.learning_rate

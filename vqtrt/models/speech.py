@@ -237,6 +237,11 @@ class SpeechVQVAE(nn.Module):
             )
 
     @property
+    def decoder_rests(self) -> bool:
+        """Whether the decoder is left out of the training step that the codebook learns from."""
+        return self.training and int(self.quantizer.updates) <= self.config.target_steps
+
+    @property
     def decoder_context(self) -> int:
         """Codes on either side that change a code's samples."""
         return self.conditioner.context + self.decoder.context
@@ -272,7 +277,7 @@ class SpeechVQVAE(nn.Module):
         if self.adversary is not None:
             weight = self.config.speaker_adversary
             total = total + self.adversary(vectors, speakers, weight)
-        if self.training and int(self.quantizer.updates) <= self.config.target_steps:
+        if self.decoder_rests:
             # The decoder rests; several processes still have to see a gradient of all weights.
             total = total + 0 * sum(p.sum() for p in self.decoder.parameters())
             error = spectrum.new_zeros(())

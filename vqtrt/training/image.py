@@ -1,6 +1,6 @@
 """`vqtrt train`: the image VQ-VAE as a task for the trainer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,10 @@ class ImageTask:
     def losses(self, module: nn.Module, batch: Images, device: torch.device) -> Tensor:
         """`figures` of a batch."""
         return torch.stack(list(module(_to_device(batch, device), self.variance)))
+
+    def resting(self) -> Iterable[nn.Parameter]:
+        """None."""
+        return ()
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
         """Held-out figures, and a grid of originals over reconstructions."""

@@ -6,7 +6,7 @@ whatever the model draws. So a run that was resumed follows the unbroken one exa
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,6 +58,9 @@ class Task(Protocol):
 
     def losses(self, module: nn.Module, batch: Any, device: torch.device) -> Tensor:
         """The figures of a batch, (len(figures),), through `module`, which may be wrapped."""
+
+    def resting(self) -> Iterable[nn.Parameter]:
+        """Weights that do not learn from the batch that `losses` has just seen."""
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
         """Figures on the held-out data; writes a PNG to look at."""
@@ -134,6 +137,9 @@ class Trainer:
             with accelerator.autocast():
                 losses = task.losses(model, batch, accelerator.device)
             accelerator.backward(losses[0])
+            for parameter in task.resting():
+                # Adam's averages of zeros would make its first real steps many times too long.
+                parameter.grad = None
             if config.clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()

@@ -1,7 +1,7 @@
 """`vqtrt train-prior`: a prior over a tokenizer's codes as a task for the trainer."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,6 +143,10 @@ class PriorTask:
         """`figures` of a batch: nats and bits a code."""
         loss = self._loss(module, batch, device)
         return torch.stack([loss, loss.detach() / math.log(2)])
+
+    def resting(self) -> Iterable[nn.Parameter]:
+        """None."""
+        return ()
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
         """Held-out bits a code, what they come to a dimension, and a grid of samples."""

@@ -1,6 +1,6 @@
 """`vqtrt train`: the VQ-VAE of speech as a task for the trainer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -132,6 +132,10 @@ class SpeechTask:
             self.variance,
         )
         return losses
+
+    def resting(self) -> Iterable[nn.Parameter]:
+        """The decoder's, in the first steps where the recipe says so."""
+        return self.model.decoder.parameters() if self.model.decoder_rests else ()
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
         """Held-out figures, a picture of clips, and their sound beside it."""

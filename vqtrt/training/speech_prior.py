@@ -7,7 +7,7 @@ which are scored, too: a prior that never saw anything there would fall silent.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,6 +157,10 @@ class SpeechPriorTask:
         """`figures` of a batch: nats and bits a code."""
         loss = self._nats(module, batch, device).mean()
         return torch.stack([loss, loss.detach() / math.log(2)])
+
+    def resting(self) -> Iterable[nn.Parameter]:
+        """None."""
+        return ()
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
         """Held-out bits a code, and a picture of held-out clips above clips that are drawn.
