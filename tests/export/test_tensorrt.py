@@ -441,10 +441,10 @@ def weights_of(bundle: Bundle, name: str) -> int:
     return sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
 
 
-def build_all(bundle: Bundle, package: Package) -> dict[str, dict]:
+def build_all(bundle: Bundle, package: Package, precisions=PRECISIONS) -> dict[str, dict]:
     """All engines of a bundle by precision, each with the bytes of its graph's weights."""
     made: dict[str, dict] = {}
-    for precision in PRECISIONS:
+    for precision in precisions:
         results = build_engines(bundle, Options(package), [precision])
         prefix = "" if precision == "fp32" else f"{precision}/"
         made[precision] = {
@@ -475,7 +475,7 @@ def test_every_recipe_compiles_at_full_size(recipe, package, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", IMAGE_PRIORS)
 def test_every_recipe_of_a_prior_compiles_at_full_width(recipe, package, tmp_path):
-    """At four layers: those between the first and the last are alike."""
+    """At four layers, for those between the first and the last are alike; bf16 is fp16's graph."""
     config = load_config("cifar10-small")
     prior = load_prior_config(recipe).prior
     grid = CodesConfig()
@@ -483,9 +483,9 @@ def test_every_recipe_of_a_prior_compiles_at_full_width(recipe, package, tmp_pat
     torch.manual_seed(0)
     network = PixelCNN(prior.model_copy(update=changes).fitted(grid.height, grid.width))
     graphs = {}
-    for precision in PRECISIONS:
+    for precision in PRECISIONS[:2]:
         graphs |= prior_graphs(network, "prior", grid.width, tmp_path, precision)
-    made = build_all(sized(tmp_path, config, graphs), package)
+    made = build_all(sized(tmp_path, config, graphs), package, PRECISIONS[:2])
     assert set(made["fp32"]) == {
         f"priors/prior/{part}" for part in ("row", "step", "step_filtered", "logits")
     }

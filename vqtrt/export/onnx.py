@@ -101,7 +101,8 @@ def write_graph(
     for values, table in ((proto.graph.input, inputs), (proto.graph.output, outputs)):
         for value, tensor in zip(values, table, strict=True):
             _describe(value, tensor)
-    del proto.metadata_props[:]
+    # The exporter's own notes, whose order changes from process to process.
+    del proto.metadata_props[:], proto.graph.metadata_props[:]
     for node in proto.graph.node:
         # Stack traces of the exporting machine: its paths, and four fifths of the file.
         del node.metadata_props[:]
