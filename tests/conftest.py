@@ -25,7 +25,12 @@ from vqtrt.training.speech import train_speech
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 
-FIRST = ("test_docs.py", "test_tensorrt_speech.py", "test_tensorrt.py")
+FIRST = (
+    "test_docs.py",
+    "test_tensorrt_recipes.py",
+    "test_tensorrt.py",
+    "test_tensorrt_speech.py",
+)
 """Files that take longest: begun first, so that no worker is left alone with one at the end."""
 
 
