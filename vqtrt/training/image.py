@@ -1,6 +1,6 @@
 """`vqtrt train`: the image VQ-VAE as a task for the trainer."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from vqtrt.metrics import CodeUsage, ImageMetrics
 from vqtrt.models.graphs import to_bytes, to_unit
 from vqtrt.models.vqvae import VQVAE
 from vqtrt.training.loader import CachedSource, split_items, training_batches
-from vqtrt.training.loop import Figures, Trainer, Watcher, accelerator_for
+from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
 from vqtrt.training.run import Run, open_folder
 
 _GRID_IMAGES = 32
@@ -41,7 +41,7 @@ def train(config: Config, path: Path, watcher: Watcher, *, resume: bool = False)
     return Run(path, config)
 
 
-class ImageTask:
+class ImageTask(Task):
     """The model, its data, and how both are looked at."""
 
     figures = ("loss", "reconstruction", "perplexity")
@@ -86,10 +86,6 @@ class ImageTask:
     def losses(self, module: nn.Module, batch: Images, device: torch.device) -> Tensor:
         """`figures` of a batch."""
         return torch.stack(list(module(_to_device(batch, device), self.variance)))
-
-    def resting(self) -> Iterable[nn.Parameter]:
-        """None."""
-        return ()
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
         """Held-out figures, and a grid of originals over reconstructions."""

@@ -60,7 +60,8 @@ class Task(Protocol):
         """The figures of a batch, (len(figures),), through `module`, which may be wrapped."""
 
     def resting(self) -> Iterable[nn.Parameter]:
-        """Weights that do not learn from the batch that `losses` has just seen."""
+        """Weights that do not learn from the batch that `losses` has just seen; none by default."""
+        return ()
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
         """Figures on the held-out data; writes a PNG to look at."""

@@ -1,7 +1,7 @@
 """`vqtrt train-prior`: a prior over a tokenizer's codes as a task for the trainer."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.sampler import Draw, PixelCNNSampler
 from vqtrt.tokenizer import Tokenizer
 from vqtrt.training.loader import batch_indices
-from vqtrt.training.loop import Figures, Trainer, Watcher, accelerator_for
+from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
 from vqtrt.training.prior_run import PriorRun
 from vqtrt.training.run import open_folder
 
@@ -106,7 +106,7 @@ def train_prior(
     return PriorRun(path, config)
 
 
-class PriorTask:
+class PriorTask(Task):
     """The prior, its codes, and how both are looked at."""
 
     figures = ("loss", "bits_per_code")
@@ -143,10 +143,6 @@ class PriorTask:
         """`figures` of a batch: nats and bits a code."""
         loss = self._loss(module, batch, device)
         return torch.stack([loss, loss.detach() / math.log(2)])
-
-    def resting(self) -> Iterable[nn.Parameter]:
-        """None."""
-        return ()
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
         """Held-out bits a code, what they come to a dimension, and a grid of samples."""

@@ -18,7 +18,7 @@ from vqtrt.metrics import CodeUsage
 from vqtrt.models.speech import SpeechVQVAE
 from vqtrt.training.clips import CachedClips, Crops, CropShape, crop, training_crops
 from vqtrt.training.loader import split_items
-from vqtrt.training.loop import Figures, Trainer, Watcher, accelerator_for
+from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
 from vqtrt.training.run import open_folder
 from vqtrt.training.speech_picture import Shown, show_clips
 from vqtrt.training.speech_run import SpeechRun
@@ -47,7 +47,7 @@ def train_speech(
     return SpeechRun(path, task.config)
 
 
-class SpeechTask:
+class SpeechTask(Task):
     """The model, its data, and how both are looked at."""
 
     figures = ("loss", "reconstruction", "spectrum", "perplexity")

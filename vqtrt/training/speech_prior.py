@@ -7,7 +7,7 @@ which are scored, too: a prior that never saw anything there would fall silent.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from vqtrt.sampler import Draw
 from vqtrt.speech_sampling import ClipSampler
 from vqtrt.training.code_picture import code_colours, codes_picture
 from vqtrt.training.loader import batch_indices
-from vqtrt.training.loop import Figures, Trainer, Watcher, accelerator_for
+from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
 from vqtrt.training.prior_run import SpeechPriorRun
 from vqtrt.training.run import open_folder
 
@@ -114,7 +114,7 @@ def train_speech_prior(
     return SpeechPriorRun(path, config)
 
 
-class SpeechPriorTask:
+class SpeechPriorTask(Task):
     """The prior, its codes, and how both are looked at."""
 
     figures = ("loss", "bits_per_code")
@@ -157,10 +157,6 @@ class SpeechPriorTask:
         """`figures` of a batch: nats and bits a code."""
         loss = self._nats(module, batch, device).mean()
         return torch.stack([loss, loss.detach() / math.log(2)])
-
-    def resting(self) -> Iterable[nn.Parameter]:
-        """None."""
-        return ()
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
         """Held-out bits a code, and a picture of held-out clips above clips that are drawn.
