@@ -114,7 +114,7 @@ def test_the_files_stand_alone_and_tell_nothing_of_the_machine(run, tmp_path):
         assert all(not tensor.external_data for tensor in proto.graph.initializer)
         assert b".py" not in path.read_bytes()
         # Nor the order of what it found, which is another in each process.
-        assert not onnx.load(path).graph.metadata_props
+        assert not proto.graph.metadata_props
 
 
 def test_exports_repeat_to_the_byte(tiny_run, tmp_path):

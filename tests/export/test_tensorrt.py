@@ -23,9 +23,8 @@ from vqtrt.export.tensorrt import (
     check_precision,
     engine_options,
     graphs_in,
-    parse_batch,
-    parse_sizes,
 )
+from vqtrt.export.tensorrt_profiles import parse_batch, parse_sizes
 from vqtrt.export.tensorrt_report import Layer
 from vqtrt.precision import PRECISIONS
 

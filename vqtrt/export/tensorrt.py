@@ -32,7 +32,7 @@ from vqtrt.engines.plans import (
 from vqtrt.engines.runtime_cache import read_cache, write_cache
 from vqtrt.engines.trt_package import Device, Package
 from vqtrt.errors import VqtrtError
-from vqtrt.export.tensorrt_profiles import graph_profile, parse_sizes
+from vqtrt.export.tensorrt_profiles import graph_profile, parse_batch, parse_sizes
 from vqtrt.export.tensorrt_report import Layer, as_json, check_precision, layers_of
 from vqtrt.precision import PRECISIONS, graph_key, require_precision
 
@@ -177,19 +177,6 @@ def graphs_in(bundle: Bundle, precision: str) -> list[str]:
         return [n.removeprefix(prefix) for n in bundle.info.graphs if n.startswith(prefix)]
     halves = tuple(graph_key(each, "") for each in PRECISIONS if each != "fp32")
     return [name for name in bundle.info.graphs if not name.startswith(halves)]
-
-
-def parse_batch(text: str) -> tuple[int, int, int]:
-    """`--batch`: `1,16,64` for least, usual and largest, or `64` for all three."""
-    if re.fullmatch(r"[1-9]\d{0,6}(,[1-9]\d{0,6}){2}|[1-9]\d{0,6}", text):
-        numbers = [int(part) for part in text.split(",")]
-        least, usual, largest = numbers if len(numbers) == 3 else numbers * 3
-        if least <= usual <= largest:
-            return least, usual, largest
-    raise VqtrtError(
-        f"batch {text!r}: expected the least, the usual and the largest, such as 1,16,64, or one "
-        "number for all three"
-    )
 
 
 def _engine(

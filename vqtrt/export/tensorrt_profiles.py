@@ -11,6 +11,19 @@ from vqtrt.speech_score import longest_run
 from vqtrt.speech_tokenizer import chunk_codes
 
 
+def parse_batch(text: str) -> tuple[int, int, int]:
+    """`--batch`: `1,16,64` for least, usual and largest, or `64` for all three."""
+    if re.fullmatch(r"[1-9]\d{0,6}(,[1-9]\d{0,6}){2}|[1-9]\d{0,6}", text):
+        numbers = [int(part) for part in text.split(",")]
+        least, usual, largest = numbers if len(numbers) == 3 else numbers * 3
+        if least <= usual <= largest:
+            return least, usual, largest
+    raise VqtrtError(
+        f"batch {text!r}: expected the least, the usual and the largest, such as 1,16,64, or one "
+        "number for all three"
+    )
+
+
 def parse_sizes(text: str) -> list[tuple[int, int]]:
     """`--size`: `32x32`, or three as in `16x16,32x32,64x64`, each height and width in pixels."""
     side = r"[1-9]\d{0,4}(?:x[1-9]\d{0,4})?"
