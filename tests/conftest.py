@@ -170,11 +170,15 @@ def make_prior():
     return train_tiny_prior
 
 
-def _with_prior(path: Path, run: Path, *overrides: str) -> None:
-    """Without the run's bundle: it would know nothing of the prior."""
+def _copy_weights(run: Path, path: Path) -> None:
+    """Without the run's bundle: it would know nothing of a prior that is trained on the copy."""
     shutil.copytree(
         run, path, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "bundle")
     )
+
+
+def _with_prior(path: Path, run: Path, *overrides: str) -> None:
+    _copy_weights(run, path)
     train_tiny_prior(path, "pixelcnn", *overrides)
 
 
@@ -340,9 +344,7 @@ def tiny_speech_prior(tmp_path_factory, tiny_speech) -> Path:
     """A copy of `tiny_speech` with the prior `wavenet`, without a bundle. Shared, too."""
 
     def make(path: Path) -> None:
-        shutil.copytree(
-            tiny_speech, path, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "bundle")
-        )
+        _copy_weights(tiny_speech, path)
         train_tiny_speech_prior(path)
 
     return shared(tmp_path_factory, "priors/tiny-speech", make)
