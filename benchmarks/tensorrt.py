@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from report import heading, table, vqtrt
 
-from vqtrt.bundle import Bundle, BundleInfo, GraphSpec, Source
+from vqtrt.bundle import Bundle, BundleInfo, Source
 from vqtrt.config import RECIPES, CodesConfig, Config, load_config, load_prior_config
 from vqtrt.export.bundle import image_graphs, prior_graphs
+from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.tensorrt import build_engines, engine_options
 from vqtrt.models.facts import model_facts
 from vqtrt.models.vqvae import VQVAE
@@ -46,13 +47,15 @@ def _plans(recipe: str, config: Config, *, prior: bool) -> None:
     """A line a graph, and one for all graphs together, which are loaded together."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
-        folder, graphs = Path(name), dict[str, GraphSpec]()
+        folder = Path(name)
+        writer = GraphWriter(folder)
         for precision in PRECISIONS:
             if prior:
-                graphs |= _prior_graphs(recipe, folder, precision)
+                _prior_graphs(recipe, writer, precision)
             else:
                 model, size = VQVAE(config.model), config.data.preprocessing
-                graphs |= image_graphs(model, size, folder, precision)
+                image_graphs(model, size, writer, precision)
+        graphs = writer.graphs
         info = BundleInfo(
             vqtrt_version="0",
             model=model_facts(config.model),
@@ -78,12 +81,12 @@ def _plans(recipe: str, config: Config, *, prior: bool) -> None:
         print(f"| {recipe} | {label} | {cells} | {sizes[2] / sizes[1]:.3f} |", flush=True)
 
 
-def _prior_graphs(recipe: str, folder: Path, precision: str) -> dict[str, GraphSpec]:
+def _prior_graphs(recipe: str, writer: GraphWriter, precision: str) -> None:
     codes = CodesConfig()
     facts = {"codebook_size": 512, "num_codebooks": 1, "num_classes": 10}
     config = load_prior_config(recipe).prior.model_copy(update=facts)
     prior = PixelCNN(config.fitted(codes.height, codes.width))
-    return prior_graphs(prior, recipe, codes.width, folder, precision)
+    prior_graphs(prior, recipe, codes.width, writer, precision)
 
 
 if __name__ == "__main__":

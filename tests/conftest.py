@@ -170,15 +170,16 @@ def make_prior():
     return train_tiny_prior
 
 
-def _copy_weights(run: Path, path: Path) -> None:
-    """Without the run's bundle: it would know nothing of a prior that is trained on the copy."""
+def _copy_run(run: Path, path: Path, *left_out: str) -> None:
+    """Without what training alone needs, nor `left_out`."""
     shutil.copytree(
-        run, path, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "bundle")
+        run, path, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", *left_out)
     )
 
 
 def _with_prior(path: Path, run: Path, *overrides: str) -> None:
-    _copy_weights(run, path)
+    """Without the run's bundle, which would know nothing of the prior."""
+    _copy_run(run, path, "bundle")
     train_tiny_prior(path, "pixelcnn", *overrides)
 
 
@@ -187,7 +188,8 @@ def tiny_prior(tmp_path_factory, tiny_run) -> Path:
     """A copy of `tiny_run` with the prior `pixelcnn`, exported. Shared, too."""
 
     def make(path: Path) -> None:
-        _with_prior(path, tiny_run)
+        _copy_run(tiny_run, path)
+        train_tiny_prior(path)
         export_bundle(find_model(path))
 
     return shared(tmp_path_factory, "priors/tiny", make)
@@ -198,7 +200,7 @@ def half_run(tmp_path_factory, tiny_prior) -> Path:
     """A copy of `tiny_prior` whose bundle has the graphs of all precisions. Shared, too."""
 
     def make(path: Path) -> None:
-        shutil.copytree(tiny_prior, path, ignore=shutil.ignore_patterns("bundle"))
+        shutil.copytree(tiny_prior, path)
         export_bundle(find_model(path), precisions=("fp16", "bf16"))
 
     return shared(tmp_path_factory, "half/tiny", make)
@@ -344,7 +346,7 @@ def tiny_speech_prior(tmp_path_factory, tiny_speech) -> Path:
     """A copy of `tiny_speech` with the prior `wavenet`, without a bundle. Shared, too."""
 
     def make(path: Path) -> None:
-        _copy_weights(tiny_speech, path)
+        _copy_run(tiny_speech, path, "bundle")
         train_tiny_speech_prior(path)
 
     return shared(tmp_path_factory, "priors/tiny-speech", make)

@@ -175,6 +175,7 @@ def random_decoder(folder: Path, recipe: str) -> "tuple[Engine, SpeechVQVAE]":
     from vqtrt.bundle import Bundle, BundleInfo, Source
     from vqtrt.config import load_speech_config
     from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+    from vqtrt.export.graph_writer import GraphWriter
     from vqtrt.export.onnx import OPSET
     from vqtrt.export.speech import speech_graphs
     from vqtrt.models.speech import SpeechVQVAE
@@ -188,13 +189,15 @@ def random_decoder(folder: Path, recipe: str) -> "tuple[Engine, SpeechVQVAE]":
     torch.manual_seed(0)
     model = SpeechVQVAE(config.model, config.data.preprocessing.sample_rate)
     model = model.eval().requires_grad_(False)
+    writer = GraphWriter(folder)
+    speech_graphs(model, writer, skip=("encoder",))
     facts, speech = speech_facts(model, config)
     info = BundleInfo(
         kind="speech",
         vqtrt_version=vqtrt.__version__,
         model=facts,
         speech=speech,
-        graphs=speech_graphs(model, folder, skip=("encoder",)),
+        graphs=writer.graphs,
         opset=OPSET,
         source=Source(run="", weights_sha256="", recipe=recipe),
     )

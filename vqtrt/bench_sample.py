@@ -108,13 +108,15 @@ def random_prior(
     from vqtrt.data.preprocessing import Preprocessing
     from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
     from vqtrt.export.bundle import prior_graphs
+    from vqtrt.export.graph_writer import GraphWriter
     from vqtrt.export.onnx import OPSET
     from vqtrt.priors.pixelcnn import PixelCNN
 
     torch.manual_seed(0)
     config = PixelCNNConfig(layers=layers, channels=channels, codebook_size=codebook_size)
     config = config.fitted(*shape)
-    graphs = prior_graphs(PixelCNN(config).eval(), "random", shape[1], folder)
+    writer = GraphWriter(folder)
+    prior_graphs(PixelCNN(config).eval(), "random", shape[1], writer)
     height, width = shape
     facts = PriorFacts(
         codebook_size=codebook_size,
@@ -129,7 +131,7 @@ def random_prior(
         vqtrt_version=vqtrt.__version__,
         model=ModelFacts(codebook_size=codebook_size, num_codebooks=1, code_dim=1, stride=4),
         preprocessing=Preprocessing(height=4 * height, width=4 * width),
-        graphs=graphs,
+        graphs=writer.graphs,
         priors={"random": facts},
         opset=OPSET,
         source=Source(run="", weights_sha256="", recipe="random"),

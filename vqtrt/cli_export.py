@@ -74,9 +74,12 @@ def export(
     else:
         from vqtrt.export.run import export_bundle, verify_bundle
 
+        kept: list[str] = []
         with terminal.waiting("exporting"):
-            model = export_bundle(model, out, precisions)
-        terminal.note(f"wrote {model.bundle}")
+            model = export_bundle(model, out, precisions, kept.append)
+        count = len(model.open_bundle().info.graphs)
+        same = f"; {len(kept)} of its {count} graphs are as before" if kept else ""
+        terminal.note(f"wrote {model.bundle}{same}")
         if check:
             with terminal.waiting("verifying"):
                 figures = verify_bundle(model)

@@ -6,12 +6,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnxscript._internal.converter import Converter
 
-from vqtrt.bundle import Bundle, file_sha256
+from vqtrt.bundle import Bundle, TensorSpec, file_sha256
 from vqtrt.errors import VqtrtError
 from vqtrt.export import bundle as module
 from vqtrt.export.bundle import export_run
-from vqtrt.export.onnx import OPSET
+from vqtrt.export.onnx import OPSET, write_graph
 from vqtrt.models.graphs import DecoderGraph, EncoderGraph
 from vqtrt.training.run import Run
 
@@ -117,6 +118,23 @@ def test_the_files_stand_alone_and_tell_nothing_of_the_machine(run, tmp_path):
         assert not proto.graph.metadata_props
 
 
+def test_signatures_of_operators_are_parsed_once(tmp_path, monkeypatch):
+    parsed = []
+
+    def parse(self, tree, real=Converter.translate_function_signature):
+        parsed.append(tree.name)
+        return real(self, tree)
+
+    monkeypatch.setattr(Converter, "translate_function_signature", parse)
+    table = TensorSpec(name="x", dtype="float32", shape=(1, 2))
+    for part in (torch.nn.ReLU(), torch.nn.Tanh()):
+        specs = [table], [table.model_copy(update={"name": "y"})]
+        parsed.clear()
+        write_graph(part, {"input": torch.zeros(1, 2)}, {"input": {}}, *specs, tmp_path, "y.onnx")
+    assert parsed == []
+    assert [node.op_type for node in onnx.load(tmp_path / "y.onnx").graph.node] == ["Tanh"]
+
+
 def test_exports_repeat_to_the_byte(tiny_run, tmp_path):
     first = Bundle.open(tiny_run / "bundle")
     again = export_run(Run.open(tiny_run), tmp_path / "again")
@@ -129,11 +147,11 @@ def test_exports_repeat_to_the_byte(tiny_run, tmp_path):
 def quick(monkeypatch):
     """Exports that take no time: the graph is a few bytes, all else is real."""
 
-    def export(model, size, folder, precision):
+    def export(model, size, writer, precision):
         for name in ("encoder", "decoder"):
-            (folder / f"{name}.onnx").write_bytes(b"graph")
-        graph = module.GraphSpec(file="encoder.onnx", sha256="0" * 64, inputs=(), outputs=())
-        return {"encoder": graph, "decoder": graph}
+            (writer.folder / f"{name}.onnx").write_bytes(b"graph")
+            file = {"file": f"{name}.onnx", "sha256": "0" * 64}
+            writer.graphs[name] = module.GraphSpec(**file, inputs=(), outputs=())
 
     monkeypatch.setattr(module, "image_graphs", export)
 

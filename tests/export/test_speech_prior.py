@@ -5,6 +5,7 @@ from prior_doubles import RATE, SHA, STRIDE, K, PriorEngine, clip_codes, random_
 
 from vqtrt.bundle import Bundle, BundleInfo, Source
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.onnx import OPSET
 from vqtrt.export.speech_prior import wavenet_prior_graphs
 from vqtrt.export.verify_prior import TOLERANCES, cached_clip_logits
@@ -20,12 +21,14 @@ def torch_engine():
 
 def write(folder, engine, precision):
     """A bundle with the graphs of a prior and nothing else."""
+    writer = GraphWriter(folder)
+    wavenet_prior_graphs(engine.prior, "wavenet", writer, precision)
     info = BundleInfo(
         kind="speech",
         vqtrt_version="0",
         model=engine.facts,
         speech=engine.speech,
-        graphs=wavenet_prior_graphs(engine.prior, "wavenet", folder, precision),
+        graphs=writer.graphs,
         priors=engine.priors,
         opset=OPSET,
         source=Source(run="", weights_sha256=SHA, recipe="tiny"),

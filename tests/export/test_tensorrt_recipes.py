@@ -19,6 +19,7 @@ from vqtrt.config import (
 from vqtrt.engines import trt_package
 from vqtrt.engines.trt_package import Package
 from vqtrt.export.bundle import image_graphs, prior_graphs
+from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.tensorrt import Options, build_engines
 from vqtrt.models.facts import model_facts
 from vqtrt.models.vqvae import VQVAE
@@ -93,10 +94,10 @@ def test_every_recipe_compiles_at_full_size(recipe, package, tmp_path):
     config = load_config(recipe)
     torch.manual_seed(0)
     network, size = VQVAE(config.model), config.data.preprocessing
-    graphs = {}
+    writer = GraphWriter(tmp_path)
     for precision in PRECISIONS:
-        graphs |= image_graphs(network, size, tmp_path, precision)
-    made = build_all(sized(tmp_path, config, graphs), package)
+        image_graphs(network, size, writer, precision)
+    made = build_all(sized(tmp_path, config, writer.graphs), package)
     assert set(made["fp32"]) == {"encoder", "decoder"}
     half_the_size(made["fp32"], made["fp16"])
     if config.model.hidden >= 128:
@@ -114,10 +115,10 @@ def test_every_recipe_of_a_prior_compiles_at_full_size(recipe, package, tmp_path
     changes = {"codebook_size": 512, "num_codebooks": 1, "num_classes": 10}
     torch.manual_seed(0)
     network = PixelCNN(prior.model_copy(update=changes).fitted(grid.height, grid.width))
-    graphs = {}
+    writer = GraphWriter(tmp_path)
     for precision in PRECISIONS:
-        graphs |= prior_graphs(network, "prior", grid.width, tmp_path, precision)
-    made = build_all(sized(tmp_path, config, graphs), package)
+        prior_graphs(network, "prior", grid.width, writer, precision)
+    made = build_all(sized(tmp_path, config, writer.graphs), package)
     assert set(made["fp32"]) == {
         f"priors/prior/{part}" for part in ("row", "step", "step_filtered", "logits")
     }

@@ -10,6 +10,7 @@ from vqtrt.config import load_speech_config
 from vqtrt.config_speech import SpeechConfig, WaveNetConfig
 from vqtrt.engines import trt_package
 from vqtrt.errors import VqtrtError
+from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.speech import speech_graphs
 from vqtrt.export.speech_prior import wavenet_prior_graphs
 from vqtrt.export.tensorrt import Options, build_engines, check_precision
@@ -57,10 +58,10 @@ def in_all_precisions(names):
 @pytest.mark.parametrize("kind", MODELS)
 def test_tiny_models_compile(kind, tmp_path):
     model, config = speech_runs.model(**MODELS[kind]), speech_runs.config(**MODELS[kind])
-    graphs = {}
+    writer = GraphWriter(tmp_path)
     for precision in PRECISIONS:
-        graphs |= speech_graphs(model, tmp_path, precision)
-    made = compiled(bundled(tmp_path, model, config, graphs))
+        speech_graphs(model, writer, precision)
+    made = compiled(bundled(tmp_path, model, config, writer.graphs))
     assert list(made) == in_all_precisions(NAMES[kind])
     assert all(result["built"] and result["bytes"] > 1000 for result in made.values())
 
@@ -81,11 +82,11 @@ def a_prior(**settings):
 
 def test_a_tiny_prior_compiles(tmp_path):
     prior, facts = a_prior(layers=2, cycles=1, channels=8, codebook_size=16, num_classes=2)
-    graphs = {}
+    writer = GraphWriter(tmp_path)
     for precision in PRECISIONS:
-        graphs |= wavenet_prior_graphs(prior, "wavenet", tmp_path, precision)
+        wavenet_prior_graphs(prior, "wavenet", writer, precision)
     config = speech_runs.config()
-    bundle = bundled(tmp_path, speech_runs.model(), config, graphs, {"wavenet": facts})
+    bundle = bundled(tmp_path, speech_runs.model(), config, writer.graphs, {"wavenet": facts})
     names = [f"priors/wavenet/{part}" for part in ("step", "step_filtered", "logits")]
     assert list(compiled(bundle)) == in_all_precisions(names)
 
@@ -96,9 +97,10 @@ def test_digits_compiles_at_full_size(recipe, tmp_path):
     config = load_speech_config(recipe)
     torch.manual_seed(0)
     model = SpeechVQVAE(config.model, config.data.preprocessing.sample_rate).eval()
-    graphs = speech_graphs(model.requires_grad_(False), tmp_path)
-    made = compiled(bundled(tmp_path, model, config, graphs), ["fp32"])
-    assert list(made) == list(graphs)
+    writer = GraphWriter(tmp_path)
+    speech_graphs(model.requires_grad_(False), writer)
+    made = compiled(bundled(tmp_path, model, config, writer.graphs), ["fp32"])
+    assert list(made) == list(writer.graphs)
 
 
 def test_shapes_of_a_profile(tmp_path):

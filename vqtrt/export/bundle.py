@@ -11,7 +11,8 @@ from vqtrt.bundle import INFO, Bundle, BundleInfo, GraphSpec, Source, file_sha25
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.engines.plans import carry_plans
 from vqtrt.errors import VqtrtError, unwritable
-from vqtrt.export.onnx import OPSET, write_deployed
+from vqtrt.export.graph_writer import GraphWriter
+from vqtrt.export.onnx import OPSET
 from vqtrt.models.facts import model_facts
 from vqtrt.models.graphs import image_graph
 from vqtrt.models.vqvae import VQVAE
@@ -22,21 +23,25 @@ from vqtrt.training.prior_run import trained_priors
 from vqtrt.training.run import Run
 
 
-def export_run(run: Run, out: Path, precisions: Sequence[str] = ("fp32",)) -> Bundle:
+def export_run(
+    run: Run,
+    out: Path,
+    precisions: Sequence[str] = ("fp32",),
+    kept: Callable[[str], None] = lambda name: None,
+) -> Bundle:
     """Write the bundle of a run into the folder `out`; a bundle that stood there is replaced.
 
     The fp32 graphs are always written; `precisions` (of `PRECISIONS`) says which others are, too.
-    TensorRT engines of graphs that are as before stay.
+    Graphs that would be as before are copied, and `kept` is called with the name of each. TensorRT
+    engines of graphs that are as before stay.
     """
     size = run.config.data.preprocessing
     priors = trained_priors(run.path)
 
-    def write(folder: Path, precision: str) -> dict[str, GraphSpec]:
-        graphs = image_graphs(run.load_model(), size, folder, precision)
+    def write(writer: GraphWriter, precision: str) -> None:
+        image_graphs(run.load_model(), size, writer, precision)
         for name, prior in priors.items():
-            width = prior.config.codes.width
-            graphs |= prior_graphs(prior.load(), name, width, folder, precision)
-        return graphs
+            prior_graphs(prior.load(), name, prior.config.codes.width, writer, precision)
 
     def describe(graphs: dict[str, GraphSpec]) -> BundleInfo:
         return BundleInfo(
@@ -53,57 +58,63 @@ def export_run(run: Run, out: Path, precisions: Sequence[str] = ("fp32",)) -> Bu
             ),
         )
 
-    return write_bundle(out, precisions, write, describe)
+    return write_bundle(out, precisions, write, describe, kept)
 
 
 def write_bundle(
     out: Path,
     precisions: Sequence[str],
-    write: Callable[[Path, str], dict[str, GraphSpec]],
+    write: Callable[[GraphWriter, str], None],
     describe: Callable[[dict[str, GraphSpec]], BundleInfo],
+    kept: Callable[[str], None],
 ) -> Bundle:
     """Write a bundle into the folder `out`; one that stood there is replaced, if all goes well.
 
-    `write` writes the graphs of a precision into a folder; `describe` tells of all of them.
+    `write` writes the graphs of a precision; `describe` tells of all of them; `kept` as in
+    `export_run`.
     """
     if unknown := set(precisions) - set(PRECISIONS):
         raise VqtrtError(f"no precision {min(unknown)!r}: choose of {', '.join(PRECISIONS)}")
     check_place(out)
     with replacing(out) as folder:
-        graphs: dict[str, GraphSpec] = {}
+        writer = GraphWriter(folder, _bundle_in(out))
         for precision in PRECISIONS:
             if precision == "fp32" or precision in precisions:
-                graphs |= write(folder, precision)
-        Bundle.write_info(folder, describe(graphs))
-        carry_plans(out, folder, graphs)
+                write(writer, precision)
+        Bundle.write_info(folder, describe(writer.graphs))
+        carry_plans(out, folder, writer.graphs)
+    for name in writer.kept:
+        kept(name)
     return Bundle.open(out)
 
 
+def _bundle_in(folder: Path) -> Bundle | None:
+    """The bundle that stands there; None where there is none, or a damaged one."""
+    try:
+        return Bundle.open(folder)
+    except VqtrtError:
+        return None
+
+
 def image_graphs(
-    model: VQVAE, size: Preprocessing, folder: Path, precision: str = "fp32"
-) -> dict[str, GraphSpec]:
+    model: VQVAE, size: Preprocessing, writer: GraphWriter, precision: str = "fp32"
+) -> None:
     """Write `encoder.onnx` and `decoder.onnx`; batch, height and width are free."""
     stride = model.config.stride
     example = {"batch": 2, "h": size.height // stride, "w": size.width // stride}
-    written = {}
     for name in ("encoder", "decoder"):
-        key = graph_key(precision, name)
         graph = image_graph(model, name, torch_dtype(precision))
-        written[key] = write_deployed(graph, example, folder, f"{key}.onnx")
-    return written
+        writer.write(graph_key(precision, name), graph, example)
 
 
 def prior_graphs(
-    prior: PixelCNN, name: str, width: int, folder: Path, precision: str = "fp32"
-) -> dict[str, GraphSpec]:
+    prior: PixelCNN, name: str, width: int, writer: GraphWriter, precision: str = "fp32"
+) -> None:
     """Write a prior's graphs below `priors/NAME/`; batch, width and height are free."""
     example = {"batch": 3, "width": max(width, 5), "height": max(width, 5) + 2}
-    written = {}
     for part in GRAPHS:
-        key = graph_key(precision, f"priors/{name}/{part}")
         graph = pixelcnn_graph(prior, part, torch_dtype(precision))
-        written[key] = write_deployed(graph, example, folder, f"{key}.onnx")
-    return written
+        writer.write(graph_key(precision, f"priors/{name}/{part}"), graph, example)
 
 
 def check_place(out: Path) -> None:

@@ -4,6 +4,7 @@ The dynamo exporter and a pinned opset. The table of inputs and outputs is given
 compared with what the exporter made; ONNX's own checker has to agree before anything is written.
 """
 
+import functools
 import hashlib
 import logging
 import warnings
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxscript
 import torch
 from torch import nn
 from torch.export import Dim
@@ -84,6 +86,7 @@ def write_graph(
     `free` says for each argument which axes are free, as `torch.export` takes it. `inputs` and
     `outputs` are all tensors in the order of the flattened arguments and results.
     """
+    _keep_signatures()
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -139,6 +142,21 @@ def _describe(value: onnx.ValueInfoProto, tensor: TensorSpec) -> None:
             dim.dim_param = size
         elif dim.dim_value != size:
             raise RuntimeError(f"the exporter made {value}, which is not {tensor}")
+
+
+@functools.cache
+def _keep_signatures() -> None:
+    """Let onnxscript parse the source of its 500 operators once, not anew for each graph.
+
+    That takes half a second, a quarter of the export of a small graph. The class is onnxscript's
+    own business: where it is another, nothing is done.
+    """
+    traced = getattr(onnxscript.values, "TracedOnnxFunction", object)
+    parse = vars(traced).get("function_ir")
+    if isinstance(parse, property) and parse.fget is not None:
+        kept = functools.cached_property(parse.fget)
+        kept.__set_name__(traced, "function_ir")
+        setattr(traced, "function_ir", kept)  # noqa: B010 - for the type checker
 
 
 @contextmanager

@@ -29,19 +29,23 @@ _EXPORT_CLIPS = 32
 
 
 def export_bundle(
-    model: Artefacts, out: Path | None = None, precisions: Sequence[str] = ()
+    model: Artefacts,
+    out: Path | None = None,
+    precisions: Sequence[str] = (),
+    kept: Callable[[str], None] = lambda name: None,
 ) -> Artefacts:
     """Export the run to `out` (default: RUN/bundle); returns the run with its new bundle.
 
-    `precisions` are written beside fp32.
+    `precisions` are written beside fp32. `kept` is called with the names of graphs that were
+    copied from the bundle that stood in `out`, because they would be the same.
     """
     if model.run is None:
         raise VqtrtError(f"{model.path} is a bundle already: name the run to export")
     place = out or model.run / "bundle"
     if is_speech_run(model.run):
-        bundle = export_speech_run(SpeechRun.open(model.run), place, precisions)
+        bundle = export_speech_run(SpeechRun.open(model.run), place, precisions, kept)
     else:
-        bundle = export_run(Run.open(model.run), place, precisions)
+        bundle = export_run(Run.open(model.run), place, precisions, kept)
     return Artefacts(model.run, bundle.path, model.chosen_by)
 
 

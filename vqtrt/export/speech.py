@@ -1,12 +1,13 @@
 """From a run on speech to its bundle, as `bundle.py` for images."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import vqtrt
 from vqtrt.bundle import Bundle, BundleInfo, GraphSpec, Source, file_sha256
 from vqtrt.export.bundle import write_bundle
-from vqtrt.export.onnx import OPSET, write_deployed
+from vqtrt.export.graph_writer import GraphWriter
+from vqtrt.export.onnx import OPSET
 from vqtrt.export.speech_prior import wavenet_prior_graphs
 from vqtrt.models.speech import SpeechVQVAE
 from vqtrt.models.speech_graphs import speech_graph, speech_graph_names
@@ -15,15 +16,19 @@ from vqtrt.training.prior_run import trained_speech_priors
 from vqtrt.training.speech_run import SpeechRun, speech_facts
 
 
-def export_speech_run(run: SpeechRun, out: Path, precisions: Sequence[str] = ("fp32",)) -> Bundle:
+def export_speech_run(
+    run: SpeechRun,
+    out: Path,
+    precisions: Sequence[str] = ("fp32",),
+    kept: Callable[[str], None] = lambda name: None,
+) -> Bundle:
     """As `export_run`."""
     model, priors = run.load_model(), trained_speech_priors(run.path)
 
-    def write(folder: Path, precision: str) -> dict[str, GraphSpec]:
-        graphs = speech_graphs(model, folder, precision)
+    def write(writer: GraphWriter, precision: str) -> None:
+        speech_graphs(model, writer, precision)
         for name, prior in priors.items():
-            graphs |= wavenet_prior_graphs(prior.load(), name, folder, precision)
-        return graphs
+            wavenet_prior_graphs(prior.load(), name, writer, precision)
 
     def describe(graphs: dict[str, GraphSpec]) -> BundleInfo:
         facts, speech = speech_facts(model, run.config)
@@ -42,18 +47,14 @@ def export_speech_run(run: SpeechRun, out: Path, precisions: Sequence[str] = ("f
             ),
         )
 
-    return write_bundle(out, precisions, write, describe)
+    return write_bundle(out, precisions, write, describe, kept)
 
 
 def speech_graphs(
-    model: SpeechVQVAE, folder: Path, precision: str = "fp32", *, skip: Collection[str] = ()
-) -> dict[str, GraphSpec]:
+    model: SpeechVQVAE, writer: GraphWriter, precision: str = "fp32", *, skip: Collection[str] = ()
+) -> None:
     """Write the graphs of `speech_graph_names`, less some; batch and length are free."""
-    written = {}
     for name in speech_graph_names(model):
-        if name in skip:
-            continue
-        key = graph_key(precision, name)
-        graph = speech_graph(model, name, torch_dtype(precision))
-        written[key] = write_deployed(graph, {"batch": 3, "t": 7}, folder, f"{key}.onnx")
-    return written
+        if name not in skip:
+            graph = speech_graph(model, name, torch_dtype(precision))
+            writer.write(graph_key(precision, name), graph, {"batch": 3, "t": 7})

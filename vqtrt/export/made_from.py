@@ -1,0 +1,85 @@
+"""All that an exported graph follows from, as one hash: an export can tell which are as before."""
+
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import nn
+
+import vqtrt
+from vqtrt.bundle import TensorSpec
+from vqtrt.models.deployed import DeployedGraph
+
+_EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir")
+_OWN = frozenset(nn.Module().__dict__)
+
+
+def made_from(graph: DeployedGraph, example: Mapping[str, int]) -> str | None:
+    """SHA-256, as hexadecimal digits, of a graph's weights, settings, tables, example and code.
+
+    The code is that of vqtrt, whole, and the versions of the packages that export. None where a
+    module holds what cannot be told here, or is not vqtrt's or torch's: nothing is known of such a
+    graph, and it has to be exported anew.
+    """
+    module = graph.module
+    try:
+        parts = {name: _facts(part) for name, part in module.named_modules(remove_duplicate=False)}
+    except TypeError:
+        return None
+    facts = {
+        "code": _code(),
+        "parts": parts,
+        "tables": [_tables(graph.inputs), _tables(graph.outputs), _tables(graph.caches)],
+        "example": dict(example),
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    tensors = itertools.chain(
+        module.named_parameters(remove_duplicate=False),
+        module.named_buffers(remove_duplicate=False),  # those that are in no file, too
+    )
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@functools.cache
+def _code() -> list[str]:
+    """Versions, and a hash of the package's sources: what is edited in place has a version, too."""
+    root, digest = Path(vqtrt.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode())
+        digest.update(path.read_bytes())
+    return [vqtrt.__version__, digest.hexdigest(), *(version(name) for name in _EXPORTERS)]
+
+
+def _facts(module: nn.Module) -> list[Any]:
+    """A module's class and its settings; `TypeError` where they cannot be told."""
+    kind = type(module)
+    if kind.__module__.partition(".")[0] not in ("vqtrt", "torch"):
+        raise TypeError(kind)
+    settings = {key: _plain(value) for key, value in vars(module).items() if key not in _OWN}
+    return [kind.__module__, kind.__qualname__, settings]
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, torch.dtype):
+        return str(value)
+    raise TypeError(type(value))
+
+
+def _tables(tensors: tuple[TensorSpec, ...]) -> list[Any]:
+    return [tensor.model_dump(mode="json") for tensor in tensors]
