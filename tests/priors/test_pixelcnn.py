@@ -26,26 +26,21 @@ class Reach:
     """Which codes the logits of a place depend on, by the gradient on the embedded codes.
 
     In float64 and over several draws of codes, so that a derivative that happens to vanish hides
-    nothing. One forward pass a draw serves all places.
+    nothing. One forward pass serves all places.
     """
 
     def __init__(self, prior, shape, *, draws=2, classes=0):
         generator = torch.Generator().manual_seed(1)
-        self.shape, self.passes = shape, []
-        labels = torch.tensor([1]) if classes else None
-        for _ in range(draws):
-            codes = torch.randint(prior.config.codebook_size, (1, *shape), generator=generator)
-            embedded = prior.embed(codes).detach().requires_grad_()
-            prior.embed = lambda codes, embedded=embedded: embedded
-            self.passes.append((embedded, prior(codes, labels)[0].sum((-1, -2))))
-            del prior.embed
+        labels = torch.ones(draws, dtype=torch.long) if classes else None
+        codes = torch.randint(prior.config.codebook_size, (draws, *shape), generator=generator)
+        self.embedded = prior.embed(codes).detach().requires_grad_()
+        prior.embed = lambda codes: self.embedded
+        self.logits = prior(codes, labels).sum((0, -1, -2))
+        del prior.embed
 
     def __call__(self, position):
-        seen = np.zeros(self.shape[:2], bool)
-        for embedded, logits in self.passes:
-            (grad,) = torch.autograd.grad(logits[*position], embedded, retain_graph=True)
-            seen |= (grad[0] != 0).any(-1).numpy()
-        return seen
+        (grad,) = torch.autograd.grad(self.logits[*position], self.embedded, retain_graph=True)
+        return (grad != 0).any(-1).any(0).numpy()
 
 
 def earlier(shape, position):

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,13 +108,20 @@ def image_graphs(
 
 
 def prior_graphs(
-    prior: PixelCNN, name: str, width: int, writer: GraphWriter, precision: str = "fp32"
+    prior: PixelCNN,
+    name: str,
+    width: int,
+    writer: GraphWriter,
+    precision: str = "fp32",
+    *,
+    skip: Collection[str] = (),
 ) -> None:
-    """Write a prior's graphs below `priors/NAME/`; batch, width and height are free."""
+    """Write a prior's graphs, less some, below `priors/NAME/`; batch, width and height are free."""
     example = {"batch": 3, "width": max(width, 5), "height": max(width, 5) + 2}
     for part in GRAPHS:
-        graph = pixelcnn_graph(prior, part, torch_dtype(precision))
-        writer.write(graph_key(precision, f"priors/{name}/{part}"), graph, example)
+        if part not in skip:
+            graph = pixelcnn_graph(prior, part, torch_dtype(precision))
+            writer.write(graph_key(precision, f"priors/{name}/{part}"), graph, example)
 
 
 def check_place(out: Path) -> None:
