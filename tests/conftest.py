@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shared_runs import shared
+from shared_runs import share_below, shared
 from speech_doubles import WAVENET
 
 from vqtrt.artefacts import find_model
@@ -36,6 +36,11 @@ FIRST = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else 9)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_runs(tmp_path_factory) -> None:
+    share_below(tmp_path_factory)
 
 
 class Log:
@@ -107,18 +112,18 @@ def make_log():
     return Log
 
 
-def _run(tmp_path_factory, name: str, **quantizer) -> Path:
+def _run(name: str, **quantizer) -> Path:
     def make(path: Path) -> None:
         train(tiny_config(**quantizer), path, Log())
         export_bundle(find_model(path))
 
-    return shared(tmp_path_factory, f"runs/{name}", make)
+    return shared(f"runs/{name}", make)
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory) -> Path:
+def tiny_run() -> Path:
     """A trained run with a bundle in it. Shared: copy it before you change it."""
-    return _run(tmp_path_factory, "tiny")
+    return _run("tiny")
 
 
 @pytest.fixture(scope="session")
@@ -128,9 +133,9 @@ def tiny_bundle(tiny_run) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run2(tmp_path_factory) -> Path:
+def tiny_run2() -> Path:
     """As `tiny_run`, with two codebooks, exported too."""
-    return _run(tmp_path_factory, "tiny2", num_codebooks=2)
+    return _run("tiny2", num_codebooks=2)
 
 
 @pytest.fixture(scope="session")
@@ -184,7 +189,7 @@ def _with_prior(path: Path, run: Path, *overrides: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_prior(tmp_path_factory, tiny_run) -> Path:
+def tiny_prior(tiny_run) -> Path:
     """A copy of `tiny_run` with the prior `pixelcnn`, exported. Shared, too."""
 
     def make(path: Path) -> None:
@@ -192,35 +197,31 @@ def tiny_prior(tmp_path_factory, tiny_run) -> Path:
         train_tiny_prior(path)
         export_bundle(find_model(path))
 
-    return shared(tmp_path_factory, "priors/tiny", make)
+    return shared("priors/tiny", make)
 
 
 @pytest.fixture(scope="session")
-def half_run(tmp_path_factory, tiny_prior) -> Path:
+def half_run(tiny_prior) -> Path:
     """A copy of `tiny_prior` whose bundle has the graphs of all precisions. Shared, too."""
 
     def make(path: Path) -> None:
         shutil.copytree(tiny_prior, path)
         export_bundle(find_model(path), precisions=("fp16", "bf16"))
 
-    return shared(tmp_path_factory, "half/tiny", make)
+    return shared("half/tiny", make)
 
 
 @pytest.fixture(scope="session")
-def tiny_prior2(tmp_path_factory, tiny_run2) -> Path:
+def tiny_prior2(tiny_run2) -> Path:
     """The same of `tiny_run2`, without labels, and without a bundle."""
     overrides = ("data.conditional=false", "prior.first_kernel=5")
-    return shared(
-        tmp_path_factory, "priors/tiny2", lambda path: _with_prior(path, tiny_run2, *overrides)
-    )
+    return shared("priors/tiny2", lambda path: _with_prior(path, tiny_run2, *overrides))
 
 
 @pytest.fixture(scope="session")
-def tiny_prior_bundle2(tmp_path_factory, tiny_prior2) -> Path:
+def tiny_prior_bundle2(tiny_prior2) -> Path:
     """The bundle of `tiny_prior2`. Shared, too."""
-    return shared(
-        tmp_path_factory, "bundles/tiny2", lambda path: export_bundle(find_model(tiny_prior2), path)
-    )
+    return shared("bundles/tiny2", lambda path: export_bundle(find_model(tiny_prior2), path))
 
 
 def write_speech(folder: Path, count: int = 24) -> Path:
@@ -287,29 +288,29 @@ def make_speech_config():
 
 
 @pytest.fixture(scope="session")
-def speech_data(tmp_path_factory) -> Path:
+def speech_data() -> Path:
     """The folder of `write_speech`. Shared: copy it before you change it."""
-    return shared(tmp_path_factory, "recordings", write_speech)
+    return shared("recordings", write_speech)
 
 
-def _speech_run(tmp_path_factory, name: str, data: Path, **model) -> Path:
+def _speech_run(name: str, data: Path, **model) -> Path:
     def make(path: Path) -> None:
         train_speech(tiny_speech_config(data, **model), path, Log())
         export_bundle(find_model(path))
 
-    return shared(tmp_path_factory, f"runs/{name}", make)
+    return shared(f"runs/{name}", make)
 
 
 @pytest.fixture(scope="session")
-def tiny_speech(tmp_path_factory, speech_data) -> Path:
+def tiny_speech(speech_data) -> Path:
     """A trained run on speech with a conv decoder, and a bundle in it. Shared, too."""
-    return _speech_run(tmp_path_factory, "tiny-speech", speech_data)
+    return _speech_run("tiny-speech", speech_data)
 
 
 @pytest.fixture(scope="session")
-def tiny_wavenet(tmp_path_factory, speech_data) -> Path:
+def tiny_wavenet(speech_data) -> Path:
     """The same with a WaveNet decoder."""
-    return _speech_run(tmp_path_factory, "tiny-wavenet", speech_data, **WAVENET)
+    return _speech_run("tiny-wavenet", speech_data, **WAVENET)
 
 
 TINY_WAVENET = (
@@ -342,11 +343,11 @@ def make_speech_prior():
 
 
 @pytest.fixture(scope="session")
-def tiny_speech_prior(tmp_path_factory, tiny_speech) -> Path:
+def tiny_speech_prior(tiny_speech) -> Path:
     """A copy of `tiny_speech` with the prior `wavenet`, without a bundle. Shared, too."""
 
     def make(path: Path) -> None:
         _copy_run(tiny_speech, path, "bundle")
         train_tiny_speech_prior(path)
 
-    return shared(tmp_path_factory, "priors/tiny-speech", make)
+    return shared("priors/tiny-speech", make)

@@ -8,13 +8,21 @@ from pathlib import Path
 
 import pytest
 
+_root = Path()
+"""Where they are, below pytest's folder of the session."""
 
-def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+
+def share_below(factory: pytest.TempPathFactory) -> None:
+    """Begin a session."""
+    global _root
+    base = factory.getbasetemp()
+    # A worker's own folder is below that of the session.
+    _root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+
+
+def shared(name: str, make: Callable[[Path], object]) -> Path:
     """The folder `name`, which `make` is to make; whoever comes first makes it, others wait."""
-    root = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # a worker's own folder is below that of the session
-    path, done = root / "shared" / name, root / "shared" / f"{name}.done"
+    path, done = _root / name, _root / f"{name}.done"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

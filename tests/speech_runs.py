@@ -1,13 +1,12 @@
 """Runs on speech that nobody trained: random weights, with a codebook that makes many codes."""
 
-import atexit
 import functools
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from shared_runs import shared
 
 from vqtrt.artefacts import Artefacts, find_model
 from vqtrt.config_speech import SpeechConfig
@@ -89,10 +88,12 @@ def write_run(path: Path, **settings) -> Path:
 @functools.cache
 def exported(kind: str) -> Artefacts:
     """The run `conv` or `wavenet` with its bundle; shared: copy it before you change it."""
-    root = Path(tempfile.mkdtemp(prefix="vqtrt-test-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
     settings = {"decoder": CONV} if kind == "conv" else {"decoder": WAVENET} | FRONT
-    return export_bundle(find_model(write_run(root / kind, **settings)))
+
+    def make(path: Path) -> None:
+        export_bundle(find_model(write_run(path, **settings)))
+
+    return find_model(shared(f"untrained/{kind}", make))
 
 
 def copied(kind: str, folder: Path) -> Artefacts:
