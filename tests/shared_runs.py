@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-_root = Path()
+_root: Path | None = None
 """Where they are, below pytest's folder of the session."""
 
 
@@ -22,6 +22,7 @@ def share_below(factory: pytest.TempPathFactory) -> None:
 
 def shared(name: str, make: Callable[[Path], object]) -> Path:
     """The folder `name`, which `make` is to make; whoever comes first makes it, others wait."""
+    assert _root is not None, "no session has begun"
     path, done = _root / name, _root / f"{name}.done"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("w") as lock:

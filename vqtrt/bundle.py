@@ -63,7 +63,7 @@ class GraphSpec(_Part):
     file: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     made_from: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """Stands for all that the file follows from; a later export leaves out what has the same."""
+    """Stands for all that the file follows from; a later export copies what has the same."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import speech_runs
 
 from vqtrt.artefacts import find_model
 from vqtrt.bundle import Bundle, GraphSpec
@@ -80,9 +81,22 @@ def test_other_weights_make_other_graphs(run, exported):
 
 
 def test_other_code_makes_other_graphs(run, exported, monkeypatch):
-    monkeypatch.setattr("vqtrt.export.made_from._code", lambda: ["changed"])
+    monkeypatch.setattr("vqtrt.export.made_from._CODE", ["changed"])
     assert again(run) == []
     assert exported == ["encoder.onnx", "decoder.onnx"]
+
+
+@pytest.fixture(params=["conv", "wavenet"])
+def spoken(request, tmp_path):
+    """A run on speech with a bundle, one's own; made before `exported` is."""
+    return speech_runs.copied(request.param, tmp_path)
+
+
+def test_graphs_of_speech_are_copied(spoken, exported):
+    table = spoken.open_bundle().info.graphs
+    assert again(spoken.run) == list(table)
+    assert exported == []
+    assert Bundle.open(spoken.bundle).info.graphs == table
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "table"])

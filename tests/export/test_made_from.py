@@ -9,6 +9,7 @@ from prior_doubles import random_prior as random_wavenet
 from torch import nn
 
 from vqtrt.config import PixelCNNConfig
+from vqtrt.config_parts import QuantizerConfig
 from vqtrt.export import made_from as module
 from vqtrt.export.made_from import made_from
 from vqtrt.models.deployed import DeployedGraph, int32
@@ -86,10 +87,38 @@ class Scaled(nn.Module):
 Scaled.__module__ = "vqtrt.models.scaled"
 
 
-def graph(change=lambda module: None, **settings):
-    part = Scaled(**settings)
+def graph(change=lambda module: None, kind=Scaled, **settings):
+    part = kind(**settings)
     change(part)
     return DeployedGraph(part, (int32("a", "batch"),), (int32("b", "batch"),))
+
+
+class Twin(Scaled):
+    """The same in all but its name."""
+
+
+Twin.__module__ = Scaled.__module__
+
+
+def turned(part):
+    part.layer.weight.data = part.layer.weight.data.reshape(1, 4)
+
+
+def renamed(part):
+    part.register_buffer("shifted", part.shift, persistent=False)
+    del part.shift
+
+
+def whole_numbers(part):
+    part.shift = torch.zeros(2, dtype=torch.int32)
+
+
+def shared_by_two(part):
+    part.other = part.layer
+
+
+def config(dim):
+    return lambda part: setattr(part, "config", QuantizerConfig(dim=dim))
 
 
 def one_bit(part):
@@ -101,6 +130,11 @@ CHANGES = {
     "buffer": graph(lambda part: part.shift.add_(1)),
     "setting": graph(by=3.0),
     "dtype": graph(lambda part: part.half()),
+    "dtype of the same bytes": graph(whole_numbers),
+    "shape": graph(turned),
+    "name": graph(renamed),
+    "shared module": graph(shared_by_two),
+    "twin": graph(kind=Twin),
     "new setting": graph(lambda part: setattr(part, "more", None)),
     "class": graph(lambda part: setattr(part, "layer", nn.Bilinear(2, 2, 2))),
     "input": replace(graph(), inputs=(int32("a", "t"),)),
@@ -114,15 +148,31 @@ def test_a_change_is_seen(change):
     assert made_from(graph(), EXAMPLE) not in (None, made_from(CHANGES[change], EXAMPLE))
 
 
+def test_a_config_is_seen():
+    found = [made_from(graph(config(dim)), EXAMPLE) for dim in (8, 9, 8)]
+    assert found[0] == found[2] != found[1]
+
+
 def test_examples_and_code_are_seen(monkeypatch):
     before = made_from(graph(), EXAMPLE)
     assert before == made_from(graph(), EXAMPLE) != made_from(graph(), {"batch": 3, "t": 8})
-    monkeypatch.setattr(module, "version", lambda name: "9")
-    module._code.cache_clear()
-    try:
-        assert made_from(graph(), EXAMPLE) != before
-    finally:
-        module._code.cache_clear()
+    monkeypatch.setattr(module, "_CODE", ["other"])
+    assert made_from(graph(), EXAMPLE) != before
+    monkeypatch.setattr(module, "_CODE", None)
+    assert made_from(graph(), EXAMPLE) is None
+
+
+@pytest.mark.parametrize("package", ["torch", "onnx", "onnxscript", "onnx-ir"])
+def test_versions_are_seen(monkeypatch, package):
+    before, real = module._code(), module.version
+    monkeypatch.setattr(module, "version", lambda name: "9" if name == package else real(name))
+    assert module._code() != before == module._CODE
+
+
+def test_the_version_of_vqtrt_is_seen(monkeypatch):
+    before = module._code()
+    monkeypatch.setattr(module.vqtrt, "__version__", "9")
+    assert module._code() != before
 
 
 def test_sources_are_seen(monkeypatch, tmp_path):
@@ -132,8 +182,21 @@ def test_sources_are_seen(monkeypatch, tmp_path):
     monkeypatch.setattr(module.vqtrt, "__file__", str(tmp_path / "__init__.py"))
     for text in ("a = 1", "a = 2", "a = 1"):
         source.write_text(text)
-        found.append(module._code.__wrapped__())
-    assert found[0] == found[2] != found[1]
+        found.append(module._code())
+    # An editor's lock, and a folder that is named so, are no sources.
+    (tmp_path / ".#part.py").symlink_to("nowhere")
+    (tmp_path / "x.py").mkdir()
+    assert module._code() == found[0] == found[2] != found[1]
+    source.rename(source.with_name("other.py"))
+    assert module._code() != found[0]
+
+
+def test_what_cannot_be_read_is_not_known(monkeypatch):
+    def missing(name):
+        raise module.PackageNotFoundError(name)
+
+    monkeypatch.setattr(module, "version", missing)
+    assert module._code() is None
 
 
 class Foreign(nn.Module):
@@ -143,6 +206,8 @@ class Foreign(nn.Module):
 UNKNOWN = {
     "another's module": lambda part: setattr(part, "layer", Foreign()),
     "a function": lambda part: setattr(part, "call", torch.relu),
+    "a hook": lambda part: part.layer.register_forward_hook(print),
+    "a hook before": lambda part: part.register_forward_pre_hook(print),
     "a loose tensor": lambda part: setattr(part, "loose", [torch.zeros(1)]),
 }
 

@@ -26,12 +26,12 @@ class GraphWriter:
     def write(self, name: str, graph: DeployedGraph, example: Mapping[str, int]) -> None:
         """Write a graph to NAME.onnx; `example` as `write_deployed` takes it."""
         file, made = f"{name}.onnx", made_from(graph, example)
-        spec = self._copy(name, file, made) if made else None
+        spec = self._copy(name, graph, made) if made else None
         if spec is None:
             spec = write_deployed(graph, example, self.folder, file)
         self.graphs[name] = spec.model_copy(update={"made_from": made})
 
-    def _copy(self, name: str, file: str, made: str) -> GraphSpec | None:
+    def _copy(self, name: str, graph: DeployedGraph, made: str) -> GraphSpec | None:
         """Copy a graph of the bundle before, if it is whole there and made from the same."""
         spec = self.before.info.graphs.get(name) if self.before else None
         if self.before is None or spec is None or spec.made_from != made:
@@ -40,8 +40,14 @@ class GraphWriter:
             content = self.before.graph_bytes(name)
         except VqtrtError:
             return None  # damaged or gone, which an export mends
+        file = f"{name}.onnx"
         path = self.folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         self.kept.append(name)
-        return spec.model_copy(update={"file": file})
+        return GraphSpec(
+            file=file,
+            sha256=spec.sha256,
+            inputs=(*graph.inputs, *graph.caches),
+            outputs=(*graph.outputs, *graph.kept()),
+        )

@@ -1,11 +1,10 @@
 """All that an exported graph follows from, as one hash: an export can tell which are as before."""
 
-import functools
 import hashlib
 import itertools
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,25 @@ from vqtrt.models.deployed import DeployedGraph
 
 _EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir")
 _OWN = frozenset(nn.Module().__dict__)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def made_from(graph: DeployedGraph, example: Mapping[str, int]) -> str | None:
     """SHA-256, as hexadecimal digits, of a graph's weights, settings, tables, example and code.
 
     The code is that of vqtrt, whole, and the versions of the packages that export. None where a
-    module holds what cannot be told here, or is not vqtrt's or torch's: nothing is known of such a
-    graph, and it has to be exported anew.
+    module holds what cannot be told here, or is not vqtrt's or torch's, and where code or versions
+    cannot be read: such a graph has to be exported anew.
     """
     module = graph.module
+    if _CODE is None:
+        return None
     try:
         parts = {name: _facts(part) for name, part in module.named_modules(remove_duplicate=False)}
     except TypeError:
         return None
     facts = {
-        "code": _code(),
+        "code": _CODE,
         "parts": parts,
         "tables": [_tables(graph.inputs), _tables(graph.outputs), _tables(graph.caches)],
         "example": dict(example),
@@ -50,14 +52,24 @@ def made_from(graph: DeployedGraph, example: Mapping[str, int]) -> str | None:
     return digest.hexdigest()
 
 
-@functools.cache
-def _code() -> list[str]:
-    """Versions, and a hash of the package's sources: what is edited in place has a version, too."""
+def _code() -> list[str] | None:
+    """Versions, and a hash of the package's sources: what is edited in place has a version, too.
+
+    None where they cannot be read.
+    """
     root, digest = Path(vqtrt.__file__).parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\n".encode())
-        digest.update(path.read_bytes())
-    return [vqtrt.__version__, digest.hexdigest(), *(version(name) for name in _EXPORTERS)]
+    try:
+        for path in sorted(root.rglob("*.py")):
+            if path.is_file():  # not an editor's lock
+                digest.update(f"{path.relative_to(root)}\n".encode())
+                digest.update(path.read_bytes())
+        return [vqtrt.__version__, digest.hexdigest(), *(version(name) for name in _EXPORTERS)]
+    except (OSError, PackageNotFoundError):
+        return None
+
+
+# Read when the code is imported: what is edited later is not what runs.
+_CODE = _code()
 
 
 def _facts(module: nn.Module) -> list[Any]:
@@ -65,6 +77,8 @@ def _facts(module: nn.Module) -> list[Any]:
     kind = type(module)
     if kind.__module__.partition(".")[0] not in ("vqtrt", "torch"):
         raise TypeError(kind)
+    if any(vars(module)[name] for name in _HOOKS):
+        raise TypeError("hooks can do anything")
     settings = {key: _plain(value) for key, value in vars(module).items() if key not in _OWN}
     return [kind.__module__, kind.__qualname__, settings]
 
