@@ -182,12 +182,6 @@ def _copy_run(run: Path, path: Path, *left_out: str) -> None:
     )
 
 
-def _with_prior(path: Path, run: Path, *overrides: str) -> None:
-    """Without the run's bundle, which would know nothing of the prior."""
-    _copy_run(run, path, "bundle")
-    train_tiny_prior(path, "pixelcnn", *overrides)
-
-
 @pytest.fixture(scope="session")
 def tiny_prior(tiny_run) -> Path:
     """A copy of `tiny_run` with the prior `pixelcnn`, exported. Shared, too."""
@@ -214,8 +208,13 @@ def half_run(tiny_prior) -> Path:
 @pytest.fixture(scope="session")
 def tiny_prior2(tiny_run2) -> Path:
     """The same of `tiny_run2`, without labels, and without a bundle."""
-    overrides = ("data.conditional=false", "prior.first_kernel=5")
-    return shared("priors/tiny2", lambda path: _with_prior(path, tiny_run2, *overrides))
+
+    def make(path: Path) -> None:
+        _copy_run(tiny_run2, path, "bundle")  # which would know nothing of the prior
+        overrides = ("data.conditional=false", "prior.first_kernel=5")
+        train_tiny_prior(path, "pixelcnn", *overrides)
+
+    return shared("priors/tiny2", make)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Runs on speech that nobody trained: random weights, with a codebook that makes many codes."""
 
-import functools
 import shutil
 from pathlib import Path
 
@@ -85,7 +84,6 @@ def write_run(path: Path, **settings) -> Path:
     return path
 
 
-@functools.cache
 def exported(kind: str) -> Artefacts:
     """The run `conv` or `wavenet` with its bundle; shared: copy it before you change it."""
     settings = {"decoder": CONV} if kind == "conv" else {"decoder": WAVENET} | FRONT

@@ -36,10 +36,10 @@ def export_run(
     engines of graphs that are as before stay.
     """
     size = run.config.data.preprocessing
-    priors = trained_priors(run.path)
+    model, priors = run.load_model(), trained_priors(run.path)
 
     def write(writer: GraphWriter, precision: str) -> None:
-        image_graphs(run.load_model(), size, writer, precision)
+        image_graphs(model, size, writer, precision)
         for name, prior in priors.items():
             prior_graphs(prior.load(), name, prior.config.codes.width, writer, precision)
 
@@ -77,14 +77,12 @@ def write_bundle(
         raise VqtrtError(f"no precision {min(unknown)!r}: choose of {', '.join(PRECISIONS)}")
     check_place(out)
     with replacing(out) as folder:
-        writer = GraphWriter(folder, _bundle_in(out))
+        writer = GraphWriter(folder, _bundle_in(out), kept)
         for precision in PRECISIONS:
             if precision == "fp32" or precision in precisions:
                 write(writer, precision)
         Bundle.write_info(folder, describe(writer.graphs))
         carry_plans(out, folder, writer.graphs)
-    for name in writer.kept:
-        kept(name)
     return Bundle.open(out)
 
 

@@ -1,12 +1,12 @@
 """Where an export writes the graphs of a bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vqtrt.bundle import Bundle, GraphSpec
 from vqtrt.errors import VqtrtError
 from vqtrt.export.made_from import made_from
-from vqtrt.export.onnx import write_deployed
+from vqtrt.export.onnx import write_deployed, write_file
 from vqtrt.models.deployed import DeployedGraph
 
 
@@ -14,40 +14,40 @@ class GraphWriter:
     """Writes graphs into a folder; `graphs` has their entries of the bundle's table, by name.
 
     A graph that the bundle `before` has from the same weights, settings and code is copied from
-    there, and its name is in `kept`: to export one takes seconds, a large WaveNet's step 20.
+    there, and `kept` is called with its name: to export one takes seconds, a large WaveNet's step
+    20.
     """
 
-    def __init__(self, folder: Path, before: Bundle | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        before: Bundle | None = None,
+        kept: Callable[[str], None] = lambda name: None,
+    ) -> None:
         self.folder = folder
         self.before = before
+        self.kept = kept
         self.graphs: dict[str, GraphSpec] = {}
-        self.kept: list[str] = []
 
     def write(self, name: str, graph: DeployedGraph, example: Mapping[str, int]) -> None:
         """Write a graph to NAME.onnx; `example` as `write_deployed` takes it."""
         file, made = f"{name}.onnx", made_from(graph, example)
-        spec = self._copy(name, graph, made) if made else None
-        if spec is None:
+        content = self._content_before(name, made)
+        if content is None:
             spec = write_deployed(graph, example, self.folder, file)
+        else:
+            spec = write_file(content, graph.taken, graph.given, self.folder, file)
+            self.kept(name)
         self.graphs[name] = spec.model_copy(update={"made_from": made})
 
-    def _copy(self, name: str, graph: DeployedGraph, made: str) -> GraphSpec | None:
-        """Copy a graph of the bundle before, if it is whole there and made from the same."""
-        spec = self.before.info.graphs.get(name) if self.before else None
-        if self.before is None or spec is None or spec.made_from != made:
+    def _content_before(self, name: str, made: str | None) -> bytes | None:
+        """The bytes of a graph of the bundle before, if they are whole and made from the same."""
+        if self.before is None or made is None:
+            return None
+        spec = self.before.info.graphs.get(name)
+        if spec is None or spec.made_from != made:
             return None
         try:
-            content = self.before.graph_bytes(name)
+            return self.before.graph_bytes(name)
         except VqtrtError:
             return None  # damaged or gone, which an export mends
-        file = f"{name}.onnx"
-        path = self.folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        self.kept.append(name)
-        return GraphSpec(
-            file=file,
-            sha256=spec.sha256,
-            inputs=(*graph.inputs, *graph.caches),
-            outputs=(*graph.outputs, *graph.kept()),
-        )

@@ -14,6 +14,7 @@ from torch import nn
 
 import vqtrt
 from vqtrt.bundle import TensorSpec
+from vqtrt.export.tensor_hash import update_with
 from vqtrt.models.deployed import DeployedGraph
 
 _EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir")
@@ -46,9 +47,7 @@ def made_from(graph: DeployedGraph, example: Mapping[str, int]) -> str | None:
         module.named_parameters(remove_duplicate=False),
         module.named_buffers(remove_duplicate=False),  # those that are in no file, too
     )
-    for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    update_with(digest, tensors)
     return digest.hexdigest()
 
 

@@ -61,8 +61,7 @@ def write_deployed(
     if graph.caches:
         arguments["caches"] = [tensor_of(tensor) for tensor in graph.caches]
         shapes["caches"] = [axes(tensor) for tensor in graph.caches]
-    inputs, outputs = [*graph.inputs, *graph.caches], [*graph.outputs, *graph.kept()]
-    return write_graph(graph.module, arguments, shapes, inputs, outputs, folder, file)
+    return write_graph(graph.module, arguments, shapes, graph.taken, graph.given, folder, file)
 
 
 def _dim(size: str, free: Mapping[str, Any]) -> Any:
@@ -111,6 +110,17 @@ def write_graph(
         del node.metadata_props[:]
     onnx.checker.check_model(proto, full_check=True)
     content = proto.SerializeToString(deterministic=True)
+    return write_file(content, inputs, outputs, folder, file)
+
+
+def write_file(
+    content: bytes,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    folder: Path,
+    file: str,
+) -> GraphSpec:
+    """Write the bytes of a graph to `folder`/`file`; returns its entry of the bundle's table."""
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -144,7 +154,6 @@ def _describe(value: onnx.ValueInfoProto, tensor: TensorSpec) -> None:
             raise RuntimeError(f"the exporter made {value}, which is not {tensor}")
 
 
-@functools.cache
 def _keep_signatures() -> None:
     """Let onnxscript parse the source of its 500 operators once, not anew for each graph.
 

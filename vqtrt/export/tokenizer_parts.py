@@ -12,6 +12,7 @@ from vqtrt.bundle import ModelFacts
 from vqtrt.errors import VqtrtError
 from vqtrt.export.adapt import Answer, Quantizer, adapt, answer
 from vqtrt.export.quantizers import GraphQuantizer
+from vqtrt.export.tensor_hash import update_with
 
 
 class TokenizerEncoder(nn.Module):
@@ -111,10 +112,7 @@ class Parts:
         scaling = (self.encoder.scale, self.encoder.offset)
         digest.update(repr((type(self.form).__name__, sorted(options.items()), scaling)).encode())
         for module in (self.encoder, self.decoder):
-            for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-                value = tensor.detach().contiguous()
-                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+            update_with(digest, [*module.named_parameters(), *module.named_buffers()])
         return digest.hexdigest()
 
     @torch.no_grad()

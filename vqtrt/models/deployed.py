@@ -24,6 +24,16 @@ class DeployedGraph:
     outputs: tuple[TensorSpec, ...]
     caches: tuple[TensorSpec, ...] = ()
 
+    @property
+    def taken(self) -> tuple[TensorSpec, ...]:
+        """All that it takes, as a bundle's table has it: inputs, then caches."""
+        return self.inputs + self.caches
+
+    @property
+    def given(self) -> tuple[TensorSpec, ...]:
+        """All that it gives: outputs, then new caches."""
+        return self.outputs + self.kept()
+
     def kept(self) -> tuple[TensorSpec, ...]:
         """The new caches, as outputs."""
         return tuple(
