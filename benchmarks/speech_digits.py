@@ -33,7 +33,7 @@ from speech_classifiers import (
 
 from vqtrt.artefacts import find_model
 from vqtrt.data.audio import read_audio, write_wav
-from vqtrt.engines import open_engine
+from vqtrt.engines import EngineOptions, open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.speech_tokenizer import SpeechTokenizer
 
@@ -68,7 +68,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     trained = time.perf_counter()
     model = find_model(arguments.model)
     tokenizer = SpeechTokenizer(
-        open_engine(model, arguments.engine), temperature=arguments.temperature
+        open_engine(model, EngineOptions(arguments.engine)), temperature=arguments.temperature
     )
     speakers = tokenizer.speech.speakers
     if tokenizer.preprocessing.sample_rate != RATE or set(speakers) != set(classifiers.speakers):

@@ -19,13 +19,13 @@ from report import heading, table
 from vqtrt.artefacts import find_model
 from vqtrt.data.audio import AudioPreprocessing, read_audio, write_wav
 from vqtrt.data.speech import open_speech
-from vqtrt.engines import open_engine
+from vqtrt.engines import EngineOptions, open_engine
 
 
 def main() -> None:
     data, run = sys.argv[1:]
     heading(f"One recording of 60 minutes: {Path(run).name} on {data}")
-    engine = open_engine(find_model(run), "onnxruntime")
+    engine = open_engine(find_model(run), EngineOptions("onnxruntime"))
     if engine.speech is None:
         raise SystemExit(f"{run} is no model of speech")
     preprocessing, stride = engine.speech.preprocessing, engine.facts.stride

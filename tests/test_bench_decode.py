@@ -3,7 +3,7 @@ import speech_runs
 from doubles import FakeEngine
 
 from vqtrt.bench_decode import bench_decode, bench_decode_model, bench_decode_recipe
-from vqtrt.engines import open_engine
+from vqtrt.engines import EngineOptions, open_engine
 from vqtrt.errors import VqtrtError
 
 KEYS = {
@@ -28,7 +28,7 @@ def test_a_wavenet_beside_the_naive_loop():
     calls = []
     figures = bench_decode_model(
         speech_runs.exported("wavenet"),
-        engine="onnxruntime",
+        EngineOptions("onnxruntime"),
         batch_size=3,
         seconds=0.05,
         repeat=2,
@@ -50,14 +50,16 @@ def test_the_naive_loop_would_find_another_decoder():
     model = speech_runs.exported("wavenet")
     other = speech_runs.model(decoder=speech_runs.WAVENET, **speech_runs.FRONT)
     other.decoder.wavenet.out.weight.mul_(1.5)
-    engine = open_engine(model, "onnxruntime")
+    engine = open_engine(model, EngineOptions("onnxruntime"))
     figures = bench_decode(engine, other, batch_size=2, seconds=0.1, repeat=1)
     assert figures["naive_agreement"] < 1
 
 
 def test_a_conv_decoder():
     model = speech_runs.exported("conv")
-    figures = bench_decode_model(model, engine="onnxruntime", batch_size=2, seconds=0.1, repeat=1)
+    figures = bench_decode_model(
+        model, EngineOptions("onnxruntime"), batch_size=2, seconds=0.1, repeat=1
+    )
     assert set(figures) == KEYS
     check(figures)
     assert figures["decoder"] == "conv"

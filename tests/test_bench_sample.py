@@ -2,7 +2,7 @@ import pytest
 
 from vqtrt.artefacts import find_model
 from vqtrt.bench_sample import bench_random, bench_sample
-from vqtrt.engines import open_engine
+from vqtrt.engines import EngineOptions, open_engine
 
 KEYS = {
     "forward_passes",
@@ -28,7 +28,7 @@ def check(figures):
 def test_a_prior_of_a_model(tiny_prior):
     calls = []
     figures = bench_sample(
-        open_engine(find_model(tiny_prior), "onnxruntime"),
+        open_engine(find_model(tiny_prior), EngineOptions("onnxruntime")),
         "pixelcnn",
         shape=(4, 3),
         batch_size=2,
@@ -43,7 +43,7 @@ def test_a_prior_of_a_model(tiny_prior):
 
 
 def test_two_codebooks_in_torch(tiny_prior2):
-    engine = open_engine(find_model(tiny_prior2), "torch")
+    engine = open_engine(find_model(tiny_prior2), EngineOptions("torch"))
     check(bench_sample(engine, "pixelcnn", shape=(2, 2), batch_size=1, repeat=1))
 
 

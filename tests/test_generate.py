@@ -4,7 +4,7 @@ from PIL import Image
 
 from vqtrt.artefacts import find_model
 from vqtrt.data.codes import read_codes
-from vqtrt.engines import open_engine
+from vqtrt.engines import EngineOptions, open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.generate import read_prefix, write_codes, write_grid, write_pictures
 from vqtrt.sampler import Draw
@@ -45,7 +45,7 @@ def test_a_codes_file(tmp_path, model, tokenizer, samples):
 
 def test_codes_of_a_prior_without_labels(tmp_path, tiny_prior2):
     model = find_model(tiny_prior2)
-    tokenizer = Tokenizer(open_engine(model, "torch"))
+    tokenizer = Tokenizer(open_engine(model, EngineOptions("torch")))
     samples = sample_codes(tokenizer.engine, REQUEST)
     write_codes(tokenizer, REQUEST, samples, tmp_path / "s.npy", model)
     written = read_codes(tmp_path / "s.npy")

@@ -15,6 +15,7 @@ from vqtrt.artefacts import Artefacts
 from vqtrt.data.codes import Codes, read_codes
 from vqtrt.data.folder import ImageFolder
 from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.engines import EngineOptions
 from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.pipeline import decode_codes, encode_source, list_source, picture_names
 from vqtrt.tokenizer import Tokenizer
@@ -528,7 +529,7 @@ def test_round_trip_on_a_real_bundle(tiny_bundle, folder, tmp_path):
     from vqtrt.engines import open_engine
 
     found = Artefacts(None, tiny_bundle, "named")
-    real = Tokenizer(open_engine(found, "onnxruntime"), batch_size=3)
+    real = Tokenizer(open_engine(found, EngineOptions("onnxruntime")), batch_size=3)
     out = tmp_path / "codes.npy"
     encode_source(real, ImageFolder(folder), out, root=str(folder), model=found, workers=2)
     codes = read_codes(out)

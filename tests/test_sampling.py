@@ -6,7 +6,7 @@ import torch
 from doubles import FakeEngine
 
 from vqtrt.artefacts import find_model
-from vqtrt.engines import open_engine
+from vqtrt.engines import EngineOptions, open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.models.draw import draw as draw_codes
 from vqtrt.sampler import BatchSampler, Draw, PixelCNNSampler, noise
@@ -16,17 +16,17 @@ from vqtrt.training.prior_run import trained_priors
 
 @pytest.fixture(scope="module", params=["onnxruntime", "torch"])
 def engine(request, tiny_prior):
-    return open_engine(find_model(tiny_prior), request.param)
+    return open_engine(find_model(tiny_prior), EngineOptions(request.param))
 
 
 @pytest.fixture(scope="module")
 def ort(tiny_prior):
-    return open_engine(find_model(tiny_prior), "onnxruntime")
+    return open_engine(find_model(tiny_prior), EngineOptions("onnxruntime"))
 
 
 @pytest.fixture(scope="module")
 def torch2(tiny_prior2):
-    return open_engine(find_model(tiny_prior2), "torch")
+    return open_engine(find_model(tiny_prior2), EngineOptions("torch"))
 
 
 def sample(
@@ -97,7 +97,7 @@ def test_equals_the_loop_for_two_codebooks(torch2, tiny_prior2):
 
 @pytest.mark.slow
 def test_two_codebooks_in_onnxruntime(torch2, tiny_prior_bundle2):
-    found = sample(open_engine(find_model(tiny_prior_bundle2), "onnxruntime"), 5, 2)
+    found = sample(open_engine(find_model(tiny_prior_bundle2), EngineOptions("onnxruntime")), 5, 2)
     np.testing.assert_array_equal(found.codes, sample(torch2, 5).codes)
 
 
@@ -214,7 +214,7 @@ def test_labels_by_number_and_name(ort):
 
 @pytest.mark.parametrize("batch", [7, 8, 13, 33])
 def test_lanes_draw_what_one_lane_draws(tiny_prior, batch):
-    engine = open_engine(find_model(tiny_prior), "onnxruntime")
+    engine = open_engine(find_model(tiny_prior), EngineOptions("onnxruntime"))
     engine.lanes = 1
     whole = sample(engine, batch, batch)
     engine.lanes = 3
@@ -222,7 +222,7 @@ def test_lanes_draw_what_one_lane_draws(tiny_prior, batch):
 
 
 def test_a_lane_that_fails_ends_the_batch(tiny_prior, monkeypatch):
-    engine = open_engine(find_model(tiny_prior), "onnxruntime")
+    engine = open_engine(find_model(tiny_prior), EngineOptions("onnxruntime"))
     engine.lanes = 2
     drawing = PixelCNNSampler.sample
     ends = []
@@ -242,7 +242,7 @@ def test_a_lane_that_fails_ends_the_batch(tiny_prior, monkeypatch):
 
 
 def test_an_interrupt_ends_all_lanes(tiny_prior):
-    engine = open_engine(find_model(tiny_prior), "onnxruntime")
+    engine = open_engine(find_model(tiny_prior), EngineOptions("onnxruntime"))
     engine.lanes = 2
     facts = find_prior(engine, "pixelcnn")
     sampler = BatchSampler(engine, "pixelcnn", facts.codebook_size, 8, 4)

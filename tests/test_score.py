@@ -7,7 +7,7 @@ import torch
 
 from vqtrt.artefacts import find_model
 from vqtrt.data.codes import read_codes
-from vqtrt.engines import open_engine
+from vqtrt.engines import EngineOptions, open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.score import score_codes, score_data
 from vqtrt.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ def direct(run, codes):
 )
 def test_equals_the_cross_entropy(request, run, name):
     path = request.getfixturevalue(run)
-    engine = open_engine(find_model(path), name)
+    engine = open_engine(find_model(path), EngineOptions(name))
     codes = read_codes(path / "priors" / "pixelcnn.npy")
     found = score_codes(engine, "pixelcnn", codes, batch_size=64)
     assert found["bits_per_code"] == pytest.approx(direct(path, codes), rel=1e-6)
@@ -68,7 +68,7 @@ def test_codes_that_do_not_fit(tiny_prior, tiny_prior2, tmp_path):
     shutil.copy(tiny_prior / "priors" / "pixelcnn.npy", bare)
     with pytest.raises(VqtrtError, match="conditioned on"):
         score_codes(engine, "pixelcnn", read_codes(bare))
-    unconditional = open_engine(find_model(tiny_prior2), "torch")
+    unconditional = open_engine(find_model(tiny_prior2), EngineOptions("torch"))
     for shape, message in (
         ((0, 4, 4, 2), "no rows"),
         ((1, 4, 4, 3), "shape"),

@@ -7,7 +7,7 @@ from speech_runs import STRIDE, WAVENET
 
 from vqtrt.bundle import Bundle
 from vqtrt.data.mulaw import mulaw_decode, mulaw_encode
-from vqtrt.engines import open_engine
+from vqtrt.engines import EngineOptions, open_engine
 from vqtrt.engines.tensorrt import TensorRTEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.models.draw import draw
@@ -24,12 +24,12 @@ K = 16
 
 @pytest.fixture(scope="module", params=["onnxruntime", "torch"])
 def engine(request):
-    return open_engine(speech_runs.exported("wavenet"), request.param)
+    return open_engine(speech_runs.exported("wavenet"), EngineOptions(request.param))
 
 
 @pytest.fixture(scope="module")
 def runtime():
-    return open_engine(speech_runs.exported("wavenet"), "onnxruntime")
+    return open_engine(speech_runs.exported("wavenet"), EngineOptions("onnxruntime"))
 
 
 def codes(lengths=LENGTHS):
@@ -210,7 +210,7 @@ def test_bad_codes_and_other_models(runtime):
         decoder.decode([np.zeros(3, int), np.array([0, 1, 16])], [0, 0])
     with pytest.raises(VqtrtError, match="clip 0: speaker 3, but the model has 2"):
         decoder.decode([np.zeros(3, int)], [3])
-    conv = open_engine(speech_runs.exported("conv"), "onnxruntime")
+    conv = open_engine(speech_runs.exported("conv"), EngineOptions("onnxruntime"))
     with pytest.raises(VqtrtError, match="decodes with convolutions"):
         WaveNetDecoder(conv)
 

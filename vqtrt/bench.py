@@ -19,7 +19,7 @@ from vqtrt.artefacts import Artefacts
 from vqtrt.data.batches import read_batches
 from vqtrt.data.folder import ImageFolder
 from vqtrt.data.source import Images
-from vqtrt.engines import open_engine
+from vqtrt.engines import AUTO, EngineOptions, open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.pipeline import encode_source, list_source
 from vqtrt.tokenizer import Tokenizer
@@ -31,8 +31,7 @@ def bench_encode(
     model: Artefacts,
     folder: Path,
     *,
-    engine: str = "auto",
-    precision: str = "fp32",
+    options: EngineOptions = AUTO,
     batch_size: int = 64,
     workers: int,
     repeat: int = 3,
@@ -52,7 +51,7 @@ def bench_encode(
     """
     source = ImageFolder(folder)
     count = list_source(source).items
-    tokenizer = Tokenizer(open_engine(model, engine, precision=precision), batch_size=batch_size)
+    tokenizer = Tokenizer(open_engine(model, options), batch_size=batch_size)
     size = tokenizer.preprocessing
     batches = list(
         itertools.islice(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vqtrt.artefacts import Artefacts
 from vqtrt.data.mulaw import LEVELS, mulaw_encode
-from vqtrt.engines import Engine, open_engine
+from vqtrt.engines import AUTO, Engine, EngineOptions, open_engine
 from vqtrt.speech_tokenizer import SpeechTokenizer, require_speech
 from vqtrt.wavenet_sampler import decoder_noise
 
@@ -148,23 +148,23 @@ def _all_cores() -> Iterator[None]:
 
 
 def bench_decode_model(
-    model: Artefacts, *, engine: str = "auto", precision: str = "fp32", **options: Any
+    model: Artefacts, options: EngineOptions = AUTO, **sizes: Any
 ) -> dict[str, Any]:
     """`bench_decode` of a model on an engine; with its run, beside the naive loop."""
-    opened = open_engine(model, engine, precision=precision)
+    opened = open_engine(model, options)
     require_speech(opened)
     if model.run is None:
-        return bench_decode(opened, **options)
+        return bench_decode(opened, **sizes)
     from vqtrt.training.speech_run import SpeechRun
 
-    return bench_decode(opened, SpeechRun.open(model.run).load_model(), **options)
+    return bench_decode(opened, SpeechRun.open(model.run).load_model(), **sizes)
 
 
-def bench_decode_recipe(recipe: str, **options: Any) -> dict[str, Any]:
+def bench_decode_recipe(recipe: str, **sizes: Any) -> dict[str, Any]:
     """`bench_decode` of random weights: what a recipe's decoder costs, whatever it has learnt."""
     with tempfile.TemporaryDirectory(prefix="vqtrt-bench-") as scratch:
         engine, model = random_decoder(Path(scratch), recipe)
-        return bench_decode(engine, model, **options) | {"recipe": recipe}
+        return bench_decode(engine, model, **sizes) | {"recipe": recipe}
 
 
 def random_decoder(folder: Path, recipe: str) -> "tuple[Engine, SpeechVQVAE]":

@@ -17,15 +17,11 @@ from vqtrt.cli_options import (
     AnySplit,
     BatchSize,
     Data,
-    Engine,
-    EngineName,
     Json,
     LevelDb,
     Model,
     OnErrorName,
     OnErrorOption,
-    Precision,
-    PrecisionName,
     Resume,
     Seed,
     Settings,
@@ -42,6 +38,7 @@ from vqtrt.cli_options import (
     resized,
     skippable,
     warn_of_others,
+    with_engine,
     worker_count,
 )
 from vqtrt.cli_priors import bench_sample, sample, train_prior
@@ -53,6 +50,7 @@ from vqtrt.cli_speech import (
     evaluate_recordings,
     probe,
 )
+from vqtrt.engine_options import AUTO, EngineOptions
 from vqtrt.errors import Interrupted, VqtrtError, explain
 from vqtrt.terminal import Commands, fail
 
@@ -107,12 +105,12 @@ def train(
 
 
 @app.command()
+@with_engine
 def encode(
     data: Data,
     out: Annotated[Path, typer.Option(help="Codes file to write, .npy; a .json comes beside it.")],
     model: Model = None,
-    engine: Engine = EngineName.AUTO,
-    precision: Precision = PrecisionName.FP32,
+    engine: EngineOptions = AUTO,
     batch_size: AnyBatchSize = None,
     workers: Workers = None,
     on_error: OnErrorOption = OnErrorName.STOP,
@@ -129,7 +127,7 @@ def encode(
     from vqtrt.pipeline import encode_source
     from vqtrt.tokenizer import Tokenizer
 
-    found, opened = open_named(model, engine, precision)
+    found, opened = open_named(model, engine)
     if opened.speech is not None:
         refuse({"size": size, "split": split}, "images", "speech")
         result = encode_recordings(
@@ -173,12 +171,12 @@ def encode(
 
 
 @app.command()
+@with_engine
 def decode(
     codes: Annotated[Path, typer.Argument(help="Codes file, .npy.")],
     out: Annotated[Path, typer.Option(help="Folder for the pictures or wavs.")],
     model: Model = None,
-    engine: Engine = EngineName.AUTO,
-    precision: Precision = PrecisionName.FP32,
+    engine: EngineOptions = AUTO,
     batch_size: AnyBatchSize = None,
     workers: Workers = None,
     speaker: Speaker = None,
@@ -192,7 +190,7 @@ def decode(
     from vqtrt.pipeline import decode_codes
     from vqtrt.tokenizer import Tokenizer
 
-    _, opened = open_named(model, engine, precision)
+    _, opened = open_named(model, engine)
     if opened.speech is not None:
         refuse({"workers": workers}, "images", "speech")
         count = decode_recordings(
@@ -220,11 +218,11 @@ def decode(
 
 
 @app.command("eval")
+@with_engine
 def evaluate(
     data: Data,
     model: Model = None,
-    engine: Engine = EngineName.AUTO,
-    precision: Precision = PrecisionName.FP32,
+    engine: EngineOptions = AUTO,
     batch_size: AnyBatchSize = None,
     workers: Workers = None,
     on_error: OnErrorOption = OnErrorName.STOP,
@@ -248,7 +246,7 @@ def evaluate(
     from vqtrt.score import score_data
     from vqtrt.tokenizer import Tokenizer
 
-    found, opened = open_named(model, engine, precision)
+    found, opened = open_named(model, engine)
     if opened.speech is not None:
         refuse({"size": size, "split": split}, "images", "speech")
         figures = evaluate_recordings(
@@ -324,11 +322,11 @@ def shapes(
 
 
 @bench.command("encode")
+@with_engine
 def bench_encode(
     folder: Annotated[Path, typer.Argument(help="Folder of images.")],
     model: Model = None,
-    engine: Engine = EngineName.AUTO,
-    precision: Precision = PrecisionName.FP32,
+    engine: EngineOptions = AUTO,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
@@ -344,8 +342,7 @@ def bench_encode(
         figures = run_bench(
             found,
             folder,
-            engine=engine.value,
-            precision=precision.value,
+            options=engine,
             batch_size=batch_size,
             workers=worker_count(workers),
             repeat=repeat,

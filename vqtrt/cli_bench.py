@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from vqtrt.cli_options import Engine, EngineName, Json, Model, Precision, PrecisionName, find
+from vqtrt.cli_options import Json, Model, PrecisionName, find, with_engine
+from vqtrt.engine_options import AUTO, EngineOptions
 
 
 def bench_engine(
@@ -40,6 +41,7 @@ def bench_engine(
     terminal.show(figures, as_json)
 
 
+@with_engine
 def bench_decode(
     recipe: Annotated[
         str, typer.Option(help="Recipe whose decoder is measured, with random weights.")
@@ -48,8 +50,7 @@ def bench_decode(
         Path | None,
         typer.Option("--model", "-m", help="Run or bundle, in place of a recipe."),
     ] = None,
-    engine: Engine = EngineName.AUTO,
-    precision: Precision = PrecisionName.FP32,
+    engine: EngineOptions = AUTO,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips decoded at once.")] = 16,
     seconds: Annotated[float, typer.Option(min=0.01, help="Audio of each clip.")] = 1.0,
     repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
@@ -65,8 +66,7 @@ def bench_decode(
         if found is not None:
             figures = module.bench_decode_model(
                 found,
-                engine=engine.value,
-                precision=precision.value,
+                options=engine,
                 progress=counter,
                 **options,
             )

@@ -8,18 +8,17 @@ import typer
 
 from vqtrt.cli_options import (
     AnySplit,
-    Engine,
-    EngineName,
     Json,
-    Precision,
     PrecisionName,
     SplitName,
     Workers,
     find,
     refuse,
     require_passed,
+    with_engine,
     worker_count,
 )
+from vqtrt.engine_options import AUTO, EngineOptions
 from vqtrt.errors import VqtrtError
 
 
@@ -95,6 +94,7 @@ def export(
         require_passed(figures)
 
 
+@with_engine
 def verify(
     model: Annotated[
         Path | None,
@@ -107,8 +107,7 @@ def verify(
             "held out)."
         ),
     ] = None,
-    engine: Engine = EngineName.AUTO,
-    precision: Precision = PrecisionName.FP32,
+    engine: EngineOptions = AUTO,
     limit: Annotated[int, typer.Option(min=1, help="Compare at most this many of them.")] = 10_000,
     workers: Workers = None,
     split: AnySplit = None,
@@ -125,8 +124,6 @@ def verify(
     part = (split or SplitName.TEST).value
     with terminal.counting("verifying") as counter:
         items = items_for(found, data, part, limit=limit, workers=worker_count(workers))
-        figures = verify_all(
-            found, items, engine=engine.value, precision=precision.value, progress=counter
-        )
+        figures = verify_all(found, items, options=engine, progress=counter)
     terminal.show(figures, as_json)
     require_passed(figures)

@@ -1,7 +1,9 @@
 """What the commands have in common: their options, and how they open a model."""
 
+import functools
+import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vqtrt.engine_options import EngineOptions
 from vqtrt.errors import AudioError, ImageError, VqtrtError
 
 if TYPE_CHECKING:
@@ -62,10 +65,32 @@ Model = Annotated[
         help="Run or bundle. Without it: $VQTRT_MODEL, else the newest run under ./runs.",
     ),
 ]
-Engine = Annotated[EngineName, typer.Option(help="What runs the model.")]
-Precision = Annotated[
-    PrecisionName, typer.Option(help="Of the graphs that run; see `export --precision`.")
-]
+_ENGINE: dict[str, tuple[Any, Any]] = {
+    "engine": (
+        Annotated[EngineName, typer.Option(help="What runs the model.")],
+        EngineName.AUTO,
+    ),
+    "precision": (
+        Annotated[
+            PrecisionName, typer.Option(help="Of the graphs that run; see `export --precision`.")
+        ],
+        PrecisionName.FP32,
+    ),
+    "device": (
+        Annotated[int, typer.Option(min=0, help="Index of the GPU; CPU engines ignore it.")],
+        0,
+    ),
+    "trust_engines": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--trust-engines",
+                help="Load TensorRT engines that this machine did not build; they run as code.",
+            ),
+        ],
+        False,
+    ),
+}
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one engine call.")]
 IMAGES = 64
 """Images in one engine call, where `--batch-size` does not say."""
@@ -122,6 +147,39 @@ Settings = Annotated[
 Resume = Annotated[bool, typer.Option(help="Continue from the newest checkpoint.")]
 
 
+def with_engine(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of an engine in place of its parameter `engine`.
+
+    The command declares `engine: EngineOptions`; on the command line stand `--engine`,
+    `--precision`, `--device` and `--trust-engines`.
+    """
+    signature = inspect.signature(command)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        if parameter.name != "engine":
+            parameters.append(parameter)
+            continue
+        parameters += [
+            inspect.Parameter(name, parameter.kind, default=default, annotation=annotation)
+            for name, (annotation, default) in _ENGINE.items()
+        ]
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        engine, precision = options.pop("engine"), options.pop("precision")
+        chosen = EngineOptions(
+            engine.value,
+            precision.value,
+            device=options.pop("device"),
+            trust_engines=options.pop("trust_engines"),
+        )
+        command(engine=chosen, **options)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": None}
+    return run
+
+
 def find(named: Path | None) -> "Artefacts":
     """The model that is meant; says which."""
     from vqtrt import terminal
@@ -134,27 +192,22 @@ def find(named: Path | None) -> "Artefacts":
 
 
 def open_model(
-    named: Path | None,
-    engine: EngineName,
-    batch_size: int,
-    precision: PrecisionName = PrecisionName.FP32,
+    named: Path | None, engine: EngineOptions, batch_size: int
 ) -> "tuple[Artefacts, Tokenizer]":
     """The model of images that is meant, opened on an engine; says which."""
     from vqtrt.tokenizer import Tokenizer
 
-    found, opened = open_named(named, engine, precision)
+    found, opened = open_named(named, engine)
     return found, Tokenizer(opened, batch_size=batch_size)
 
 
-def open_named(
-    named: Path | None, engine: EngineName, precision: PrecisionName = PrecisionName.FP32
-) -> "tuple[Artefacts, OpenedEngine]":
+def open_named(named: Path | None, engine: EngineOptions) -> "tuple[Artefacts, OpenedEngine]":
     """The model that is meant, of images or of speech, opened on an engine; says which."""
     from vqtrt import terminal
     from vqtrt.engines import open_engine
 
     found = find(named)
-    opened = open_engine(found, engine.value, precision=precision.value)
+    opened = open_engine(found, engine, note=terminal.note)
     terminal.note(f"engine: {opened.name}")
     return found, opened
 

@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vqtrt.cli_options import (
-    Engine,
-    EngineName,
     Json,
     Model,
-    Precision,
-    PrecisionName,
     Resume,
     Settings,
     Workers,
@@ -20,8 +16,10 @@ from vqtrt.cli_options import (
     open_model,
     open_named,
     refuse,
+    with_engine,
     worker_count,
 )
+from vqtrt.engine_options import AUTO, EngineOptions
 from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
@@ -77,6 +75,7 @@ def train_prior(
         terminal.note(f"trained {run.path}; next: vqtrt export {found.run}")
 
 
+@with_engine
 def sample(
     prior: Annotated[
         str | None,
@@ -113,8 +112,7 @@ def sample(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples drawn at once.")] = 16,
     model: Model = None,
-    engine: Engine = EngineName.AUTO,
-    precision: Precision = PrecisionName.FP32,
+    engine: EngineOptions = AUTO,
     as_json: Json = False,
 ) -> None:
     """Draw new codes from a prior, and decode them to pictures or wavs."""
@@ -130,7 +128,7 @@ def sample(
         raise VqtrtError("nothing to write: pass --out FOLDER, --out codes.npy or --grid PNG")
     if grid is not None:
         check_png(grid)
-    found, opened = open_named(model, engine, precision)
+    found, opened = open_named(model, engine)
     draw = Draw(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     if opened.speech is None:
         refuse({"seconds": seconds, "speaker": speaker}, "speech", "images")
@@ -201,6 +199,7 @@ def _sample_clips(
         decode_speech(decoder, codes, out, progress=counter)
 
 
+@with_engine
 def bench_sample(
     shape: Shape = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples drawn at once.")] = 16,
@@ -209,8 +208,7 @@ def bench_sample(
         typer.Option("--model", "-m", help="Run or bundle; without it, random weights."),
     ] = None,
     prior: PriorName = "pixelcnn",
-    engine: Engine = EngineName.AUTO,
-    precision: Precision = PrecisionName.FP32,
+    engine: EngineOptions = AUTO,
     layers: Annotated[int, typer.Option(min=2, help="Layers of random weights.")] = 15,
     channels: Annotated[int, typer.Option(min=1, help="Channels of random weights.")] = 64,
     repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
@@ -234,7 +232,7 @@ def bench_sample(
                 progress=counter,
             )
         else:
-            opened = open_model(model, engine, batch_size, precision)[1].engine
+            opened = open_model(model, engine, batch_size)[1].engine
             facts = find_prior(opened, prior)
             figures = module.bench_sample(
                 opened,

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vqtrt.cli_options import (
-    Engine,
-    EngineName,
     Json,
     LevelDb,
     Model,
     OnErrorName,
     OnErrorOption,
-    Precision,
-    PrecisionName,
     Seed,
     SpeakerPattern,
     Temperature,
@@ -25,8 +21,10 @@ from vqtrt.cli_options import (
     refuse,
     skippable,
     warn_of_others,
+    with_engine,
     worker_count,
 )
+from vqtrt.engine_options import AUTO, EngineOptions
 
 if TYPE_CHECKING:
     from vqtrt.artefacts import Artefacts
@@ -51,13 +49,13 @@ class SplitByName(StrEnum):
     SPEAKER = "speaker"
 
 
+@with_engine
 def convert(
     data: Recordings,
     speaker: Annotated[str, typer.Option(help="Whose voice it becomes: a speaker of the model.")],
     out: Annotated[Path, typer.Option(help="A .wav for one recording, else a folder.")],
     model: Model = None,
-    engine: Engine = EngineName.AUTO,
-    precision: Precision = PrecisionName.FP32,
+    engine: EngineOptions = AUTO,
     batch_size: BatchSize = BATCH,
     workers: Workers = None,
     on_error: OnErrorOption = OnErrorName.STOP,
@@ -71,7 +69,7 @@ def convert(
     from vqtrt.speech_convert import convert_speech
     from vqtrt.speech_source import open_recordings
 
-    found, opened = open_named(model, engine, precision)
+    found, opened = open_named(model, engine)
     tokenizer = _tokenizer(opened, batch_size, temperature, seed)
     source = open_recordings(found, data)
     with terminal.counting("converting") as counter, skippable():
@@ -94,6 +92,7 @@ def convert(
         terminal.show(figures | {"rejected": rejected}, True)
 
 
+@with_engine
 def probe(
     data: Recordings,
     alignments: Annotated[Path, typer.Option(help="Folder of their TextGrids.")],
@@ -109,8 +108,7 @@ def probe(
         Path | None, typer.Option(help="PNG to write: how likely each phone is at each code.")
     ] = None,
     model: Model = None,
-    engine: Engine = EngineName.AUTO,
-    precision: Precision = PrecisionName.FP32,
+    engine: EngineOptions = AUTO,
     batch_size: BatchSize = BATCH,
     workers: Workers = None,
     on_error: OnErrorOption = OnErrorName.STOP,
@@ -128,7 +126,7 @@ def probe(
 
     if picture is not None:
         check_png(picture)
-    found, opened = open_named(model, engine, precision)
+    found, opened = open_named(model, engine)
     tokenizer = SpeechTokenizer(opened, batch_size=batch_size)
     source = open_recordings(found, data, speaker_pattern)
     with terminal.counting("probing") as counter, skippable():

@@ -11,7 +11,7 @@ from vqtrt.bundle import ModelFacts, of_images
 from vqtrt.data.codes import check_codes, codes_dtype
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images
-from vqtrt.engines import Engine, Graph, open_engine
+from vqtrt.engines import Engine, EngineOptions, Graph, open_engine
 from vqtrt.errors import VqtrtError
 
 Codes = NDArray[Any]
@@ -123,14 +123,17 @@ def load(
     *,
     engine: str = "auto",
     precision: str = "fp32",
+    device: int = 0,
+    trust_engines: bool = False,
     batch_size: int = 64,
 ) -> Tokenizer:
     """Open a run or a bundle as a tokenizer.
 
     `path` is a folder; without one, `$VQTRT_MODEL` or the newest run under ./runs. `engine` is one
     of `vqtrt.engines.ENGINES`; `precision` is that of the graphs (`fp32`, or what was exported
-    beside it). Raises `VqtrtError` where there is no such model or engine.
+    beside it); `device` is the index of the GPU; `trust_engines` also loads TensorRT plans that
+    this machine did not build, which run as code. Raises `VqtrtError` if there is no such model or
+    engine.
     """
-    return Tokenizer(
-        open_engine(find_model(path), engine, precision=precision), batch_size=batch_size
-    )
+    options = EngineOptions(engine, precision, device, trust_engines=trust_engines)
+    return Tokenizer(open_engine(find_model(path), options), batch_size=batch_size)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vqtrt.artefacts import find_model
-from vqtrt.engines import open_engine
+from vqtrt.engines import EngineOptions, open_engine
 from vqtrt.errors import VqtrtError
 
 SIZES = {"batch": 3, "width": 4}
@@ -10,7 +10,7 @@ SIZES = {"batch": 3, "width": 4}
 
 @pytest.fixture(scope="module", params=["onnxruntime", "torch"])
 def engine(request, tiny_prior):
-    return open_engine(find_model(tiny_prior), request.param)
+    return open_engine(find_model(tiny_prior), EngineOptions(request.param))
 
 
 def row(engine):
@@ -61,7 +61,10 @@ def test_shared_and_skipped(engine):
 
 
 def test_engines_agree(tiny_prior):
-    engines = [open_engine(find_model(tiny_prior), name) for name in ("onnxruntime", "torch")]
+    engines = [
+        open_engine(find_model(tiny_prior), EngineOptions(name))
+        for name in ("onnxruntime", "torch")
+    ]
     one, other = (np.stack(runs(row(engine), "bias", 3)) for engine in engines)
     np.testing.assert_allclose(one, other, atol=1e-5)
     assert one.std() > 0.01

@@ -2,7 +2,7 @@ import pytest
 
 from vqtrt.artefacts import Artefacts
 from vqtrt.cli_options import EngineName
-from vqtrt.engines import ENGINES, choose, installed, open_engine
+from vqtrt.engines import ENGINES, EngineOptions, choose, installed, open_engine
 from vqtrt.errors import VqtrtError
 
 
@@ -65,36 +65,36 @@ def test_auto_takes_what_is_installed(both, run_alone, bundle_alone, only):
 
 @pytest.mark.parametrize("name", ["onnxruntime", "torch"])
 def test_a_named_engine(both, name):
-    assert open_engine(both, name).name == name
+    assert open_engine(both, EngineOptions(name)).name == name
 
 
 def test_a_named_engine_that_is_not_installed(both, only):
     only()
     with pytest.raises(VqtrtError, match=r"onnxruntime is not installed: pip install.*\[cpu\]"):
-        open_engine(both, "onnxruntime")
+        open_engine(both, EngineOptions("onnxruntime"))
     with pytest.raises(VqtrtError, match=r"torch is not installed: pip install.*\[train\]"):
-        open_engine(both, "torch")
+        open_engine(both, EngineOptions("torch"))
 
 
 def test_what_an_engine_needs(run_alone, bundle_alone):
     with pytest.raises(VqtrtError, match="has no bundle yet: type `vqtrt export"):
-        open_engine(run_alone, "onnxruntime")
+        open_engine(run_alone, EngineOptions("onnxruntime"))
     with pytest.raises(VqtrtError, match="engine torch needs the run"):
-        open_engine(bundle_alone, "torch")
+        open_engine(bundle_alone, EngineOptions("torch"))
 
 
 def test_torch_runs_fp32_only(run_alone):
     with pytest.raises(VqtrtError, match=r"torch runs fp32 only.*export .*--precision fp16"):
-        open_engine(run_alone, precision="fp16")
+        open_engine(run_alone, EngineOptions(precision="fp16"))
 
 
 def test_a_precision_that_the_bundle_lacks(both):
     with pytest.raises(VqtrtError, match=r"no fp16 graphs: type `vqtrt export .*--precision fp16`"):
-        open_engine(both, precision="fp16")
+        open_engine(both, EngineOptions(precision="fp16"))
     with pytest.raises(VqtrtError, match="no precision 'fp8': choose one of fp32, fp16, bf16"):
-        open_engine(both, precision="fp8")
+        open_engine(both, EngineOptions(precision="fp8"))
 
 
 def test_a_name_that_is_none(both):
     with pytest.raises(VqtrtError, match="no engine 'trt': choose one of auto, "):
-        open_engine(both, "trt")
+        open_engine(both, EngineOptions("trt"))

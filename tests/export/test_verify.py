@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vqtrt.artefacts import Artefacts, find_model
 from vqtrt.bundle import Bundle
 from vqtrt.data.open import open_images
+from vqtrt.engines import EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.export import code_agreement
@@ -84,7 +85,10 @@ def test_a_good_bundle_passes(name, request, images):
     run = request.getfixturevalue(name)
     seen = []
     figures = verify(
-        find_model(run), [images[:64], images[64:]], engine="onnxruntime", progress=seen.append
+        find_model(run),
+        [images[:64], images[64:]],
+        options=EngineOptions("onnxruntime"),
+        progress=seen.append,
     )
     assert set(figures) == KEYS
     assert figures["passed"] is True
@@ -107,13 +111,13 @@ def test_the_measured_batches_are_those_of_the_contract():
 
 
 def test_torch_agrees_with_itself(tiny_run, images):
-    figures = verify(find_model(tiny_run), [images], engine="torch")
+    figures = verify(find_model(tiny_run), [images], options=EngineOptions("torch"))
     assert (figures["passed"], figures["code_agreement"], figures["engine"]) == (True, 1, "torch")
 
 
 def test_half_passes_by_its_own_measure(half_run, images):
     model = find_model(half_run)
-    figures = verify(model, [images], engine="onnxruntime", precision="fp16")
+    figures = verify(model, [images], options=EngineOptions("onnxruntime", "fp16"))
     assert set(figures) == KEYS
     assert figures["passed"] is True
     assert figures["precision"] == "fp16"
@@ -127,7 +131,7 @@ def test_half_passes_by_its_own_measure(half_run, images):
 def test_a_damaged_half_graph_is_found(half_run, images, tmp_path, name):
     run = shutil.copytree(half_run, tmp_path / "run")
     change_graph(run / "bundle", f"fp16/{name}", lambda proto: scale_weights(proto, 3))
-    figures = verify(find_model(run), [images], engine="onnxruntime", precision="fp16")
+    figures = verify(find_model(run), [images], options=EngineOptions("onnxruntime", "fp16"))
     assert figures["passed"] is False
     if name == "decoder":
         assert abs(figures["psnr_change_db"]) > verify_module.HALF_PSNR_DB
@@ -135,7 +139,7 @@ def test_a_damaged_half_graph_is_found(half_run, images, tmp_path, name):
     else:
         assert figures["code_agreement"] < AGREEMENTS["fp16"]
     # The fp32 graphs stand beside them, unharmed.
-    assert verify(find_model(run), [images], engine="onnxruntime")["passed"] is True
+    assert verify(find_model(run), [images], options=EngineOptions("onnxruntime"))["passed"] is True
 
 
 def test_margins_grow_with_the_rounding():
@@ -157,7 +161,7 @@ def test_psnr_change_is_that_of_the_round_trips(tiny_run):
 
 def test_a_damaged_encoder_is_found(copied, images):
     change_graph(copied / "bundle", "encoder", lambda proto: scale_weights(proto, 1.5))
-    figures = verify(find_model(copied), [images], engine="onnxruntime")
+    figures = verify(find_model(copied), [images], options=EngineOptions("onnxruntime"))
     assert figures["passed"] is False
     assert figures["max_mismatch_margin"] > 1e-5
     assert figures["mismatches"] > 0
@@ -168,7 +172,7 @@ def test_a_damaged_encoder_is_found(copied, images):
 
 def test_a_damaged_decoder_is_found(copied, images):
     change_graph(copied / "bundle", "decoder", lambda proto: scale_weights(proto, 1.5))
-    figures = verify(find_model(copied), [images], engine="onnxruntime")
+    figures = verify(find_model(copied), [images], options=EngineOptions("onnxruntime"))
     assert figures["passed"] is False
     assert figures["decoder_max_abs_diff"] > 1
     assert figures["code_agreement_beyond_margin"] == 1
@@ -201,7 +205,7 @@ def test_margins_are_the_relative_gap_in_float64(tiny_run2, images, monkeypatch)
     )
     some = images[:64]
     images = some
-    figures = verify(model, [some], engine="torch")
+    figures = verify(model, [some], options=EngineOptions("torch"))
     codes = opened(some)
     with torch.inference_mode():
         pixels = to_unit(torch.from_numpy(some)).double()
@@ -264,7 +268,7 @@ def test_other_weights_than_those_of_the_bundle(copied, images):
         model.encoder[0].weight.mul_(1.1)
     save_weights(model, run.weights)
     with pytest.raises(VqtrtError, match=r"exported from other weights.*vqtrt export") as error:
-        verify(find_model(copied), [images], engine="onnxruntime")
+        verify(find_model(copied), [images], options=EngineOptions("onnxruntime"))
     assert "\n" not in str(error.value)
 
 
@@ -275,4 +279,4 @@ def test_a_bundle_alone_has_nothing_to_compare_with(tiny_bundle, images):
 
 def test_no_images(tiny_run):
     with pytest.raises(VqtrtError, match="at least one image"):
-        verify(find_model(tiny_run), [], engine="onnxruntime")
+        verify(find_model(tiny_run), [], options=EngineOptions("onnxruntime"))

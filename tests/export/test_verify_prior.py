@@ -4,13 +4,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from vqtrt.artefacts import find_model
+from vqtrt.engines import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.export.verify_prior import TOLERANCES, verify_prior
 from vqtrt.models.wavenet_step import WaveNetStep
 
 
 def test_passes(tiny_prior):
-    found = verify_prior(find_model(tiny_prior), "pixelcnn", engine="onnxruntime")
+    found = verify_prior(find_model(tiny_prior), "pixelcnn", options=EngineOptions("onnxruntime"))
     assert found["passed"] is True
     assert 0 <= found["logits_max_abs_diff"] <= TOLERANCES["fp32"]
     assert found["sample_agreement"] == 1
@@ -18,20 +19,22 @@ def test_passes(tiny_prior):
 
 
 def test_half(half_run):
-    found = verify_prior(find_model(half_run), "pixelcnn", engine="onnxruntime", precision="fp16")
+    found = verify_prior(
+        find_model(half_run), "pixelcnn", options=EngineOptions("onnxruntime", precision="fp16")
+    )
     assert found["passed"] is True
     # Not the fp32 graphs by mistake.
     assert TOLERANCES["fp32"] < found["logits_max_abs_diff"] <= TOLERANCES["fp16"]
 
 
 def test_two_codebooks(tiny_prior2):
-    found = verify_prior(find_model(tiny_prior2), "pixelcnn", engine="torch")
+    found = verify_prior(find_model(tiny_prior2), "pixelcnn", options=EngineOptions("torch"))
     assert found["passed"] is True
     assert found["sample_agreement"] == 1
 
 
 def test_speech(tiny_speech_prior):
-    found = verify_prior(find_model(tiny_speech_prior), "wavenet", engine="torch")
+    found = verify_prior(find_model(tiny_speech_prior), "wavenet", options=EngineOptions("torch"))
     assert found["passed"] is True
     assert 0 < found["logits_max_abs_diff"] <= TOLERANCES["fp32"]
     assert found["sample_agreement"] == 1
@@ -45,7 +48,7 @@ def test_finds_a_cache_of_speech_that_comes_back_too_soon(tiny_speech_prior, mon
         return [cache.model_copy(update={"delay": 1}) for cache in made(step)]
 
     monkeypatch.setattr(WaveNetStep, "caches", soon)
-    found = verify_prior(find_model(tiny_speech_prior), "wavenet", engine="torch")
+    found = verify_prior(find_model(tiny_speech_prior), "wavenet", options=EngineOptions("torch"))
     assert found["passed"] is False
 
 
@@ -56,7 +59,7 @@ def test_finds_weights_that_differ(tiny_prior, tmp_path):
     weights = load_file(path)
     weights["layers.1.horizontal.weight"] += 0.01
     save_file(weights, path)
-    found = verify_prior(find_model(run), "pixelcnn", engine="onnxruntime")
+    found = verify_prior(find_model(run), "pixelcnn", options=EngineOptions("onnxruntime"))
     assert found["passed"] is False
     assert found["logits_max_abs_diff"] > TOLERANCES["fp32"]
 
@@ -69,4 +72,4 @@ def test_needs_the_run_and_its_prior(tiny_prior, tmp_path):
     shutil.copytree(tiny_prior, run)
     shutil.rmtree(run / "priors")
     with pytest.raises(VqtrtError, match="no prior 'pixelcnn'"):
-        verify_prior(find_model(run), "pixelcnn", engine="onnxruntime")
+        verify_prior(find_model(run), "pixelcnn", options=EngineOptions("onnxruntime"))

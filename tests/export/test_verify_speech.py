@@ -7,6 +7,7 @@ import pytest
 
 from vqtrt.artefacts import find_model
 from vqtrt.bundle import Bundle
+from vqtrt.engines import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.export.run import items_for, verify_all, verify_bundle
 from vqtrt.export.verify_speech import clips_for, made_clips, verify_speech
@@ -18,7 +19,7 @@ def clips():
 
 
 def test_an_exported_conv_model_agrees(tiny_speech, clips):
-    figures = verify_speech(find_model(tiny_speech), clips, engine="onnxruntime")
+    figures = verify_speech(find_model(tiny_speech), clips, options=EngineOptions("onnxruntime"))
     assert figures["passed"]
     assert figures["code_agreement_beyond_margin"] == 1
     assert figures["batch_invariance"] == figures["chunk_invariance"] == 1
@@ -27,7 +28,7 @@ def test_an_exported_conv_model_agrees(tiny_speech, clips):
 
 
 def test_an_exported_wavenet_agrees_over_4096_samples(tiny_wavenet, clips):
-    figures = verify_speech(find_model(tiny_wavenet), clips, engine="onnxruntime")
+    figures = verify_speech(find_model(tiny_wavenet), clips, options=EngineOptions("onnxruntime"))
     assert figures["passed"]
     assert 0 < figures["logits_max_abs_diff"] <= 1e-4
 
@@ -48,7 +49,7 @@ def test_changed_weights_of_a_graph_are_found(tiny_wavenet, clips, tmp_path):
     )
     graphs = bundle.info.graphs | {"step": spec}
     Bundle.write_info(run / "bundle", bundle.info.model_copy(update={"graphs": graphs}))
-    figures = verify_speech(find_model(run), clips, engine="onnxruntime")
+    figures = verify_speech(find_model(run), clips, options=EngineOptions("onnxruntime"))
     assert not figures["passed"]
     assert figures["logits_max_abs_diff"] > 1e-4
 
@@ -63,7 +64,7 @@ def test_a_bundle_is_verified_on_what_its_run_held_out(tiny_speech):
 def test_recordings_can_be_named(tiny_speech, speech_data):
     model = find_model(tiny_speech)
     items = items_for(model, str(speech_data), "all", limit=2, workers=1)
-    figures = verify_all(model, items, engine="torch")
+    figures = verify_all(model, items, options=EngineOptions("torch"))
     assert figures["clips"] == 2
     assert figures["passed"]
 
@@ -73,6 +74,6 @@ def test_other_weights_and_nothing_to_compare(tiny_speech, tiny_wavenet, tmp_pat
     shutil.copytree(tiny_speech, run)
     shutil.copy(tiny_wavenet / "model.safetensors", run / "model.safetensors")
     with pytest.raises(VqtrtError, match="exported from other weights"):
-        verify_speech(find_model(run), clips, engine="onnxruntime")
+        verify_speech(find_model(run), clips, options=EngineOptions("onnxruntime"))
     with pytest.raises(VqtrtError, match="at least one recording"):
-        verify_speech(find_model(tiny_speech), [], engine="torch")
+        verify_speech(find_model(tiny_speech), [], options=EngineOptions("torch"))

@@ -1,16 +1,19 @@
-"""Which engine is meant, and the fastest that works here for `auto`."""
+"""Open a model on the engine that is asked for, or on the fastest that works here for `auto`."""
 
 import importlib.util
-from contextlib import suppress
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from vqtrt.artefacts import Artefacts
 from vqtrt.bundle import Bundle
+from vqtrt.engine_options import AUTO, ENGINES, ONNXRUNTIME_GPU, TENSORRT, EngineOptions
 from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 
-_TENSORRT = ("tensorrt", "tensorrt-rtx")
-_CUDA = ("onnxruntime-tensorrt", "onnxruntime-cuda")
-ENGINES = ("auto", *_TENSORRT, *_CUDA, "onnxruntime", "torch")
+if TYPE_CHECKING:
+    from vqtrt.engines.tensorrt import TensorRTEngine
+
 _INSTALL = {
     "onnxruntime-tensorrt": 'pip install "vqtrt[gpu]"',
     "onnxruntime-cuda": 'pip install "vqtrt[gpu]"',
@@ -19,34 +22,50 @@ _INSTALL = {
 }
 
 
-def open_engine(
-    model: Artefacts, name: str = "auto", *, threads: int | None = None, precision: str = "fp32"
-) -> Engine:
-    """Open a model on the engine `name`; `threads` bounds the cores that it uses (all by default).
+def _ignore(text: str) -> None:
+    """Nobody asked why."""
 
-    `precision` is that of the bundle's graphs (`vqtrt.precision`); torch runs fp32 only. `auto`
-    takes the first that works here: TensorRT for which the bundle has engines, onnxruntime on a
-    GPU, onnxruntime on the CPU, torch.
+
+def open_engine(
+    model: Artefacts, options: EngineOptions = AUTO, *, note: Callable[[str], None] = _ignore
+) -> Engine:
+    """Open a model on the engine that `options` name.
+
+    `auto` takes the first that works here: TensorRT if the bundle has engines that load on this
+    GPU and were built on this machine (or `options.trust_engines`), ONNX Runtime on a GPU, ONNX
+    Runtime on the CPU, torch. `note` is called with the reason for each kind of TensorRT engine
+    that the bundle holds and that `auto` cannot use. Raises `VqtrtError` if the engine is not
+    installed, does not work here, or lacks what it needs of the model.
     """
+    name = options.engine
     if name not in ENGINES:
         raise VqtrtError(f"no engine {name!r}: choose one of {', '.join(ENGINES)}")
     if name == "auto":
-        return _fastest(model, threads, precision)
-    if name in _TENSORRT:
-        from vqtrt.engines.tensorrt import TensorRTEngine
-
-        return TensorRTEngine(model.open_bundle(), name, precision)
+        return _fastest(model, options, note)
+    if name in TENSORRT:
+        return _tensorrt(model.open_bundle(), options)
     if not installed(name.partition("-")[0]):
         raise VqtrtError(f"the engine {name} is not installed: {_INSTALL[name]}")
-    if name in _CUDA:
+    if name in ONNXRUNTIME_GPU:
         from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
-        tensorrt = name == "onnxruntime-tensorrt"
-        return OnnxRuntimeCudaEngine(model.open_bundle(), precision=precision, tensorrt=tensorrt)
+        return OnnxRuntimeCudaEngine(
+            model.open_bundle(),
+            precision=options.precision,
+            tensorrt=name == "onnxruntime-tensorrt",
+            device=options.device,
+        )
     if name == "onnxruntime":
         from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(model.open_bundle(), threads=threads, precision=precision)
+        return OnnxRuntimeEngine(
+            model.open_bundle(), threads=options.threads, precision=options.precision
+        )
+    return _torch(model, options)
+
+
+def _torch(model: Artefacts, options: EngineOptions) -> Engine:
+    precision = options.precision
     if precision != "fp32":
         raise VqtrtError(
             f"the engine torch runs fp32 only: for {precision}, type "
@@ -59,22 +78,35 @@ def open_engine(
         )
     from vqtrt.engines.torch import TorchEngine
 
-    return TorchEngine(model.run, threads=threads)
+    return TorchEngine(model.run, threads=options.threads, gpu=options.device)
 
 
-def _fastest(model: Artefacts, threads: int | None, precision: str) -> Engine:
+def _tensorrt(bundle: Bundle, options: EngineOptions) -> "TensorRTEngine":
+    from vqtrt.engines.tensorrt import TensorRTEngine
+
+    return TensorRTEngine(
+        bundle,
+        options.engine,
+        options.precision,
+        device=options.device,
+        trust=options.trust_engines,
+    )
+
+
+def _fastest(model: Artefacts, options: EngineOptions, note: Callable[[str], None]) -> Engine:
     if model.bundle is not None:
         bundle = model.open_bundle()
-        for package in _TENSORRT:
-            engine = _built(bundle, package, precision)
+        for package in TENSORRT:
+            engine = _loaded(bundle, replace(options, engine=package), note)
             if engine is not None:
                 return engine
         if installed("onnxruntime"):
-            with suppress(VqtrtError):  # no GPU, or an onnxruntime for the CPU
-                return open_engine(model, "onnxruntime-cuda", precision=precision)
-            return open_engine(model, "onnxruntime", threads=threads, precision=precision)
+            try:
+                return open_engine(model, replace(options, engine="onnxruntime-cuda"))
+            except VqtrtError:  # no GPU, or an onnxruntime for the CPU
+                return open_engine(model, replace(options, engine="onnxruntime"))
     if model.run is not None and installed("torch"):
-        return open_engine(model, "torch", threads=threads, precision=precision)
+        return open_engine(model, replace(options, engine="torch"))
     if model.bundle is not None:
         raise VqtrtError(f"no engine is installed that runs a bundle: {_INSTALL['onnxruntime']}")
     raise VqtrtError(
@@ -83,21 +115,25 @@ def _fastest(model: Artefacts, threads: int | None, precision: str) -> Engine:
     )
 
 
-def _built(bundle: Bundle, package: str, precision: str) -> Engine | None:
-    """TensorRT, where it works here and the bundle has engines of it for all but priors."""
-    from vqtrt.engines.plans import FOLDER
+def _loaded(bundle: Bundle, options: EngineOptions, note: Callable[[str], None]) -> Engine | None:
+    """TensorRT with the plans of all graphs but priors', if they load here.
 
-    if not (bundle.path / FOLDER).is_dir():
+    They are loaded now: one that is found can still be refused by the GPU, and by then it would be
+    too late to take another engine.
+    """
+    from vqtrt.engines.plans import has_plans
+
+    if not has_plans(bundle, options.engine, options.precision):
         return None
-    from vqtrt.engines.tensorrt import TensorRTEngine
-
-    with suppress(VqtrtError):
-        engine = TensorRTEngine(bundle, package, precision)
+    try:
+        engine = _tensorrt(bundle, options)
         for graph in ("encoder", "decoder", "conditioning", "step"):
             if graph in bundle.info.graphs:
-                engine.most(graph, {})
-        return engine
-    return None
+                engine.plan(graph, {})
+    except VqtrtError as error:
+        note(f"not on {options.engine}: {error}")
+        return None
+    return engine
 
 
 def installed(package: str) -> bool:

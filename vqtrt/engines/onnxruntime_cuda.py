@@ -28,7 +28,7 @@ _TENSORRT = ("TensorrtExecutionProvider", {"device_id": "0"})
 
 
 class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
-    """A bundle's graphs in ONNX Runtime on the first GPU; with `tensorrt`, by TensorRT in it.
+    """A bundle's graphs in ONNX Runtime on GPU `device`; with `tensorrt`, by TensorRT in it.
 
     Raises `VqtrtError` where the installed onnxruntime has no such provider.
     """
@@ -36,15 +36,26 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
     name = "onnxruntime-cuda"
     device = "cuda"
 
-    def __init__(self, bundle: Bundle, *, precision: str = "fp32", tensorrt: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "fp32",
+        tensorrt: bool = False,
+        device: int = 0,
+    ) -> None:
         super().__init__(bundle, precision=precision)
         self.lanes = 1
-        self.providers = list(_PROVIDERS)
+        self.gpu = device
+        self.providers = [*_PROVIDERS]
         if tensorrt:
             self.name = "onnxruntime-tensorrt"
             # The provider has no option for it; NVIDIA's libraries all look here.
             os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
             self.providers.insert(0, _TENSORRT)
+        for index, (provider, options) in enumerate(self.providers):
+            if "device_id" in options:
+                self.providers[index] = provider, options | {"device_id": str(device)}
         self._require()
         self._known: WeakValueDictionary[int, _Resident] = WeakValueDictionary()
 

@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +110,16 @@ def replace_file(path: Path, content: bytes) -> None:
         stage.replace(path)
     finally:
         stage.unlink(missing_ok=True)
+
+
+def has_plans(bundle: Bundle, package: str, precision: str) -> bool:
+    """Whether a bundle says that it has engines of this package and precision."""
+    for path in (bundle.path / FOLDER).glob(f"*{INFO}"):
+        with suppress(VqtrtError):
+            info = _read_info(path, "")
+            if (info.package, info.precision) == (package, precision):
+                return True
+    return False
 
 
 def find_plan(

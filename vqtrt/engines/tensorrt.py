@@ -43,6 +43,8 @@ class TensorRTEngine:
         precision: str = "fp32",
         *,
         graphs: bool = True,
+        device: int = 0,
+        trust: bool = False,
     ) -> None:
         require_precision(bundle, precision)
         self.package = trt_package.load(package)
@@ -54,12 +56,13 @@ class TensorRTEngine:
         self.speech = bundle.info.speech
         self.weights_sha256 = bundle.info.source.weights_sha256
         self.priors: Mapping[str, PriorFacts] = bundle.info.priors
-        device = trt_package.device()
+        self.device, self.trust = device, trust
+        gpu = trt_package.device()
         self._here: dict[str, Any] = {
             "package": self.package.name,
             "version": self.package.version,
-            "gpu": device and device.name,
-            "capability": device and device.capability,
+            "gpu": gpu and gpu.name,
+            "capability": gpu and gpu.capability,
         }
         self._loaded: dict[Path, LoadedPlan] = {}
         self._known: Known = WeakValueDictionary()

@@ -20,20 +20,24 @@ if TYPE_CHECKING:
 
 
 class TorchEngine:
-    """A run's model in torch, float32, on the GPU where there is one."""
+    """A run's model in torch, float32, on the GPU number `gpu` if there is one, else on the CPU."""
 
     name = "torch"
     precision = "fp32"
     lanes = 1
 
-    def __init__(self, run: Path, *, device: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, run: Path, *, device: str | None = None, gpu: int = 0, threads: int | None = None
+    ) -> None:
         import torch
 
         if threads is not None:
             torch.set_num_threads(threads)
         # Rounding float32 to 10 bits before a product, as cuDNN does by default, would flip codes.
         torch.backends.cudnn.allow_tf32 = False
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(
+            device or (f"cuda:{gpu}" if torch.cuda.is_available() else "cpu")
+        )
         self._content = _open(run, self.device)
         self.facts = self._content.facts
         self.preprocessing: Preprocessing | None = self._content.preprocessing

@@ -12,7 +12,7 @@ from vqtrt.bundle import of_images
 from vqtrt.data.batches import read_batches
 from vqtrt.data.open import open_images
 from vqtrt.data.source import Images
-from vqtrt.engines import installed, open_engine
+from vqtrt.engines import EngineOptions, installed, open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.bundle import export_run
 from vqtrt.export.speech import export_speech_run
@@ -62,10 +62,10 @@ def verify_bundle(model: Artefacts) -> dict[str, Any]:
             'pip install "vqtrt[cpu]" (or "vqtrt[gpu]"), or pass --no-verify'
         )
     items = list(_own_items(model))
-    figures = verify_all(model, iter(items), engine="onnxruntime")
+    figures = verify_all(model, iter(items), options=EngineOptions("onnxruntime"))
     graphs = model.open_bundle().info.graphs
     if graph_key("fp16", "encoder") in graphs:
-        half = verify_all(model, iter(items), engine="onnxruntime", precision="fp16")
+        half = verify_all(model, iter(items), options=EngineOptions("onnxruntime", "fp16"))
         figures |= {"fp16": half, "passed": figures["passed"] and half["passed"]}
     return figures | ({"bf16": None} if graph_key("bf16", "encoder") in graphs else {})
 
@@ -104,8 +104,7 @@ def verify_all(
     model: Artefacts,
     items: Iterator[NDArray[Any]],
     *,
-    engine: str,
-    precision: str = "fp32",
+    options: EngineOptions,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """The model on images or clips, and each prior, under `priors`; `passed` is of all.
@@ -113,10 +112,10 @@ def verify_all(
     `items` as `items_for` gives them.
     """
     check = verify_speech if model.run is not None and is_speech_run(model.run) else verify
-    figures = check(model, items, engine=engine, precision=precision, progress=progress)
+    figures = check(model, items, options=options, progress=progress)
     priors = {
-        name: verify_prior(model, name, engine=engine, precision=precision)
-        for name in open_engine(model, engine, precision=precision).priors
+        name: verify_prior(model, name, options=options)
+        for name in open_engine(model, options).priors
     }
     passed = figures["passed"] and all(prior["passed"] for prior in priors.values())
     return figures | {"priors": priors, "passed": passed}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vqtrt.artefacts import Artefacts
 from vqtrt.bundle import Bundle
 from vqtrt.data.source import Images
-from vqtrt.engines import open_engine
+from vqtrt.engines import EngineOptions, open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.adapt import Quantizer
 from vqtrt.export.code_agreement import MARGIN
@@ -25,6 +25,7 @@ from vqtrt.export.verify import BATCH_SIZES
 from vqtrt.tokenizer import Tokenizer
 
 _BATCH = 64
+_ONNXRUNTIME = EngineOptions("onnxruntime")
 _ROWS = 256
 """Vectors whose distances to all entries (float64) are held at once."""
 
@@ -38,7 +39,7 @@ def verify_tokenizer(
     quantizer: Quantizer,
     scale: float = 1 / 255,
     offset: float = -0.5,
-    engine: str = "onnxruntime",
+    options: EngineOptions = _ONNXRUNTIME,
     tolerance: float = MARGIN,
 ) -> dict[str, Any]:
     """Compare a bundle on an engine with the modules it came from, on uint8 images (N, H, W, 3).
@@ -47,7 +48,7 @@ def verify_tokenizer(
     `tolerance` is the margin up to which a code may differ.
     """
     parts = Parts.of(encoder, decoder, quantizer, scale, offset)
-    return verify_parts(bundle, images, parts, engine=engine, tolerance=tolerance)
+    return verify_parts(bundle, images, parts, options=options, tolerance=tolerance)
 
 
 def verify_parts(
@@ -55,13 +56,13 @@ def verify_parts(
     images: Images,
     parts: Parts,
     *,
-    engine: str = "onnxruntime",
+    options: EngineOptions = _ONNXRUNTIME,
     tolerance: float = MARGIN,
 ) -> dict[str, Any]:
     """`verify_tokenizer` of modules that are checked and copied already."""
     if not len(images):
         raise VqtrtError("verify needs at least one image")
-    tested = Tokenizer(open_engine(Artefacts(None, bundle.path, "named"), engine))
+    tested = Tokenizer(open_engine(Artefacts(None, bundle.path, "named"), options))
     form = copy.deepcopy(parts.form).double()
     codes = mismatches = beyond = difference = 0
     max_margin = 0.0

@@ -18,7 +18,7 @@ from torch import Tensor
 from vqtrt.artefacts import Artefacts
 from vqtrt.bundle import Bundle, file_sha256
 from vqtrt.data.source import Images
-from vqtrt.engines import open_engine
+from vqtrt.engines import AUTO, EngineOptions, open_engine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.code_agreement import CodeAgreement
@@ -35,8 +35,7 @@ def verify(
     model: Artefacts,
     batches: Iterable[Images],
     *,
-    engine: str = "auto",
-    precision: str = "fp32",
+    options: EngineOptions = AUTO,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Compare an engine with torch in float64 on batches of uint8 images (n, H, W, 3).
@@ -54,13 +53,13 @@ def verify(
             f"{model.path}: verify compares with the weights that were exported: pass the run "
             "(a bundle in RUN/bundle finds its run by itself)"
         )
-    if engine != "torch":
+    if options.engine != "torch":
         check_weights(model, model.open_bundle())
     reference = TorchEngine(model.run, device="cpu")
-    opened = open_engine(model, engine, precision=precision)
+    opened = open_engine(model, options)
     tested = Tokenizer(opened, batch_size=max(BATCH_SIZES))
     expected = Tokenizer(reference)
-    comparison = _Comparison(reference, precision)
+    comparison = _Comparison(reference, options.precision)
     for images in batches:
         codes = comparison.expected(images)
         got = tested.encode(images)

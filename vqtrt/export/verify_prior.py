@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from vqtrt.artefacts import Artefacts
-from vqtrt.engines import Engine, open_engine
+from vqtrt.engines import AUTO, Engine, EngineOptions, open_engine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.priors.pixelcnn import PixelCNN
@@ -26,8 +26,7 @@ def verify_prior(
     model: Artefacts,
     name: str,
     *,
-    engine: str = "auto",
-    precision: str = "fp32",
+    options: EngineOptions = AUTO,
     batch_size: int = 4,
 ) -> dict[str, Any]:
     """Sample a batch on an engine, and compare it with torch.
@@ -39,7 +38,7 @@ def verify_prior(
     """
     if model.run is None:
         raise VqtrtError(f"{model.path}: verify compares with the prior's weights: pass the run")
-    tested = open_engine(model, engine, precision=precision)
+    tested = open_engine(model, options)
     reference = TorchEngine(model.run, device="cpu")
     speech = tested.priors[name].kind == "wavenet"
     trained = trained_speech_priors(model.run) if speech else trained_priors(model.run)
@@ -55,7 +54,7 @@ def verify_prior(
         "sample_agreement": agreement,
         "prior": name,
         "engine": tested.name,
-        "passed": difference <= TOLERANCES[precision],
+        "passed": difference <= TOLERANCES[options.precision],
     }
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vqtrt.artefacts import Artefacts
 from vqtrt.data.audio import Audio
 from vqtrt.data.speech import open_speech
-from vqtrt.engines import Engine, open_engine
+from vqtrt.engines import AUTO, Engine, EngineOptions, open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.code_agreement import CodeAgreement
 from vqtrt.export.verify import check_weights
@@ -43,8 +43,7 @@ def verify_speech(
     model: Artefacts,
     clips: Iterable[Audio],
     *,
-    engine: str = "auto",
-    precision: str = "fp32",
+    options: EngineOptions = AUTO,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Compare an engine with torch on clips (T,), float32 at the model's rate.
@@ -59,13 +58,13 @@ def verify_speech(
             f"{model.path}: verify compares with the weights that were exported: pass the run "
             "(a bundle in RUN/bundle finds its run by itself)"
         )
-    if engine != "torch":
+    if options.engine != "torch":
         check_weights(model, model.open_bundle())
     reference = SpeechRun.open(model.run).load_model()
-    opened = open_engine(model, engine, precision=precision)
+    opened = open_engine(model, options)
     tested = SpeechTokenizer(opened, batch_size=max(_BATCH_SIZES))
     exact = copy.deepcopy(reference.encoder).double()
-    agreement = CodeAgreement(reference.quantizer.codebook.double(), precision)
+    agreement = CodeAgreement(reference.quantizer.codebook.double(), options.precision)
     heard: list[Audio] = []
     alone: list[NDArray[Any]] = []
     for clip in clips:
@@ -88,17 +87,17 @@ def verify_speech(
     whole = opened.open("encoder")(np.pad(long, (0, -len(long) % tested.stride))[None])[0]
     chunks = _equal([whole], [tested.encode_blocks(pieces)])
     if isinstance(reference.decoder, WaveNetDecoder):
-        name, bound = "logits_max_abs_diff", LOGITS[precision]
+        name, bound = "logits_max_abs_diff", LOGITS[options.precision]
         difference = _logits(opened, reference, alone)
     else:
-        name, bound = "decoder_max_abs_diff", SAMPLES[precision]
+        name, bound = "decoder_max_abs_diff", SAMPLES[options.precision]
         difference = _samples(tested, reference, alone)
     return agreement.figures() | {
         name: difference,
         "batch_invariance": batches,
         "chunk_invariance": chunks,
         "clips": len(heard),
-        "precision": precision,
+        "precision": options.precision,
         "engine": opened.name,
         "passed": agreement.good and batches == chunks == 1 and difference <= bound,
     }
