@@ -3,15 +3,27 @@
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+# The Python half of other versions of CUDA's and TensorRT's packages, for tests/engines/test_bindings.py.
+BINDINGS := tensorrt-10.13.2.6 tensorrt-10.16.1.11 tensorrt-11.4.0.106 cuda-12.9.7
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: install demo test lint types unit clean
+.PHONY: install bindings demo test lint types unit clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,rtx,speech,train,dev]"
+	@touch $@
+
+bindings: $(BINDINGS:%=$(VENV)/bindings/%)
+
+$(VENV)/bindings/tensorrt-%: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $@ tensorrt-cu13-bindings==$*
+	@touch $@
+
+$(VENV)/bindings/cuda-%: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $@ cuda-bindings==$*
 	@touch $@
 
 demo: $(INSTALLED)
@@ -36,7 +48,7 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	mypy
 
-unit: $(INSTALLED)
+unit: $(INSTALLED) bindings
 	OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 clean:

@@ -310,6 +310,14 @@ class FakeContext:
         return True
 
 
+REAL = {
+    FakeCuda: "cuda.bindings",
+    FakeEngine: "ICudaEngine",
+    FakeContext: "IExecutionContext",
+    Cache: "IRuntimeCache",
+}
+"""The class that each double stands for; `tests/engines/test_bindings.py` compares them."""
+
 VERSIONS = {"tensorrt": "10.13.0", "tensorrt-rtx": "1.7.1"}
 GPU = Device("Fake GPU", "8.9")
 

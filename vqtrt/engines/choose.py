@@ -23,7 +23,7 @@ _INSTALL = {
 
 
 def _ignore(text: str) -> None:
-    """Nobody asked why."""
+    """What `note` does by default: nothing."""
 
 
 def open_engine(

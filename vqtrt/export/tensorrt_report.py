@@ -89,12 +89,12 @@ def check_precision(
     )
 
 
-def _layer(layer: Any) -> Layer:
-    inputs = (layer.get_input(index) for index in range(layer.num_inputs))
-    outputs = (layer.get_output(index) for index in range(layer.num_outputs))
+def _layer(parsed: Any) -> Layer:
+    inputs = (parsed.get_input(index) for index in range(parsed.num_inputs))
+    outputs = (parsed.get_output(index) for index in range(parsed.num_outputs))
     return Layer(
-        layer.name,
-        layer.type.name,
+        parsed.name,
+        parsed.type.name,
         tuple(_tensor(tensor) for tensor in inputs if tensor is not None),
         tuple(_tensor(tensor) for tensor in outputs),
     )
