@@ -407,3 +407,14 @@ assert not GONE & set(sys.modules)
     )
     assert done.returncode == 0, done.stderr
     assert len(wavs("back")) == len(wavs("anns")) == 4
+
+
+def test_train_takes_a_speaker_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vqtrt.training import any as training
+
+    seen = []
+    monkeypatch.setattr(training, "train_any", lambda config, *rest, **options: seen.append(config))
+    pattern = r"[a-z]+_(?P<speaker>\d)"
+    args = ["--out", tmp_path / "run", "--data", "2024", "--speaker-pattern", pattern]
+    assert vqtrt("train", "digits", *args) == 0
+    assert (seen[0].data.path, seen[0].data.speaker_pattern) == ("2024", pattern)

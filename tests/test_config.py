@@ -114,6 +114,32 @@ def test_set(override, read):
     assert config != load_config("shapes") or override.endswith("=no")
 
 
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("[a-z]+_(?P<speaker>[a-z]+)", "[a-z]+_(?P<speaker>[a-z]+)"),
+        ("{2}: #(?P<speaker>.)", "{2}: #(?P<speaker>.)"),
+        ("*(?P<speaker>&x)", "*(?P<speaker>&x)"),
+        ("2024", "2024"),
+        ("yes", "yes"),
+        ("null", None),
+        ("~", None),
+        ("", None),
+    ],
+)
+def test_set_takes_an_optional_string_as_it_stands(text: str, pattern: str | None) -> None:
+    config = load_speech_config("digits", [f"data.speaker_pattern={text}"])
+    assert config.data.speaker_pattern == pattern
+
+
+def test_set_takes_names_in_lists_and_choices_as_strings() -> None:
+    config = load_speech_config("digits", ["model.speakers=[007, no, 1e3, ann]"])
+    assert config.model.speakers == ("007", "no", "1e3", "ann")
+    assert load_config("shapes", ["train.mixed_precision=no"]).train.mixed_precision == "no"
+    with pytest.raises(VqtrtError, match="not a valid YAML value"):
+        load_speech_config("digits", ["model.speakers=["])
+
+
 def test_set_keeps_what_stands_beside_and_the_last_wins():
     config = load_config("shapes", ["train.steps=5", "train.steps=6", "model.hidden=8"])
     before = load_config("shapes")

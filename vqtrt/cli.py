@@ -82,6 +82,7 @@ def train(
         str | None, typer.Option(help="What to train on, instead of the recipe's.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/RECIPE).")] = None,
+    speaker_pattern: SpeakerPattern = None,
     settings: Settings = None,
     resume: Resume = False,
 ) -> None:
@@ -89,7 +90,9 @@ def train(
     from vqtrt import terminal
     from vqtrt.training.start import plan
 
-    overrides = [*(settings or []), *([f"data.path={data}"] if data else [])]
+    named = {"path": data, "speaker_pattern": speaker_pattern}
+    given = [f"data.{key}={value}" for key, value in named.items() if value]
+    overrides = [*(settings or []), *given]
     config, path = plan(recipe, out, overrides, resume=resume)
     if main_process():
         terminal.note(f"training {config.recipe} on {config.data.path}, into {path}")

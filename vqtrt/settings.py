@@ -4,7 +4,7 @@ import difflib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,6 +14,8 @@ from vqtrt.errors import VqtrtError
 _MAX_YAML_BYTES = 2**20
 # PyYAML lets through what a date such as 2024-13-45 and a very deep nesting raise.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+_NULL = ("", "null", "~")
+"""What `--set` takes for None where a string is optional."""
 
 
 class Settings(BaseModel):
@@ -95,16 +97,37 @@ def _set(kind: type[BaseModel], settings: dict[str, Any], override: str) -> None
             raise VqtrtError(f"--set {override!r}: {parent!r} is a value, not a group of settings")
     group = _group(kind, parents)
     field = group.model_fields.get(last) if group else None
-    # A text is taken as it stands: a folder may be called 2024, or yes.
-    table[last] = text if field and field.annotation is str else _value(override, text)
+    table[last] = _value(override, text, field.annotation if field else None)
 
 
-def _value(override: str, text: str) -> Any:
+def _value(override: str, text: str, annotation: Any) -> Any:
+    """The value of a text for a setting of this type.
+
+    A string is taken as it stands: a folder may be called 2024, or yes, and a regular expression
+    may begin with a bracket. An optional string is None for `null`, `~` or nothing.
+    """
+    if _is_text(annotation):
+        optional = types.NoneType in get_args(annotation)
+        return None if optional and text in _NULL else text
+    listed = get_origin(annotation) in (tuple, list) and all(
+        part is Ellipsis or _is_text(part) for part in get_args(annotation)
+    )
     try:
-        value = yaml.safe_load(text)
+        # The base loader makes nothing but strings: an entry of a list of strings stays one.
+        value = yaml.load(text, yaml.BaseLoader) if listed else yaml.safe_load(text)  # noqa: S506
     except _NOT_YAML:
         raise VqtrtError(f"--set {override!r}: {text!r} is not a valid YAML value") from None
     return _number(value) if isinstance(value, str) else value
+
+
+def _is_text(annotation: Any) -> bool:
+    """Whether a setting of this type is a string, or None."""
+    if get_origin(annotation) in (types.UnionType, Union):
+        parts = [part for part in get_args(annotation) if part is not types.NoneType]
+        return bool(parts) and all(map(_is_text, parts))
+    if get_origin(annotation) is Literal:
+        return all(isinstance(value, str) for value in get_args(annotation))
+    return annotation is str
 
 
 def _number(text: str) -> str | float:
