@@ -140,3 +140,12 @@ def test_a_skipped_corpus_has_nothing_to_probe(root):
     source = Spoken(bad=range(24))
     with pytest.raises(VqtrtError, match="the probe needs some"):
         run(source, source.align(root), on_error="skip")
+
+
+def test_tiers_that_carry_the_speakers_name(root: Path) -> None:
+    source = Spoken()
+    expected = run(source, source.align(root)).probe.figures()
+    for number, path in enumerate(root.iterdir()):
+        path.write_text(path.read_text().replace('"phones"', f'"speaker{number} - phones"'))
+    assert run(source, root).probe.figures() == expected
+    assert run(source, root, tier="speaker* - ph?nes").probe.figures() == expected

@@ -97,7 +97,8 @@ def probe(
     data: Recordings,
     alignments: Annotated[Path, typer.Option(help="Folder of their TextGrids.")],
     tier: Annotated[
-        str, typer.Option(help="Tier of the TextGrids that has the phones.")
+        str,
+        typer.Option(help="Tier that has the phones: its name, or a pattern such as '*phones'."),
     ] = "phones",
     train_split: Annotated[
         float, typer.Option(help="Share that codes get their phones from; the rest is the test.")

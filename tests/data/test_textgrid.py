@@ -144,14 +144,14 @@ def fails(path: Path, message: str, tier: str = "phones") -> None:
 
 def test_unknown_tier(path):
     path.write_text(LONG, encoding="utf-8")
-    fails(path, "has no tier phone, but words, bells, phones$", "phone")
+    fails(path, "has no tier phone, but words, bells, phones; name one with", "phone")
     fails(path, "its tier bells holds points", "bells")
 
 
 def test_many_tiers_are_not_all_listed(path):
     head = '"ooTextFile" "TextGrid" 0 1 <exists> 30 '
     path.write_text(head + "".join(f'"IntervalTier" "t{i}" 0 1 0 ' for i in range(30)))
-    fails(path, "but t0, .*, t9 and 20 more$")
+    fails(path, "but t0, .*, t9 and 20 more; name")
 
 
 @pytest.mark.parametrize(
@@ -230,3 +230,47 @@ def test_time_grows_with_the_file_and_no_more(path, text):
     start = time.process_time()
     fails(path, "is no TextGrid")
     assert time.process_time() - start < 5
+
+
+def tiers(path: Path, *names: str, points: bool = False) -> Path:
+    """A TextGrid in the short form, whose tiers hold their own number."""
+    kind = "TextTier" if points else "IntervalTier"
+    lines = ["ooTextFile", "TextGrid", 0, 1, len(names)]
+    for number, name in enumerate(names):
+        lines += [kind, name, 0, 1, 1, 0, *([] if points else [1]), f"t{number}"]
+    path.write_text(
+        "\n".join(str(x) if x in (0, 1) or isinstance(x, int) else f'"{x}"' for x in lines)
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "tier", "expected"),
+    [
+        (("ann - words", "ann - phones"), "phones", "t1"),
+        (("ann - words", "ann - phones"), "ann - *ones", "t1"),
+        (("words", "p1", "phones"), "phone?", "t2"),
+        (("a - phones", "phones"), "phones", "t1"),  # the name itself comes first
+        (("phones", "phones"), "phones", "t0"),
+        (("b", "[ab]"), "[ab]", "t1"),
+        (("b", "words"), "[ab]", "t0"),
+    ],
+)
+def test_a_tier_by_its_pattern(
+    tmp_path: Path, names: tuple[str, ...], tier: str, expected: str
+) -> None:
+    path = tiers(tmp_path / "a.TextGrid", *names)
+    assert read_intervals(path, tier) == [Interval(0, 1, expected)]
+
+
+def test_several_tiers_that_match(tmp_path: Path) -> None:
+    path = tiers(tmp_path / "a.TextGrid", "ann - phones", "words", "bob - phones", "cy - phones")
+    message = "3 tiers that match phones: ann - phones, bob - phones, cy - phones; name one"
+    with pytest.raises(AudioError, match=message):
+        read_intervals(path)
+    assert read_intervals(path, "bob - phones") == [Interval(0, 1, "t2")]
+    with pytest.raises(AudioError, match="has no tier megaphones, but ann - phones, words"):
+        read_intervals(path, "megaphones")
+    points = tiers(tmp_path / "b.TextGrid", "ann - phones", points=True)
+    with pytest.raises(AudioError, match="has no tier phones"):
+        read_intervals(points)

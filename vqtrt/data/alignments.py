@@ -16,7 +16,7 @@ class Alignments:
 
     That of a recording has the same stem, or the same without the microphone that VCTK names
     (`p303/p303_001_mic1.flac` has `p303/p303_001.TextGrid`). Where several have, the one in a
-    folder of the same name counts. `tier` is the one that has the phones.
+    folder of the same name counts. `tier` has the phones: a name or a pattern (`read_intervals`).
 
     Raises `VqtrtError` when made where `root` is no folder, or holds none.
     """

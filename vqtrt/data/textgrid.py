@@ -5,6 +5,7 @@ its manual): numbers and quoted strings in their order, whatever names stand bet
 is allocated by the counts that a file claims.
 """
 
+import fnmatch
 import math
 import re
 from collections.abc import Iterator
@@ -37,10 +38,15 @@ class Interval(NamedTuple):
 
 
 def read_intervals(path: Path, tier: str = "phones") -> list[Interval]:
-    """The intervals of the first tier of this name, in order; there may be gaps between them.
+    """The intervals of one tier, in order; there may be gaps between them.
+
+    The tier is the first of this name. If there is none, it is the one interval tier whose name
+    matches `tier` as a pattern (`*`, `?`, `[…]` as in file names), or ends in ` - ` and `tier`:
+    forced aligners write `ann - phones`.
 
     The file is UTF-8, or UTF-16 with its mark. Raises `AudioError` for what is no TextGrid, is
-    damaged or has no such tier, and for intervals that overlap or run backwards.
+    damaged, has no such tier or several that match, and for intervals that overlap or run
+    backwards.
     """
     values = _Values(path, _text(path))
     if not values.string("its type").startswith("ooTextFile"):
@@ -50,6 +56,8 @@ def read_intervals(path: Path, tier: str = "phones") -> list[Interval]:
     values.number("its beginning")
     values.number("its end")
     names: list[str] = []
+    alike: list[list[Interval]] = []
+    alike_names: list[str] = []
     for _ in range(values.count("tiers")):
         points = values.string("a tier's class") == "TextTier"
         name = values.string("a tier's name")
@@ -59,12 +67,33 @@ def read_intervals(path: Path, tier: str = "phones") -> list[Interval]:
                 raise values.error(f"its tier {shown(tier)} holds points, not intervals")
             return list(_ordered(values, found))
         names.append(shown(name)[:40])
+        if not points and _matches(name, tier):
+            alike_names.append(names[-1])
+            if len(alike) < 2:  # enough to know that there is more than one
+                alike.append(list(found))
         for _ in found:
             pass
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    if len(alike) == 1:
+        return list(_ordered(values, iter(alike[0])))
+    if alike:
+        raise values.error(
+            f"has {len(alike_names)} tiers that match {shown(tier)}: {_list(alike_names)}; "
+            "name one of them with --tier"
+        )
     raise values.error(
-        f"has no tier {shown(tier)}, but {', '.join(names[:_LISTED]) or 'none at all'}{more}"
+        f"has no tier {shown(tier)}, but {_list(names) or 'none at all'}; name one with --tier, "
+        "or a pattern such as '*phones'"
     )
+
+
+def _matches(name: str, tier: str) -> bool:
+    """Whether a tier that is not called `tier` may be meant by it."""
+    return fnmatch.fnmatchcase(name, tier) or name.endswith(f" - {tier}")
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{', '.join(names[:_LISTED])}{more}"
 
 
 def _entries(values: "_Values", tier: str, *, points: bool) -> Iterator[Interval]:
