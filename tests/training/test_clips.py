@@ -1,3 +1,6 @@
+import threading
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -117,3 +120,61 @@ def test_recordings_stay_in_memory_up_to_a_size():
         audio = clips.read(item)
         np.testing.assert_allclose(audio, samples(item.key, source.lengths[item.key]).clip(-1, 1))
     assert source.reads == [0, 1, 1]
+
+
+class Waiting(Counting):
+    """Recordings each of which waits until `together` are being read at once."""
+
+    def __init__(self, lengths: list[int], together: int) -> None:
+        super().__init__(lengths)
+        self.barrier = threading.Barrier(together, timeout=20)
+        self.now = self.most = 0
+        self.lock = threading.Lock()
+
+    def read(self, item: Item, preprocessing: object = None) -> np.ndarray:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        self.barrier.wait()
+        with self.lock:
+            self.now -= 1
+        return super().read(item)
+
+
+def test_as_many_threads_read_as_there_are_workers() -> None:
+    lengths = [40, 90, 13, 200, 64, 7]
+    source = Waiting(lengths, together=3)
+    clips = CachedClips(source, SpeechDataConfig(workers=3, cache_mib=0))
+    made = training_crops(
+        clips,
+        list(source.items()),
+        np.arange(6),
+        SHAPE,
+        batch_size=6,
+        seed=3,
+        steps=range(2),
+    )
+    # With fewer threads the barrier would break.
+    threaded = list(made)
+    assert source.most == 3
+    alone, _ = crops(lengths, batch_size=6, steps=range(2))
+    for one, other in zip(threaded, alone, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_batch_of_long_recordings_is_never_in_memory_as_a_whole() -> None:
+    source = Counting([400_000] * 16)
+    clips = CachedClips(source, SpeechDataConfig(workers=2, cache_mib=0))
+    items = list(source.items())
+    tracemalloc.start()
+    try:
+        list(
+            training_crops(
+                clips, items, np.arange(16), SHAPE, batch_size=16, seed=0, steps=range(1)
+            )
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 4 * 400_000

@@ -1,14 +1,19 @@
 import json
+import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from speech_doubles import WAVENET
+from speech_doubles import WAVENET, FakeSpeech
 
 from vqtrt.config_speech import SpeechConfig
 from vqtrt.data.audio import write_wav
 from vqtrt.errors import VqtrtError
+from vqtrt.training import loop
+from vqtrt.training.clips import CachedClips
+from vqtrt.training.loader import Split
 from vqtrt.training.speech import SpeechTask, train_speech
 from vqtrt.training.speech_run import SpeechRun
 
@@ -168,3 +173,36 @@ def test_a_decoder_that_has_rested_begins_with_steps_of_the_learning_rate(
     name = "decoder.layers.0.conv.weight"
     # Adam's first step is the learning rate for every weight that has a gradient.
     assert (after[name] - before[name]).abs().max() < 1.01 * config.train.learning_rate
+
+
+def test_the_variance_of_many_recordings_needs_no_large_array(make_speech_config) -> None:
+    config = make_speech_config("unread")
+    data = config.data.model_copy(update={"cache_mib": 0})
+    source = FakeSpeech([12_000 + 10 * i for i in range(60)], block=20_000)
+    task = SpeechTask.__new__(SpeechTask)
+    task.config, task.clips = config, CachedClips(source, data)
+    task.items = Split(list(source.items()), [])
+    tracemalloc.start()
+    try:
+        found = task._variance()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    whole = np.concatenate([task.clips.read(item) for item in source.items()])
+    assert found == pytest.approx(np.square(whole, dtype=np.float64).mean(), rel=1e-12)
+    # All samples as float64 are 5.9 MB; one recording is 0.1 MB.
+    assert peak < 1_000_000
+
+
+def test_the_rate_counts_the_crops_of_each_step(
+    tmp_path, speech_data, make_speech_config, make_log, monkeypatch
+) -> None:
+    config = make_speech_config(speech_data, target_steps=3)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"target_batch": 12})})
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=iter(range(100)).__next__))
+    log = make_log()
+    settings = {"steps": 6, "log_every": 2, "evaluate_every": 9, "checkpoint_every": 9}
+    train_speech(with_train(config, **settings), tmp_path / "run", log)
+    rates = [figures["crops_per_second"] for _, figures in log.named("reported")]
+    # Each interval lasts a second of this clock: 12 + 12, 12 + 4 and 4 + 4 crops.
+    assert rates == [24, 16, 8]

@@ -1,7 +1,10 @@
 """Training batches of recordings: crops by (seed, step), as `loader.py` for images."""
 
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -38,12 +41,16 @@ class CropShape(NamedTuple):
 
 
 class CachedClips:
-    """A source whose recordings stay in memory once read, as 16 bit, until the cache is full."""
+    """A source whose recordings stay in memory once read, as 16 bit, until the cache is full.
+
+    Safe to read from several threads.
+    """
 
     def __init__(self, source: SpeechSource, config: SpeechDataConfig) -> None:
         self.source, self.config = source, config
         self._kept: dict[str, NDArray[np.int16]] = {}
         self._room = config.cache_mib * 2**20
+        self._lock = Lock()
 
     def read(self, item: Item) -> Audio:
         """A recording, float32 (T,) on the grid of 16 bits."""
@@ -51,9 +58,10 @@ class CachedClips:
         if kept is None:
             audio = self.source.read(item, self.config.preprocessing)
             kept = np.rint(np.clip(audio, -1, 1) * 32767).astype(np.int16)
-            if kept.nbytes <= self._room:
-                self._room -= kept.nbytes
-                self._kept[item.name] = kept
+            with self._lock:
+                if kept.nbytes <= self._room and item.name not in self._kept:
+                    self._room -= kept.nbytes
+                    self._kept[item.name] = kept
         return kept.astype(np.float32) / np.float32(32767)
 
 
@@ -69,16 +77,20 @@ def training_crops(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Crops]:
-    """The crops of each of `steps`, read ahead in threads.
+    """The crops of each of `steps`, one step ahead; `data.workers` threads read recordings.
 
     `pieces` are indices into `items`, each as often as crops fit into the recording, so that all
-    parts of the data are seen equally often.
+    parts of the data are seen equally often. As many recordings are in memory as there are threads,
+    and what the cache holds: a batch of long ones is never there as a whole.
     """
+    workers = clips.config.workers
 
     def make(step: int) -> Crops:
         chosen = pieces[batch_indices(len(pieces), batch_size, seed, step, rank, world)]
         rng = np.random.default_rng([seed, 5, step, rank])
-        drawn = [crop(clips.read(items[i]), shape, rng) for i in chosen]
+        # One after the other, however many threads read: `rng` draws in the order of the batch.
+        whole = _read_ahead(readers, clips, [items[i] for i in chosen], workers)
+        drawn = [crop(audio, shape, rng) for audio in whole]
         none = len(clips.source.classes)
         labels = [items[i].label for i in chosen]
         return Crops(
@@ -87,12 +99,29 @@ def training_crops(
             np.array([none if label < 0 else label for label in labels], np.int64),
         )
 
-    with ThreadPoolExecutor(1) as pool:
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="vqtrt-read") as readers,
+        ThreadPoolExecutor(1) as pool,
+    ):
         ahead = None
         for step in steps:
             batch = ahead.result() if ahead else make(step)
             ahead = pool.submit(make, step + 1) if step + 1 in steps else None
             yield batch
+
+
+def _read_ahead(
+    pool: Executor, clips: CachedClips, items: Sequence[Item], ahead: int
+) -> Iterator[Audio]:
+    """The recordings of some items in their order, of which `ahead` are read at a time."""
+    left = iter(items)
+    pending: deque[Future[Audio]] = deque()
+    while True:
+        for item in itertools.islice(left, ahead - len(pending)):
+            pending.append(pool.submit(clips.read, item))
+        if not pending:
+            return
+        yield pending.popleft().result()
 
 
 def crop(

@@ -56,6 +56,10 @@ class Task(Protocol):
     def batches(self, steps: range, rank: int, world: int) -> Iterator[Any]:
         """This process's share of the batch of each step."""
 
+    def batch_size(self, step: int) -> int | None:
+        """Items of a step, over all processes, if not `train.batch_size`; None by default."""
+        return None
+
     def losses(self, module: nn.Module, batch: Any, device: torch.device) -> Tensor:
         """The figures of a batch, (len(figures),), through `module`, which may be wrapped."""
 
@@ -144,7 +148,7 @@ class Trainer:
             if config.clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
-            means.add(losses.detach())
+            means.add(losses.detach(), task.batch_size(step) or config.batch_size)
             self._after(step + 1, means, log)
 
     def _after(self, done: int, means: "_Means", log: "_Log | None") -> None:
@@ -181,7 +185,7 @@ class Trainer:
             raise self._diverged(f"the loss is {values[0]}", step)
         if log:
             figures: Figures = dict(zip(self.task.figures, values, strict=True))
-            rate = means.count * self.config.batch_size / means.seconds
+            rate = means.items / means.seconds
             log.figures(step, figures | {f"{self.task.unit}_per_second": rate})
         means.reset()
 
@@ -231,13 +235,14 @@ class _Means:
         self.reset()
 
     def reset(self) -> None:
-        self.count = 0
+        self.count = self.items = 0
         self.sums: Tensor | None = None
         self.began = time.perf_counter()
 
-    def add(self, losses: Tensor) -> None:
+    def add(self, losses: Tensor, items: int) -> None:
         self.sums = losses if self.sums is None else self.sums + losses
         self.count += 1
+        self.items += items
 
     def take(self, accelerator: Accelerator) -> list[float]:
         assert self.sums is not None  # noqa: S101

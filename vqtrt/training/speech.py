@@ -16,7 +16,7 @@ from vqtrt.data.speech import SpeechSource, open_speech
 from vqtrt.errors import VqtrtError
 from vqtrt.metrics import CodeUsage
 from vqtrt.models.speech import SpeechVQVAE
-from vqtrt.training.clips import CachedClips, Crops, CropShape, crop, training_crops
+from vqtrt.training.clips import Audio, CachedClips, Crops, CropShape, crop, training_crops
 from vqtrt.training.loader import split_items
 from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
 from vqtrt.training.run import open_folder
@@ -26,6 +26,7 @@ from vqtrt.training.speech_run import SpeechRun
 _EVALUATION_BATCH = 8
 _EVALUATION_CROPS = 64
 _SHOWN = 3
+_PIECE = 1 << 16
 _FITTED = 16
 """Crops a speaker, on average, that the target's scale is fitted to."""
 
@@ -101,22 +102,25 @@ class SpeechTask(Task):
 
     def batches(self, steps: range, rank: int, world: int) -> Iterator[Crops]:
         """This process's crops of each step."""
-        train, rests = self.config.train, self.config.model.target_steps
-        first = self.config.data.target_batch or train.batch_size
-        last = max(steps.start, min(steps.stop, rests))
-        parts = ((range(steps.start, last), first), (range(last, steps.stop), train.batch_size))
-        for part, size in parts:
-            yield from training_crops(
-                self.clips,
-                self.items.train,
-                self.pieces,
-                self.shape,
-                batch_size=size,
-                seed=train.seed,
-                steps=part,
-                rank=rank,
-                world=world,
-            )
+        last = max(steps.start, min(steps.stop, self.config.model.target_steps))
+        for part in (range(steps.start, last), range(last, steps.stop)):
+            if part:
+                yield from training_crops(
+                    self.clips,
+                    self.items.train,
+                    self.pieces,
+                    self.shape,
+                    batch_size=self.batch_size(part.start),
+                    seed=self.config.train.seed,
+                    steps=part,
+                    rank=rank,
+                    world=world,
+                )
+
+    def batch_size(self, step: int) -> int:
+        """Crops of a step; there may be more of them while the decoder rests."""
+        first = self.config.data.target_batch if step < self.config.model.target_steps else None
+        return first or self.config.train.batch_size
 
     def losses(self, module: nn.Module, batch: Crops, device: torch.device) -> Tensor:
         """`figures` of a batch."""
@@ -183,8 +187,18 @@ class SpeechTask(Task):
         train = self.items.train
         rng = np.random.default_rng([self.config.train.seed, 3])
         rows = rng.choice(len(train), min(200, len(train)), replace=False)
-        squares = [np.square(self.clips.read(train[row]), dtype=np.float64) for row in rows]
-        return max(float(np.concatenate(squares).mean()), 1e-6)
+        squares, count = 0.0, 0
+        for row in rows:
+            audio = self.clips.read(train[row])
+            squares += _sum_of_squares(audio)
+            count += len(audio)
+        return max(squares / count, 1e-6)
+
+
+def _sum_of_squares(audio: Audio) -> float:
+    """Of samples (T,), in float64: a piece at a time, so that a long recording is not copied."""
+    pieces = (audio[start : start + _PIECE] for start in range(0, len(audio), _PIECE))
+    return float(sum(np.square(piece, dtype=np.float64).sum() for piece in pieces))
 
 
 def _open(path: str, speaker_pattern: str | None) -> SpeechSource:
