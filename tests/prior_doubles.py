@@ -6,12 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from shared_runs import shared
 
-from vqtrt.bundle import ModelFacts, PriorFacts, SpeechFacts
+from vqtrt.bundle import Bundle, BundleInfo, ModelFacts, PriorFacts, Source, SpeechFacts
 from vqtrt.config_speech import WaveNetConfig
 from vqtrt.data.audio import AudioPreprocessing
 from vqtrt.data.clip_codes import ClipCodes, ClipHeader
 from vqtrt.engines.torch_bound import TorchBound
+from vqtrt.export.graph_writer import GraphWriter
+from vqtrt.export.onnx import OPSET
+from vqtrt.export.speech_prior import wavenet_prior_graphs
 from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.priors.wavenet_graphs import wavenet_graph
 
@@ -81,6 +85,39 @@ class PriorEngine:
         self.bound.append((part, dict(sizes)))
         made = wavenet_graph(self.prior, part)
         return TorchBound(made, sizes, shared or {}, skip, torch.device("cpu"))
+
+
+def small_prior_engine() -> PriorEngine:
+    """One whose prior has 3 layers, which export in a second or so."""
+    return PriorEngine(random_prior(layers=3, cycles=1))
+
+
+def write_prior(folder: Path, engine: PriorEngine, precision: str) -> Bundle:
+    """A bundle with the graphs of an engine's prior and nothing else."""
+    writer = GraphWriter(folder)
+    wavenet_prior_graphs(engine.prior, "wavenet", writer, precision)
+    info = BundleInfo(
+        kind="speech",
+        vqtrt_version="0",
+        model=engine.facts,
+        speech=engine.speech,
+        graphs=writer.graphs,
+        priors=engine.priors,
+        opset=OPSET,
+        source=Source(run="", weights_sha256=SHA, recipe="tiny"),
+    )
+    Bundle.write_info(folder, info)
+    return Bundle.open(folder)
+
+
+def exported_prior() -> Path:
+    """The bundle of `small_prior_engine` in fp32. Shared: copy it before you change it."""
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        write_prior(path, small_prior_engine(), "fp32")
+
+    return shared("untrained/clip-prior", make)
 
 
 def clip_codes(lengths, labels=(), classes=SPEAKERS, seed=0) -> ClipCodes:

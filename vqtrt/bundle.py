@@ -147,6 +147,10 @@ class Bundle:
         self.info = info
         self.sha256 = sha256 or _digest(info.model_dump(mode="json"))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The process that unpickles it may have another working directory.
+        return self.__dict__ | {"path": self.path.absolute()}
+
     @classmethod
     def open(cls, path: Path) -> "Bundle":
         """Read and check `bundle.json`; graphs are checked when they are read."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vqtrt.data.codes import codes_dtype
 from vqtrt.engines import BoundGraph, Engine
+from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
 
 _LANE_BATCH = 4
@@ -162,7 +163,8 @@ class HostLoop:
 class PixelCNNSampler:
     """A PixelCNN prior, bound for a batch size and a width of the grid.
 
-    Rows are drawn by the engine's own loop, where `bind_loop` is given.
+    Rows are drawn by the engine's own loop, where `bind_loop` is given. Threads that share one
+    sampler take turns.
     """
 
     def __init__(
@@ -178,16 +180,14 @@ class PixelCNNSampler:
         self._name = name
         self._bind_loop: BindLoop = bind_loop or partial(HostLoop, bind)
         self._sizes = {"batch": batch_size, "width": width}
-        self._loops: dict[str, RowLoop] = {}
+        self._loops: Opened[str, RowLoop] = Opened()
 
     def _loop(self, draw: Draw) -> RowLoop:
         """The loop that a draw needs, told what it asks for."""
         filtered = draw.top_k is not None or draw.top_p < 1
         step = "step_filtered" if filtered else "step"
-        if step not in self._loops:
-            nothing = self.codebook_size
-            self._loops[step] = self._bind_loop(self._name, step, self._sizes, nothing)
-        loop = self._loops[step]
+        make = partial(self._bind_loop, self._name, step, self._sizes, self.codebook_size)
+        loop = self._loops.get(step, make)
         loop.inputs["temperature"][:] = draw.temperature
         if filtered:
             loop.inputs["top_k"][:] = draw.top_k or self.codebook_size
@@ -208,7 +208,20 @@ class PixelCNNSampler:
         `labels` (n,); `prefix` (n, rows, width, C) are first rows, which are kept. `progress` is
         called for each position.
         """
-        loop, count = self._loop(draw), len(samples)
+        with self._loops.lock:
+            return self._sample(self._loop(draw), draw, samples, height, labels, prefix, progress)
+
+    def _sample(
+        self,
+        loop: RowLoop,
+        draw: Draw,
+        samples: range,
+        height: int,
+        labels: NDArray[np.int32] | None,
+        prefix: NDArray[Any] | None,
+        progress: Callable[[], None],
+    ) -> NDArray[Any]:
+        count = len(samples)
         above = loop.inputs["above"]
         width, books = above.shape[1:]
         nothing = self.codebook_size

@@ -19,6 +19,7 @@ from vqtrt.bundle import PriorFacts, SpeechFacts
 from vqtrt.data.clip_codes import codes_in
 from vqtrt.data.codes import codes_dtype, short
 from vqtrt.engines import BoundGraph, Engine
+from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
 from vqtrt.sampler import Bind, Draw, noise
 from vqtrt.sampling import find_prior
@@ -51,21 +52,19 @@ class ClipSamples(NamedTuple):
 
 
 class ClipSampler:
-    """A WaveNet prior, bound for a batch size."""
+    """A WaveNet prior, bound for a batch size. Threads that share one sampler take turns."""
 
     def __init__(self, bind: Bind, name: str, codebook_size: int, batch_size: int) -> None:
         self.codebook_size, self.batch_size = codebook_size, batch_size
         self._bind, self._name = bind, name
-        self._steps: dict[str, BoundGraph] = {}
+        self._steps: Opened[str, BoundGraph] = Opened()
 
     def _step(self, draw: Draw) -> BoundGraph:
         """The graph that a draw needs, told what it asks for."""
         filtered = draw.top_k is not None or draw.top_p < 1
         name = "step_filtered" if filtered else "step"
-        if name not in self._steps:
-            sizes = {"batch": self.batch_size}
-            self._steps[name] = self._bind(f"priors/{self._name}/{name}", sizes, skip=("logits",))
-        step = self._steps[name]
+        graph, sizes = f"priors/{self._name}/{name}", {"batch": self.batch_size}
+        step = self._steps.get(name, partial(self._bind, graph, sizes, skip=("logits",)))
         step.inputs["temperature"][:] = draw.temperature
         if filtered:
             step.inputs["top_k"][:] = draw.top_k or self.codebook_size
@@ -84,7 +83,19 @@ class ClipSampler:
 
         `speakers` (n,), where the prior is conditioned on them; `progress` is called for each code.
         """
-        step, count = self._step(draw), len(samples)
+        with self._steps.lock:
+            return self._sample(self._step(draw), draw, samples, length, speakers, progress)
+
+    def _sample(
+        self,
+        step: BoundGraph,
+        draw: Draw,
+        samples: range,
+        length: int,
+        speakers: NDArray[np.int32] | None,
+        progress: Callable[[], None],
+    ) -> NDArray[Any]:
+        count = len(samples)
         uniform = np.full((length, self.batch_size), 0.5, np.float32)
         uniform[:, :count] = noise(draw.seed, samples, length).T
         if speakers is not None:

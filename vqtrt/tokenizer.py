@@ -1,5 +1,6 @@
 """Images to codes and back, over any engine."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from vqtrt.data.codes import check_codes, codes_dtype
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images
 from vqtrt.engines import Engine, EngineOptions, Graph, open_engine
+from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
 
 Codes = NDArray[Any]
@@ -22,8 +24,8 @@ class Tokenizer:
     """A model, ready to turn images into codes and codes into images.
 
     Graphs are opened when they are first needed. `batch_size` bounds how many images go through
-    the engine at once; the codes of an image do not depend on it. Raises `VqtrtError` for a model
-    of speech.
+    the engine at once; the codes of an image do not depend on it. Threads may share a tokenizer;
+    it can be pickled and used after a fork. Raises `VqtrtError` for a model of speech.
     """
 
     def __init__(self, engine: Engine, *, batch_size: int = 64) -> None:
@@ -33,7 +35,7 @@ class Tokenizer:
         self.batch_size = batch_size
         self.preprocessing: Preprocessing = of_images(engine.preprocessing)
         """How files are brought to the size that the model was trained on."""
-        self._graphs: dict[str, Graph] = {}
+        self._graphs: Opened[str, Graph] = Opened()
 
     @property
     def facts(self) -> ModelFacts:
@@ -98,9 +100,7 @@ class Tokenizer:
 
     def graph(self, name: str) -> Graph:
         """The engine's graph, opened once."""
-        if name not in self._graphs:
-            self._graphs[name] = self.engine.open(name)
-        return self._graphs[name]
+        return self._graphs.get(name, partial(self.engine.open, name))
 
     def _in_batches(
         self,

@@ -1,13 +1,18 @@
 import numpy as np
 import pytest
 import torch
-from prior_doubles import RATE, SHA, STRIDE, K, PriorEngine, clip_codes, random_prior
+from prior_doubles import (
+    RATE,
+    STRIDE,
+    K,
+    clip_codes,
+    exported_prior,
+    small_prior_engine,
+    write_prior,
+)
 
-from vqtrt.bundle import Bundle, BundleInfo, Source
+from vqtrt.bundle import Bundle
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
-from vqtrt.export.graph_writer import GraphWriter
-from vqtrt.export.onnx import OPSET
-from vqtrt.export.speech_prior import wavenet_prior_graphs
 from vqtrt.export.verify_prior import TOLERANCES, cached_clip_logits
 from vqtrt.sampler import Draw
 from vqtrt.speech_sampling import ClipRequest, sample_clips
@@ -16,30 +21,12 @@ from vqtrt.speech_score import score_clips
 
 @pytest.fixture(scope="module")
 def torch_engine():
-    return PriorEngine(random_prior(layers=3, cycles=1))
-
-
-def write(folder, engine, precision):
-    """A bundle with the graphs of a prior and nothing else."""
-    writer = GraphWriter(folder)
-    wavenet_prior_graphs(engine.prior, "wavenet", writer, precision)
-    info = BundleInfo(
-        kind="speech",
-        vqtrt_version="0",
-        model=engine.facts,
-        speech=engine.speech,
-        graphs=writer.graphs,
-        priors=engine.priors,
-        opset=OPSET,
-        source=Source(run="", weights_sha256=SHA, recipe="tiny"),
-    )
-    Bundle.write_info(folder, info)
-    return Bundle.open(folder)
+    return small_prior_engine()
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory, torch_engine):
-    return write(tmp_path_factory.mktemp("bundle"), torch_engine, "fp32")
+def bundle():
+    return Bundle.open(exported_prior())
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +70,7 @@ def test_cached_logits_are_those_of_the_full_pass(engine, torch_engine):
 
 @pytest.mark.slow
 def test_half(tmp_path, torch_engine):
-    bundle = write(tmp_path, torch_engine, "fp16")
+    bundle = write_prior(tmp_path, torch_engine, "fp16")
     half = OnnxRuntimeEngine(bundle, threads=1, precision="fp16")
     codes = np.random.default_rng(0).integers(0, K, (2, 50)).astype(np.int32)
     both = [

@@ -1,4 +1,13 @@
-"""The protocol of an engine: it opens a model's graphs by name; a graph maps array to array."""
+"""The protocol of an engine: it opens a model's graphs by name; a graph maps array to array.
+
+Threads may share an engine and its open graphs: each call gives what it gives alone. A bound graph
+has one set of buffers and belongs to one thread at a time; samplers and decoders that bind graphs
+let threads take turns, or bind a set for each.
+
+An engine can be pickled, copied and used after a fork. What it opened stays behind and is opened
+again when it is next needed (`opened.Opened`). Bound graphs are not pickled: whoever binds them
+keeps them in `Opened` too.
+"""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
@@ -10,7 +19,7 @@ from vqtrt.data.preprocessing import Preprocessing
 
 Graph = Callable[..., NDArray[Any]]
 """Runs once on one array for each input, in the order of the graph's table, which gives their
-dtypes and shapes (see docs/architecture.md)."""
+dtypes and shapes (see docs/architecture.md). Threads may share it."""
 
 CACHE, KEPT = "cache", "kept"
 """What the names of a graph's caches begin with: `cache3` goes in, `kept3` comes out."""
@@ -31,7 +40,7 @@ class BoundGraph(Protocol):
 
     What a graph gives as `keptN` it gets back as `cacheN` at the next run, or as many runs later as
     its table says; before that there are zeros. These caches stay where the engine has them and do
-    not appear among inputs and outputs.
+    not appear among inputs and outputs. It belongs to one thread at a time, and to one process.
     """
 
     @property
@@ -50,7 +59,7 @@ class BoundGraph(Protocol):
 
 
 class Engine(Protocol):
-    """A model, opened on one backend."""
+    """A model, opened on one backend. Threads may share it; it can be pickled."""
 
     name: str
     """What `--engine` calls it."""

@@ -6,6 +6,7 @@ cores that decoding needs.
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from vqtrt.bundle import Bundle, GraphSpec, PriorFacts, TensorSpec
 from vqtrt.engines.base import CACHE, KEPT, BoundGraph, Graph, is_cache, is_kept
+from vqtrt.engines.opened import Opened
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
 from vqtrt.errors import VqtrtError
 from vqtrt.precision import graph_key, require_precision
@@ -39,31 +41,16 @@ class OnnxRuntimeEngine:
         self.priors: Mapping[str, PriorFacts] = bundle.info.priors
         self._threads = threads
         self.lanes = threads or len(os.sched_getaffinity(0))
-        self._bound: dict[tuple[str, int | None], Any] = {}
+        self._sessions: Opened[tuple[str, int | None], Any] = Opened()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        # The process that unpickles may have other cores.
+        self.lanes = self._threads or len(os.sched_getaffinity(0))
 
     def open(self, graph: str) -> Graph:
         """Check the graph's hash, then make a session from the checked bytes."""
-        graph = graph_key(self.precision, graph)
-        spec, session = self.bundle.graph_spec(graph), self._session(graph)
-        names = [tensor.name for tensor in spec.inputs]
-        told = (set(names), [tensor.name for tensor in spec.outputs])
-        real = ({i.name for i in session.get_inputs()}, [o.name for o in session.get_outputs()])
-        if told != real or len(spec.outputs) != 1:
-            raise VqtrtError(
-                f"{self.bundle.path}: the graph {graph!r} makes {_listed(real[1])} of "
-                f"{_listed(real[0])}, not one array of {_listed(names)}; export the run again"
-            )
-
-        def run(*arrays: NDArray[Any]) -> NDArray[Any]:
-            try:
-                (result,) = session.run(None, dict(zip(names, arrays, strict=True)))
-            except Exception as error:
-                on = ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
-                raise self._failed(graph, on, error) from error
-            out: NDArray[Any] = result
-            return out
-
-        return run
+        return _OpenGraph(self, graph_key(self.precision, graph))
 
     def bind(
         self,
@@ -77,10 +64,14 @@ class OnnxRuntimeEngine:
         """As `Engine.bind`; what is bound to one graph shares its weights."""
         graph = graph_key(self.precision, graph)
         spec = self.bundle.graph_spec(graph)
-        if (graph, threads) not in self._bound:
-            self._bound[graph, threads] = self._session(graph, threads)
-        session = self._bound[graph, threads]
+        session = self._session(graph, threads)
         return _Bound(self, graph, session, spec, sizes, shared or {}, skip)
+
+    def _session(self, graph: str, threads: int | None = None) -> Any:
+        """The session of a graph, one for all threads of this process."""
+        threads = threads or self._threads
+        make = partial(self._make_session, graph, threads)
+        return self._sessions.get((graph, threads), make)
 
     def _failed(self, graph: str, on: str, error: Exception) -> VqtrtError:
         import onnxruntime
@@ -91,14 +82,13 @@ class OnnxRuntimeEngine:
             "needs less"
         )
 
-    def _session(self, graph: str, threads: int | None = None) -> Any:
+    def _make_session(self, graph: str, threads: int | None) -> Any:
         import onnxruntime
 
         content = self.bundle.graph_bytes(graph)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # its errors are raised, too
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        threads = threads or self._threads
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -113,6 +103,33 @@ class OnnxRuntimeEngine:
                 f"{self.bundle.path}: onnxruntime {onnxruntime.__version__} refuses the graph "
                 f"{graph!r} ({_one_line(error)}){hint}"
             ) from error
+
+
+class _OpenGraph:
+    """A graph of one output and no caches, from arrays to an array."""
+
+    def __init__(self, engine: OnnxRuntimeEngine, graph: str) -> None:
+        self._engine, self._graph = engine, graph
+        spec, session = engine.bundle.graph_spec(graph), engine._session(graph)
+        self._names = [tensor.name for tensor in spec.inputs]
+        told = (set(self._names), [tensor.name for tensor in spec.outputs])
+        real = ({i.name for i in session.get_inputs()}, [o.name for o in session.get_outputs()])
+        if told != real or len(spec.outputs) != 1:
+            raise VqtrtError(
+                f"{engine.bundle.path}: the graph {graph!r} makes {_listed(real[1])} of "
+                f"{_listed(real[0])}, not one array of {_listed(self._names)}; export the run again"
+            )
+
+    def __call__(self, *arrays: NDArray[Any]) -> NDArray[Any]:
+        """Run on arrays of the table's dtypes and shapes."""
+        session = self._engine._session(self._graph)  # another one in a forked process
+        try:
+            (result,) = session.run(None, dict(zip(self._names, arrays, strict=True)))
+        except Exception as error:
+            on = ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
+            raise self._engine._failed(self._graph, on, error) from error
+        out: NDArray[Any] = result
+        return out
 
 
 class _Bound:

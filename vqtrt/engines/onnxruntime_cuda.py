@@ -81,12 +81,9 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
         """As `Engine.bind`; `threads` is of no use on a GPU."""
         graph = graph_key(self.precision, graph)
         spec = self.bundle.graph_spec(graph)
-        if (graph, None) not in self._bound:
-            self._bound[graph, None] = self._session(graph)
-        session = self._bound[graph, None]
-        return _CudaBound(self, graph, session, spec, sizes, shared or {}, skip)
+        return _CudaBound(self, graph, self._session(graph), spec, sizes, shared or {}, skip)
 
-    def _session(self, graph: str, threads: int | None = None) -> Any:
+    def _make_session(self, graph: str, threads: int | None) -> Any:
         import onnxruntime
 
         content = self.bundle.graph_bytes(graph)

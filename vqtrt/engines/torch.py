@@ -1,5 +1,6 @@
 """PyTorch, from a run's own weights: the reference that the other engines are compared with."""
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,18 +10,29 @@ from numpy.typing import NDArray
 from vqtrt.bundle import PriorFacts, SpeechFacts, file_sha256
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.engines.base import BoundGraph, Graph
+from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
     from vqtrt.models.deployed import DeployedGraph
     from vqtrt.models.graphs import EncoderGraph
     from vqtrt.models.vqvae import VQVAE
+    from vqtrt.priors.pixelcnn import PixelCNN
+    from vqtrt.priors.wavenet import WaveNetPrior
     from vqtrt.training.run import Run
     from vqtrt.training.speech_run import SpeechRun
 
 
+_began_in: int | None = None
+"""The process in which torch was first used here."""
+
+
 class TorchEngine:
-    """A run's model in torch, float32, on the GPU number `gpu` if there is one, else on the CPU."""
+    """A run's model in torch, float32, on the GPU number `gpu` if there is one, else on the CPU.
+
+    Another process that gets it, by a fork or a pickle, reads the run again; raises `VqtrtError`
+    if the run was trained further meanwhile.
+    """
 
     name = "torch"
     precision = "fp32"
@@ -31,26 +43,75 @@ class TorchEngine:
     ) -> None:
         import torch
 
-        if threads is not None:
-            torch.set_num_threads(threads)
         # Rounding float32 to 10 bits before a product, as cuDNN does by default, would flip codes.
         torch.backends.cudnn.allow_tf32 = False
         self.device = torch.device(
             device or (f"cuda:{gpu}" if torch.cuda.is_available() else "cpu")
         )
-        self._content = _open(run, self.device)
-        self.facts = self._content.facts
-        self.preprocessing: Preprocessing | None = self._content.preprocessing
-        self.speech: SpeechFacts | None = self._content.speech
-        self.weights_sha256 = self._content.weights_sha256
-        self.priors: Mapping[str, PriorFacts] = self._content.priors
+        self._run, self._threads = run, threads
+        self._contents: Opened[str, _Images | _Speech] = Opened()
+        self._graphs: Opened[str, DeployedGraph] = Opened()
+        content = self._contents.get("run", self._open_run)
+        self.facts = content.facts
+        self.preprocessing: Preprocessing | None = content.preprocessing
+        self.speech: SpeechFacts | None = content.speech
+        self.weights_sha256 = content.weights_sha256
+        self.priors: Mapping[str, PriorFacts] = content.priors
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process may have another working directory.
+        return self.__dict__ | {"_run": self._run.absolute()}
+
+    def _open_run(self) -> "_Images | _Speech":
+        self._use_threads()
+        if self.device.type == "cuda" and _forked():
+            raise VqtrtError(
+                "CUDA cannot be used in a process that was forked after CUDA was used: start it "
+                "with multiprocessing's `spawn`, or pass --engine onnxruntime"
+            )
+        return _open(self._run, self.device)
+
+    def _content(self) -> "_Images | _Speech":
+        """The run: read again in another process."""
+        content = self._contents.get("run", self._open_run)
+        if (content.weights_sha256, content.priors) != (self.weights_sha256, self.priors):
+            raise VqtrtError(
+                f"{self._run} has other weights than when it was opened: it was trained meanwhile; "
+                "open it again"
+            )
+        return content
+
+    def _graph(self, name: str) -> "DeployedGraph":
+        """The module of a graph, one for all threads of this process."""
+
+        def make() -> "DeployedGraph":
+            made = self._content().graph(name)
+            if made is None:
+                raise VqtrtError(f"the engine torch has no graph {name!r}")
+            made.module.to(self.device)
+            return made
+
+        return self._graphs.get(name, make)
+
+    def _use_threads(self) -> None:
+        """Bound the cores of this thread's runs: their number changes how torch rounds.
+
+        A forked process has one: it lacks the threads of the OpenMP that its parent used, and would
+        wait for them forever.
+        """
+        import torch
+
+        wanted = 1 if _forked() else self._threads
+        if wanted is not None and torch.get_num_threads() != wanted:
+            torch.set_num_threads(wanted)
 
     @property
     def model(self) -> "VQVAE":
         """The model of images. Raises `VqtrtError` for one of speech."""
-        if isinstance(self._content, _Speech):
+        content = self._content()
+        if isinstance(content, _Speech):
             raise VqtrtError("a model of speech, where one of images is wanted; give another model")
-        return self._content.model
+        return content.model
 
     def encoder(self) -> "EncoderGraph":
         """The images' encoder as the module that is exported."""
@@ -60,26 +121,7 @@ class TorchEngine:
 
     def open(self, graph: str) -> Graph:
         """The graph's module, run in inference mode."""
-        import torch
-
-        made = self._content.graph(graph)
-        if made is None or made.caches or len(made.outputs) != 1:
-            raise VqtrtError(f"the engine torch has no graph {graph!r}")
-        module = made.module.to(self.device)
-        names = [tensor.name for tensor in made.inputs]
-
-        def run(*arrays: NDArray[Any]) -> NDArray[Any]:
-            # torch warns of arrays that it could not write to.
-            tensors = {
-                name: torch.from_numpy(array if array.flags.writeable else array.copy())
-                for name, array in zip(names, arrays, strict=True)
-            }
-            with torch.inference_mode():
-                inputs = {name: tensor.to(self.device) for name, tensor in tensors.items()}
-                result: NDArray[Any] = module(**inputs).cpu().numpy()
-            return result
-
-        return run
+        return _OpenGraph(self, graph)
 
     def bind(
         self,
@@ -93,10 +135,33 @@ class TorchEngine:
         """As `Engine.bind`; torch has one number of threads for all."""
         from vqtrt.engines.torch_bound import TorchBound
 
-        made = self._content.graph(graph)
-        if made is None:
-            raise VqtrtError(f"the engine torch has no graph {graph!r}")
-        return TorchBound(made, sizes, shared or {}, skip, self.device)
+        return TorchBound(self._graph(graph), sizes, shared or {}, skip, self.device)
+
+
+class _OpenGraph:
+    """A graph of one output and no caches, from arrays to an array."""
+
+    def __init__(self, engine: TorchEngine, name: str) -> None:
+        graph = engine._graph(name)
+        if graph.caches or len(graph.outputs) != 1:
+            raise VqtrtError(f"the engine torch has no graph {name!r} of one output")
+        self._engine, self._name = engine, name
+
+    def __call__(self, *arrays: NDArray[Any]) -> NDArray[Any]:
+        """Run on arrays of the table's dtypes and shapes."""
+        import torch
+
+        graph, device = self._engine._graph(self._name), self._engine.device
+        self._engine._use_threads()
+        # torch warns of arrays that it could not write to.
+        tensors = {
+            tensor.name: torch.from_numpy(array if array.flags.writeable else array.copy())
+            for tensor, array in zip(graph.inputs, arrays, strict=True)
+        }
+        with torch.inference_mode():
+            inputs = {name: tensor.to(device) for name, tensor in tensors.items()}
+            result: NDArray[Any] = graph.module(**inputs).cpu().numpy()
+        return result
 
 
 class _Images:
@@ -113,6 +178,7 @@ class _Images:
         self.preprocessing: Preprocessing | None = run.config.data.preprocessing
         self.weights_sha256 = file_sha256(run.weights)
         self._priors = trained_priors(run.path)
+        self._loaded: dict[str, PixelCNN] = {}
         self.priors = {name: prior.facts() for name, prior in self._priors.items()}
 
     def graph(self, name: str) -> "DeployedGraph | None":
@@ -122,7 +188,11 @@ class _Images:
         if name in ("encoder", "decoder"):
             return image_graph(self.model, name)
         prior, part = _prior_graph(name)
-        return pixelcnn_graph(self._priors[prior].load(), part) if prior in self._priors else None
+        if prior not in self._priors:
+            return None
+        if prior not in self._loaded:
+            self._loaded[prior] = self._priors[prior].load()
+        return pixelcnn_graph(self._loaded[prior], part)
 
 
 class _Speech:
@@ -139,6 +209,7 @@ class _Speech:
         self.speech: SpeechFacts | None = facts
         self.weights_sha256 = file_sha256(run.weights)
         self._priors = trained_speech_priors(run.path)
+        self._loaded: dict[str, WaveNetPrior] = {}
         self.priors = {name: prior.facts() for name, prior in self._priors.items()}
 
     def graph(self, name: str) -> "DeployedGraph | None":
@@ -148,7 +219,18 @@ class _Speech:
         if name in speech_graph_names(self.model):
             return speech_graph(self.model, name)
         prior, part = _prior_graph(name)
-        return wavenet_graph(self._priors[prior].load(), part) if prior in self._priors else None
+        if prior not in self._priors:
+            return None
+        if prior not in self._loaded:
+            self._loaded[prior] = self._priors[prior].load()
+        return wavenet_graph(self._loaded[prior], part)
+
+
+def _forked() -> bool:
+    """Whether this process was forked from one that had used torch."""
+    global _began_in
+    _began_in = _began_in or os.getpid()
+    return _began_in != os.getpid()
 
 
 def _open(run: Path, device: Any) -> _Images | _Speech:
