@@ -19,6 +19,7 @@ from vqtrt.export.tensorrt_report import Layer
 from vqtrt.models.speech import SpeechVQVAE
 from vqtrt.precision import PRECISIONS
 from vqtrt.priors.wavenet import WaveNetPrior
+from vqtrt.priors.wavenet_graphs import wavenet_graph
 from vqtrt.speech_tokenizer import chunk_codes
 from vqtrt.training.speech_run import speech_facts
 
@@ -89,6 +90,16 @@ def test_a_tiny_prior_compiles(tmp_path):
     bundle = bundled(tmp_path, speech_runs.model(), config, writer.graphs, {"wavenet": facts})
     names = [f"priors/wavenet/{part}" for part in ("step", "step_filtered", "logits")]
     assert list(compiled(bundle)) == in_all_precisions(names)
+
+
+def test_a_prior_of_a_large_codebook_compiles(tmp_path):
+    """TensorRT sorts no more than 3,840 numbers, so top-k and top-p must not sort more."""
+    prior, facts = a_prior(layers=1, cycles=1, channels=4, head=4, codebook_size=8192)
+    writer, name = GraphWriter(tmp_path), "priors/wavenet/step_filtered"
+    writer.write(name, wavenet_graph(prior, "step_filtered"), {"batch": 3})
+    config = speech_runs.config()
+    bundle = bundled(tmp_path, speech_runs.model(), config, writer.graphs, {"wavenet": facts})
+    assert compiled(bundle, ["fp32"])[name]["built"]
 
 
 @pytest.mark.slow
