@@ -130,11 +130,11 @@ IMAGES = [
     Case("no split", nothing, "encode shapes:x --out new.npy", "shapes:COUNT"),
     Case("eval", text("pics/4.png"), "eval pics --model bundle", r"pics/4\.png: " + IMAGE),
     Case("eval nothing", text("x/1"), "eval x --on-error skip -m bundle", "nothing to evaluate"),
-    Case("no image", text("x/1.txt"), "encode x --out new.npy -m bundle --on-error skip", NOTHING),
+    Case("no image", text("x/1.png"), "encode x --out new.npy -m bundle --on-error skip", NOTHING),
     Case("verify", text("pics/4.png"), "verify runs/tiny pics", r"4\.png: not an image"),
     Case("bench", text("pics/4.png"), "bench encode pics --model bundle", r"4\.png: not an image"),
     Case("bench no folder", nothing, "bench encode nope --model bundle", "no such folder"),
-    Case("bench empty", lambda: Path("e").mkdir(), "bench encode e --model bundle", "no files"),
+    Case("bench empty", lambda: Path("e").mkdir(), "bench encode e --model bundle", "no images"),
 ]
 
 OUTPUTS = [

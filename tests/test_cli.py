@@ -13,6 +13,7 @@ from doubles import BLOCKED, tree, vqtrt, write_pictures
 from PIL import Image
 
 from vqtrt import cli, pipeline
+from vqtrt.config import load_config
 from vqtrt.data.codes import read_codes
 from vqtrt.engines import ENGINES
 
@@ -184,7 +185,8 @@ def test_verify_fails_loudly(capfd, run, monkeypatch):
 def test_encode_and_decode(capfd, run, pics):
     assert vqtrt("encode", pics, "--out", "codes.npy", "--json") == 0
     out, err = capfd.readouterr()
-    assert json.loads(out) == {"out": "codes.npy", "rows": 5, "rejected": 0}
+    nothing = {"rejected": 0, "passed_over": {}, "rejected_kinds": {}}
+    assert json.loads(out) == {"out": "codes.npy", "rows": 5} | nothing
     assert err.splitlines() == [
         "model: runs/tiny (newest under runs)",
         "engine: onnxruntime",
@@ -235,7 +237,9 @@ def test_options_of_encode(capfd, run, pics):
     assert not Path("codes.npy").exists()
     more = ["--size", "24x32", "--batch-size", 2, "--workers", 1, "--on-error", "skip"]
     assert vqtrt(*args, *more) == 0
-    assert "wrote 5 rows to codes.npy, 1 rejected (see the .json)" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    summary = "wrote 5 rows to codes.npy, 1 rejected (see the .json): 1 .png: no known image format"
+    assert summary in err
     assert np.load("codes.npy").shape == (5, 6, 8)
     assert [entry.file for entry in read_codes(Path("codes.npy")).rejected] == ["zz.png"]
 
@@ -457,3 +461,31 @@ cli.main()
     assert last.startswith("error: interrupted; the first ")
     assert last.endswith("items are kept in codes.npy.partial; --resume continues")
     assert not Path("codes.npy").exists()
+
+
+def test_sidecars_are_counted_and_patterns_choose(
+    capfd: pytest.CaptureFixture[str], run: Path, pics: Path
+) -> None:
+    for name in ("a/1.json", "a/1.txt", "b/2.json", "stats.parquet", "Thumbs.db", "a/._1.png"):
+        (pics / name).write_bytes(b"\0" * 8)
+    (pics / "a/zz.png").write_text("no image")
+    args = ["encode", pics, "--out", "codes.npy", "--on-error", "skip"]
+    assert vqtrt(*args, "--exclude", "b", "--include", "*.png", "--json") == 0
+    out, err = capfd.readouterr()
+    over = {".json": 1, ".txt": 1, ".parquet": 1, "system": 2, "excluded": 1}
+    rejected = {"rejected": 1, "rejected_kinds": {".png: no known image format": 1}}
+    expected = {"out": "codes.npy", "rows": 3, "passed_over": over}
+    assert json.loads(out) == expected | rejected
+    assert "passed over 6 files: 2 system, 1 .json, 1 .parquet, 1 .txt, 1 excluded" in err
+    assert read_codes(Path("codes.npy")).files == ("a/1.png", "a/2.png", "c.png")
+    # The same patterns for eval, and for training, which keeps them with the run.
+    (pics / "a/zz.png").unlink()
+    assert vqtrt("eval", pics, "--exclude", "b", "--json") == 0
+    figures = json.loads(capfd.readouterr().out)
+    assert (figures["images"], figures["passed_over"]) == (3, over)
+    assert vqtrt("eval", "shapes:5", "--exclude", "b") == 1
+    assert "is no folder of images" in capfd.readouterr().err
+    chosen = ("--exclude", "b", "--include", "*.png")
+    assert vqtrt("train", "--data", pics, "--out", "r", *chosen, *settings()) == 0
+    data = load_config(Path("r/config.yaml")).data
+    assert (data.include, data.exclude) == (("*.png",), ("b",))

@@ -98,7 +98,8 @@ def test_train_export_and_info(capfd, speech_data, tiny_speech):
 def test_encode_and_decode(capfd, conv, talk):
     assert vqtrt("encode", talk, "--out", "codes.npy", "--json") == 0
     out, err = capfd.readouterr()
-    assert json.loads(out) == {"out": "codes.npy", "rows": 4, "rejected": 0}
+    nothing = {"rejected": 0, "passed_over": {}, "rejected_kinds": {}}
+    assert json.loads(out) == {"out": "codes.npy", "rows": 4} | nothing
     assert err.splitlines() == [
         f"model: {conv} ($VQTRT_MODEL)",
         "engine: onnxruntime",
@@ -226,6 +227,7 @@ def test_convert(capfd, conv, talk):
     assert vqtrt("convert", talk, "--speaker", "bob", "--out", "bobs", "--json") == 0
     out, err = capfd.readouterr()
     expected = {"out": "bobs", "recordings": 4, "speaker": "bob", "rejected": []}
+    expected |= {"passed_over": {}, "rejected_kinds": {}}
     assert json.loads(out) == expected
     assert err.splitlines()[-1] == "wrote 4 recordings as bob: bobs"
     # What encode and decode give, one after the other.

@@ -124,7 +124,8 @@ def settings(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tupl
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from settings(field.annotation, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", field.default
+            default = field.default
+            yield f"{prefix}{name}", list(default) if isinstance(default, tuple) else default
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -204,8 +205,7 @@ def test_every_setting_of_speech_is_documented_with_its_default():
     documented = {}
     for keys, cells in rows(section("Settings of speech")).items():
         documented |= dict.fromkeys(keys.replace("`", "").split(", "), value(cells[0]))
-    lists = {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}
-    assert documented == {k: v for k, v in lists.items() if not k.startswith(shared)}
+    assert documented == {k: v for k, v in told.items() if not k.startswith(shared)}
 
 
 def test_every_setting_of_a_prior_is_documented_with_its_default():

@@ -17,6 +17,8 @@ from vqtrt.cli_options import (
     AnySplit,
     BatchSize,
     Data,
+    Exclude,
+    Include,
     Json,
     LevelDb,
     Model,
@@ -31,14 +33,18 @@ from vqtrt.cli_options import (
     SplitName,
     Temperature,
     Workers,
+    file_settings,
     find,
     main_process,
     open_named,
     refuse,
     resized,
+    selection,
     skippable,
+    tell_passed_over,
     warn_of_others,
     with_engine,
+    with_kinds,
     worker_count,
 )
 from vqtrt.cli_priors import bench_sample, sample, train_prior
@@ -83,6 +89,8 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/RECIPE).")] = None,
     speaker_pattern: SpeakerPattern = None,
+    include: Include = None,
+    exclude: Exclude = None,
     settings: Settings = None,
     resume: Resume = False,
 ) -> None:
@@ -93,6 +101,7 @@ def train(
     named = {"path": data, "speaker_pattern": speaker_pattern}
     given = [f"data.{key}={value}" for key, value in named.items() if value]
     overrides = [*(settings or []), *given]
+    overrides += file_settings(include, exclude)
     config, path = plan(recipe, out, overrides, resume=resume)
     if main_process():
         terminal.note(f"training {config.recipe} on {config.data.path}, into {path}")
@@ -119,6 +128,8 @@ def encode(
     on_error: OnErrorOption = OnErrorName.STOP,
     size: Size = None,
     split: AnySplit = None,
+    include: Include = None,
+    exclude: Exclude = None,
     level_db: LevelDb = None,
     speaker_pattern: SpeakerPattern = None,
     resume: Annotated[bool, typer.Option(help="Continue an encode that was interrupted.")] = False,
@@ -127,9 +138,11 @@ def encode(
     """Turn images or recordings into codes."""
     from vqtrt import terminal
     from vqtrt.data.open import open_images
+    from vqtrt.data.selection import in_words
     from vqtrt.pipeline import encode_source
     from vqtrt.tokenizer import Tokenizer
 
+    chosen = selection(include, exclude)
     found, opened = open_named(model, engine)
     if opened.speech is not None:
         refuse({"size": size, "split": split}, "images", "speech")
@@ -143,11 +156,12 @@ def encode(
             on_error=on_error,
             level_db=level_db,
             speaker_pattern=speaker_pattern,
+            chosen=chosen,
             resume=resume,
         )
     else:
         refuse({"level-db": level_db, "speaker-pattern": speaker_pattern}, "speech", "images")
-        source = open_images(data, split=(split or SplitName.ALL).value)
+        source = open_images(data, (split or SplitName.ALL).value, chosen)
         tokenizer = Tokenizer(opened, batch_size=batch_size or IMAGES)
         with terminal.counting("encoding") as counter, skippable():
             result = encode_source(
@@ -164,12 +178,21 @@ def encode(
             )
     if result.resumed_at:
         terminal.note(f"resumed after {result.resumed_at} files")
-    rejected = f", {result.rejected} rejected (see the .json)" if result.rejected else ""
+    tell_passed_over(result.passed_over)
+    kinds = in_words(result.rejected_kinds)
+    rejected = f", {result.rejected} rejected (see the .json): {kinds}" if result.rejected else ""
     what = "rows" if opened.speech is None else "recordings"
     terminal.note(f"wrote {result.rows} {what} to {result.out}{rejected}")
     if as_json:
         terminal.show(
-            {"out": str(result.out), "rows": result.rows, "rejected": result.rejected}, True
+            {
+                "out": str(result.out),
+                "rows": result.rows,
+                "rejected": result.rejected,
+                "passed_over": result.passed_over,
+                "rejected_kinds": result.rejected_kinds,
+            },
+            True,
         )
 
 
@@ -231,6 +254,8 @@ def evaluate(
     on_error: OnErrorOption = OnErrorName.STOP,
     size: Size = None,
     split: AnySplit = None,
+    include: Include = None,
+    exclude: Exclude = None,
     level_db: LevelDb = None,
     speaker_pattern: SpeakerPattern = None,
     speaker: Speaker = None,
@@ -249,6 +274,7 @@ def evaluate(
     from vqtrt.score import score_data
     from vqtrt.tokenizer import Tokenizer
 
+    chosen = selection(include, exclude)
     found, opened = open_named(model, engine)
     if opened.speech is not None:
         refuse({"size": size, "split": split}, "images", "speech")
@@ -264,6 +290,8 @@ def evaluate(
             speaker=speaker,
             level_db=level_db,
             speaker_pattern=speaker_pattern,
+            chosen=chosen,
+            as_json=as_json,
         )
         terminal.show(figures, as_json)
         return
@@ -279,12 +307,13 @@ def evaluate(
                 data,
                 prior,
                 split=part,
+                selection=chosen,
                 workers=worker_count(workers),
                 progress=counter,
             )
         terminal.show(figures, as_json)
         return
-    source = open_images(data, split=part)
+    source = open_images(data, part, chosen)
     with terminal.counting("evaluating") as counter, skippable():
         figures = evaluate_model(
             tokenizer,
@@ -295,7 +324,7 @@ def evaluate(
             grid=grid,
             progress=counter,
         )
-    terminal.show(figures, as_json)
+    terminal.show(with_kinds(figures, source, as_json), as_json)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from vqtrt.artefacts import Artefacts
     from vqtrt.data.codes import Header
     from vqtrt.data.preprocessing import Preprocessing
+    from vqtrt.data.selection import Selection
     from vqtrt.engines import Engine as OpenedEngine
     from vqtrt.tokenizer import Tokenizer
 
@@ -123,6 +125,14 @@ SpeakerPattern = Annotated[
         help="Speech: regular expression with a group `speaker`, for names that say who speaks."
     ),
 ]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(help="Pattern of files to take, such as '*.jpg'; repeatable (default: all)."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(help="Pattern of files or folders to leave out; repeatable."),
+]
 LevelDb = Annotated[
     float | None,
     typer.Option(
@@ -210,6 +220,43 @@ def open_named(named: Path | None, engine: EngineOptions) -> "tuple[Artefacts, O
     opened = open_engine(found, engine, note=terminal.note)
     terminal.note(f"engine: {opened.name}")
     return found, opened
+
+
+def selection(include: list[str] | None, exclude: list[str] | None) -> "Selection":
+    """Which files of a folder `--include` and `--exclude` choose."""
+    from vqtrt.data.selection import Selection
+
+    return Selection(include or (), exclude or ())
+
+
+def file_settings(include: list[str] | None, exclude: list[str] | None) -> list[str]:
+    """`--include` and `--exclude` as the settings of a training."""
+    given = {"include": include, "exclude": exclude}
+    return [f"data.{name}={json.dumps(value)}" for name, value in given.items() if value]
+
+
+def tell_passed_over(kinds: Mapping[str, int]) -> None:
+    """Say which files of a folder are no items."""
+    from vqtrt import terminal
+    from vqtrt.data.selection import in_words
+
+    if kinds:
+        terminal.note(f"passed over {sum(kinds.values())} files: {in_words(kinds)}")
+
+
+def with_kinds(figures: dict[str, Any], source: object, as_json: bool) -> dict[str, Any]:
+    """Figures with what was passed over and rejected, by kind; without JSON, in notes."""
+    from vqtrt import terminal
+    from vqtrt.data.folder import passed_over
+    from vqtrt.data.selection import in_words
+
+    over, kinds = passed_over(source), figures.get("rejected_kinds", {})
+    if as_json:
+        return figures | {"passed_over": over}
+    tell_passed_over(over)
+    if kinds:
+        terminal.note(f"rejected {figures['rejected']}: {in_words(kinds)}")
+    return {name: value for name, value in figures.items() if name != "rejected_kinds"}
 
 
 def worker_count(workers: int | None) -> int:

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vqtrt.cli_options import (
+    Exclude,
+    Include,
     Json,
     Model,
     Resume,
     Settings,
     Workers,
+    file_settings,
     find,
     main_process,
     open_model,
@@ -44,6 +47,8 @@ def train_prior(
     ] = None,
     model: Model = None,
     name: Annotated[str | None, typer.Option(help="Name of the prior (default: RECIPE).")] = None,
+    include: Include = None,
+    exclude: Exclude = None,
     settings: Settings = None,
     resume: Resume = False,
     workers: Workers = None,
@@ -54,6 +59,7 @@ def train_prior(
 
     found = find(model)
     overrides = [*(settings or []), *([f"data.path={data}"] if data else [])]
+    overrides += file_settings(include, exclude)
     with terminal.counting("encoding") as counter:
         planned = plan_prior(
             found,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vqtrt.cli_options import (
+    Exclude,
+    Include,
     Json,
     LevelDb,
     Model,
@@ -19,9 +21,12 @@ from vqtrt.cli_options import (
     Workers,
     open_named,
     refuse,
+    selection,
     skippable,
+    tell_passed_over,
     warn_of_others,
     with_engine,
+    with_kinds,
     worker_count,
 )
 from vqtrt.engine_options import AUTO, EngineOptions
@@ -29,6 +34,7 @@ from vqtrt.engine_options import AUTO, EngineOptions
 if TYPE_CHECKING:
     from vqtrt.artefacts import Artefacts
     from vqtrt.data.audio import AudioPreprocessing
+    from vqtrt.data.selection import Selection
     from vqtrt.engines import Engine as OpenedEngine
     from vqtrt.pipeline import EncodeResult
     from vqtrt.speech_tokenizer import SpeechTokenizer
@@ -59,6 +65,8 @@ def convert(
     batch_size: BatchSize = BATCH,
     workers: Workers = None,
     on_error: OnErrorOption = OnErrorName.STOP,
+    include: Include = None,
+    exclude: Exclude = None,
     level_db: LevelDb = None,
     temperature: Temperature = None,
     seed: Seed = None,
@@ -66,12 +74,14 @@ def convert(
 ) -> None:
     """Say what was said in another voice: recordings to codes, and back as another speaker."""
     from vqtrt import terminal
+    from vqtrt.data.folder import passed_over
+    from vqtrt.data.rejects import reject_kinds
     from vqtrt.speech_convert import convert_speech
     from vqtrt.speech_source import open_recordings
 
     found, opened = open_named(model, engine)
     tokenizer = _tokenizer(opened, batch_size, temperature, seed)
-    source = open_recordings(found, data)
+    source = open_recordings(found, data, selection=selection(include, exclude))
     with terminal.counting("converting") as counter, skippable():
         result = convert_speech(
             tokenizer,
@@ -84,12 +94,17 @@ def convert(
             on_error=on_error.value,
             progress=counter,
         )
+    tell_passed_over(passed_over(source))
     _tell(result.rejected)
     terminal.note(f"wrote {result.recordings} recordings as {speaker}: {out}")
     if as_json:
         rejected = [{"file": name, "reason": reason} for name, reason in result.rejected]
         figures = {"out": str(out), "recordings": result.recordings, "speaker": speaker}
-        terminal.show(figures | {"rejected": rejected}, True)
+        kinds = {
+            "passed_over": passed_over(source),
+            "rejected_kinds": reject_kinds(result.rejected),
+        }
+        terminal.show(figures | {"rejected": rejected} | kinds, True)
 
 
 @with_engine
@@ -113,12 +128,15 @@ def probe(
     batch_size: BatchSize = BATCH,
     workers: Workers = None,
     on_error: OnErrorOption = OnErrorName.STOP,
+    include: Include = None,
+    exclude: Exclude = None,
     speaker_pattern: SpeakerPattern = None,
     as_json: Json = False,
 ) -> None:
     """Measure what codes know of phones: each stands for the one that it meets most often."""
     from vqtrt import terminal
     from vqtrt.data.grid import check_png
+    from vqtrt.data.rejects import reject_kinds
     from vqtrt.probe import Split
     from vqtrt.probe_picture import probe_picture
     from vqtrt.probe_speech import probe_speech
@@ -129,7 +147,7 @@ def probe(
         check_png(picture)
     found, opened = open_named(model, engine)
     tokenizer = SpeechTokenizer(opened, batch_size=batch_size)
-    source = open_recordings(found, data, speaker_pattern)
+    source = open_recordings(found, data, speaker_pattern, selection(include, exclude))
     with terminal.counting("probing") as counter, skippable():
         result = probe_speech(
             tokenizer,
@@ -144,7 +162,9 @@ def probe(
     _tell(result.rejected)
     if picture is not None:
         probe_picture(picture, result.probe)
-    terminal.show(result.probe.figures() | {"rejected": len(result.rejected)}, as_json)
+    figures = result.probe.figures() | {"rejected": len(result.rejected)}
+    kinds = {"rejected_kinds": reject_kinds(result.rejected)}
+    terminal.show(with_kinds(figures | kinds, source, as_json), as_json)
 
 
 def encode_recordings(
@@ -158,6 +178,7 @@ def encode_recordings(
     on_error: OnErrorName,
     level_db: float | None,
     speaker_pattern: str | None,
+    chosen: "Selection",
     resume: bool,
 ) -> "EncodeResult":
     """`vqtrt encode` of speech."""
@@ -167,7 +188,7 @@ def encode_recordings(
     from vqtrt.speech_tokenizer import SpeechTokenizer
 
     tokenizer = SpeechTokenizer(engine, batch_size=batch_size)
-    source = open_recordings(model, data, speaker_pattern)
+    source = open_recordings(model, data, speaker_pattern, chosen)
     with terminal.counting("encoding") as counter, skippable():
         return encode_speech(
             tokenizer,
@@ -218,6 +239,8 @@ def evaluate_recordings(
     speaker: str | None,
     level_db: float | None,
     speaker_pattern: str | None,
+    chosen: "Selection",
+    as_json: bool,
 ) -> dict[str, Any]:
     """`vqtrt eval` of speech: its figures."""
     from vqtrt import terminal
@@ -235,12 +258,13 @@ def evaluate_recordings(
                 data,
                 prior,
                 speaker_pattern=speaker_pattern,
+                selection=chosen,
                 workers=workers,
                 progress=counter,
             )
-    source = open_recordings(model, data, speaker_pattern)
+    source = open_recordings(model, data, speaker_pattern, chosen)
     with terminal.counting("evaluating") as counter, skippable():
-        return evaluate_speech(
+        figures = evaluate_speech(
             tokenizer,
             source,
             root=data,
@@ -251,6 +275,7 @@ def evaluate_recordings(
             grid=grid,
             progress=counter,
         )
+    return with_kinds(figures, source, as_json)
 
 
 def _tokenizer(

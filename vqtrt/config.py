@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vqtrt.config_parts import PriorDataConfig, QuantizerConfig, TrainConfig
+from vqtrt.config_parts import FilesConfig, PriorDataConfig, QuantizerConfig, TrainConfig
 from vqtrt.config_speech import SpeechConfig, SpeechPriorConfig
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.errors import VqtrtError
@@ -86,7 +86,7 @@ class PixelCNNConfig(Settings):
         return self.model_copy(update={"kernel": kernel})
 
 
-class DataConfig(Settings):
+class DataConfig(FilesConfig):
     """What is trained on."""
 
     path: str = "shapes"

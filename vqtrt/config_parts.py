@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from vqtrt.data.selection import Selection
+from vqtrt.errors import VqtrtError
 from vqtrt.settings import Settings
 
 
@@ -56,7 +58,30 @@ class TrainConfig(Settings):
         return "no" if value is False else value
 
 
-class PriorDataConfig(Settings):
+class FilesConfig(Settings):
+    """Which files of a folder count."""
+
+    include: tuple[str, ...] = ()
+    """Patterns, one of which a file has to match; empty for all."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of files and folders that are left out."""
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            Selection(include=value)
+        except VqtrtError as error:
+            raise ValueError(str(error).removeprefix("--include ")) from None
+        return value
+
+    @property
+    def selection(self) -> Selection:
+        """The patterns, ready for a folder."""
+        return Selection(self.include, self.exclude)
+
+
+class PriorDataConfig(FilesConfig):
     """What a prior is trained on."""
 
     path: str = "shapes"

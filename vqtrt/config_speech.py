@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from vqtrt.config_parts import PriorDataConfig, QuantizerConfig, TrainConfig
+from vqtrt.config_parts import FilesConfig, PriorDataConfig, QuantizerConfig, TrainConfig
 from vqtrt.data.audio import AudioPreprocessing
 from vqtrt.settings import Settings
 
@@ -176,7 +176,7 @@ class SpeechModelConfig(Settings):
         return self
 
 
-class SpeechDataConfig(Settings):
+class SpeechDataConfig(FilesConfig):
     """What is trained on."""
 
     path: str = "speech"

@@ -18,6 +18,7 @@ from vqtrt.data.batches import OnError
 from vqtrt.data.codes import short
 from vqtrt.data.grid import check_png, spread
 from vqtrt.data.mel import mel_spectrogram
+from vqtrt.data.rejects import reject_kinds
 from vqtrt.data.speech import SpeechSource
 from vqtrt.errors import VqtrtError
 from vqtrt.metrics import CodeUsage
@@ -111,7 +112,8 @@ def evaluate_speech(
 
     Keys: those of `AudioMetrics`, of which `snr_db` is None for a WaveNet, whose samples are drawn;
     `perplexity`, `usage`, `codes_used` and `unigram_bits` of `CodeUsage`; `codes_per_second` and
-    `bits_per_second` of audio, log2(K) bits a code; `clips`, `seconds`, `rejected`. `grid` names a
+    `bits_per_second` of audio, log2(K) bits a code; `clips`, `seconds`, `rejected`, and
+    `rejected_kinds`, how many there are of each suffix and reason. `grid` names a
     PNG to write: waveforms and spectrograms of some originals, their reconstructions, and their
     conversions into the next speaker's voice. Raises `VqtrtError` before any work where it cannot
     be written, and for recordings without a voice that the model knows.
@@ -161,6 +163,7 @@ def evaluate_speech(
         "clips": count,
         "seconds": metrics.seconds,
         "rejected": len(encoded.rejected),
+        "rejected_kinds": reject_kinds(encoded.rejected),
     }
 
 

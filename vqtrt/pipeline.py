@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,7 @@ from vqtrt.artefacts import Artefacts
 from vqtrt.data.batches import OnError, read_batches
 from vqtrt.data.codes import Codes, CodesHeader, check_codes
 from vqtrt.data.codes_writer import CodesWriter, ItemsWriter
-from vqtrt.data.folder import ImageFolder
+from vqtrt.data.folder import ImageFolder, passed_over
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images, ImageSource, Item
 from vqtrt.errors import VqtrtError, unwritable
@@ -48,6 +48,8 @@ class Listing(NamedTuple):
     items: int
     sha256: str
     """Of the names in their order."""
+    passed_over: Mapping[str, int] = {}
+    """Files of a folder that are no items, by kind."""
 
 
 class EncodeResult(NamedTuple):
@@ -59,6 +61,10 @@ class EncodeResult(NamedTuple):
     rejected: int
     resumed_at: int
     """Items that an earlier, interrupted job had done already."""
+    passed_over: Mapping[str, int] = {}
+    """Files of a folder that are no items, by kind: `{".json": 3, "system": 1}`."""
+    rejected_kinds: Mapping[str, int] = {}
+    """Items without codes by suffix and reason."""
 
 
 def list_source(source: Source) -> Listing:
@@ -67,7 +73,7 @@ def list_source(source: Source) -> Listing:
     for item in source.items():
         digest.update(os.fsencode(item.name) + b"\0")
         count += 1
-    return Listing(count, digest.hexdigest())
+    return Listing(count, digest.hexdigest(), passed_over(source))
 
 
 def encode_source(
@@ -157,7 +163,8 @@ def finish(
             "to encode; check the path (without --on-error skip, the first file's fault is "
             "named)"
         )
-    return EncodeResult(writer.finish(), rows, total - rows, resumed_at)
+    kinds = writer.rejected_kinds() if rows < total else {}
+    return EncodeResult(writer.finish(), rows, total - rows, resumed_at, listing.passed_over, kinds)
 
 
 def decode_codes(

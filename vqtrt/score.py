@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vqtrt.artefacts import Artefacts
 from vqtrt.data.codes import Codes, check_codes, is_codes, read_codes
 from vqtrt.data.open import open_images
+from vqtrt.data.selection import Selection
 from vqtrt.engines import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.metrics import CodeUsage
@@ -85,15 +86,19 @@ def score_data(
     prior: str,
     *,
     split: str,
+    selection: Selection | None = None,
     workers: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """`score_codes` of a codes file, or of images, which are encoded for it."""
+    """`score_codes` of a codes file, or of images, which are encoded for it.
+
+    `split` and `selection` are as `open_images` takes them.
+    """
     find_prior(tokenizer.engine, prior)
     path = Path(data)
     with tempfile.TemporaryDirectory(prefix="vqtrt-score-") as scratch:
         if not is_codes(path):
-            source = open_images(data, split=split)
+            source = open_images(data, split, selection)
             path = Path(scratch) / "codes.npy"
             encode_source(
                 tokenizer, source, path, root=data, model=model, workers=workers, progress=progress

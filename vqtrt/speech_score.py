@@ -13,6 +13,7 @@ from vqtrt.artefacts import Artefacts
 from vqtrt.data.clip_codes import ClipCodes, check_clip_codes, read_clip_codes
 from vqtrt.data.code_crops import code_crops, take_crops
 from vqtrt.data.codes import is_codes
+from vqtrt.data.selection import Selection
 from vqtrt.engines import BoundGraph, Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.length_batches import length_batches
@@ -98,19 +99,20 @@ def score_speech(
     prior: str,
     *,
     speaker_pattern: str | None = None,
+    selection: Selection | None = None,
     workers: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """`score_clips` of a codes file, or of recordings, which are encoded for it.
 
-    `speaker_pattern` is as `open_recordings` takes it.
+    `speaker_pattern` and `selection` are as `open_recordings` takes them.
     """
     find_clip_prior(tokenizer.engine, prior)
     path = Path(data)
     with tempfile.TemporaryDirectory(prefix="vqtrt-score-") as scratch:
         if not is_codes(path):
             path = Path(scratch) / "codes.npy"
-            source = open_recordings(model, data, speaker_pattern)
+            source = open_recordings(model, data, speaker_pattern, selection)
             encode_speech(
                 tokenizer, source, path, root=data, model=model, workers=workers, progress=progress
             )

@@ -2,11 +2,15 @@
 
 from vqtrt.artefacts import Artefacts
 from vqtrt.config import load_speech_config
+from vqtrt.data.selection import Selection
 from vqtrt.data.speech import SpeechSource, open_speech
 
 
 def open_recordings(
-    model: Artefacts, data: str, speaker_pattern: str | None = None
+    model: Artefacts,
+    data: str,
+    speaker_pattern: str | None = None,
+    selection: Selection | None = None,
 ) -> SpeechSource:
     """As `open_speech`, with the run's own `data.speaker_pattern` where none is given.
 
@@ -16,7 +20,7 @@ def open_recordings(
     if speaker_pattern is None and model.run is not None:
         own = load_speech_config(model.run / "config.yaml").data.speaker_pattern
         if own is not None:
-            source = open_speech(data, own)
+            source = open_speech(data, own, selection)
             if source.classes:
                 return source
-    return open_speech(data, speaker_pattern)
+    return open_speech(data, speaker_pattern, selection)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from vqtrt.data.folder import ImageFolder
 from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.selection import Selection
 from vqtrt.errors import ImageError, VqtrtError
 
 PNG_COLOUR = (10, 200, 30)
@@ -32,13 +33,64 @@ def test_order_is_that_of_sorted_rglob(tmp_path):
 
 def test_hidden_do_not_count_and_others_do_whatever_their_name(tmp_path):
     put(tmp_path, "a/1.png", "a/.hidden.png", ".git/2.png", "a/.b/3.png", "z")
-    (tmp_path / "a/notes.txt").write_text("no image")
+    (tmp_path / "a/notes.page").write_text("no image")
     folder = ImageFolder(tmp_path)
     items = list(folder.items())
-    assert [i.name for i in items] == ["a/1.png", "a/notes.txt", "z"]
+    assert [i.name for i in items] == ["a/1.png", "a/notes.page", "z"]
+    assert folder.passed_over == {"hidden": 3}
     assert folder.read(items[2]).shape == (4, 6, 3)
-    with pytest.raises(ImageError, match=r"notes\.txt: not an image"):
+    with pytest.raises(ImageError, match=r"notes\.page: not an image"):
         folder.read(items[1])
+
+
+def test_sidecars_and_system_files_are_no_items_but_counted(tmp_path: Path) -> None:
+    put(tmp_path, "0/0.jpg", "0/1.jpg", "__MACOSX/0/._0.jpg", "0/._0.jpg", "@eaDir/0.jpg")
+    for name in ("0/0.json", "0/1.JSON", "0/0.txt", "0/emb.npy", "0.parquet", "0_stats.json"):
+        (tmp_path / name).write_text("{}")
+    for name in ("Thumbs.db", "0/.DS_Store", "desktop.ini", "README", "only/a.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    os.mkfifo(tmp_path / "0/pipe.jpg")
+    folder = ImageFolder(tmp_path)
+    assert folder.classes == ("0",)  # a folder of tables is no class
+    assert [item.name for item in folder.items()] == ["0/0.jpg", "0/1.jpg"]
+    assert folder.passed_over == {
+        **{".json": 3, ".txt": 1, ".npy": 1, ".parquet": 1, ".csv": 1, "readme": 1},
+        **{"system": 6, "special": 1},
+    }
+
+
+def test_patterns(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "a/2.jpg", "b/1.png", "b/deep/thumb.png", "c/1.png")
+    (tmp_path / "a/1.txt").write_text("caption")
+    chosen = ImageFolder(tmp_path, Selection(include=["*.png"], exclude=["b/deep", "c"]))
+    assert [item.name for item in chosen.items()] == ["a/1.png", "b/1.png"]
+    assert chosen.classes == ("a", "b")
+    assert chosen.passed_over == {".txt": 1, "not included": 1, "excluded": 2}
+    with pytest.raises(VqtrtError, match=r"holds no images, only .*check --include and --exclude"):
+        ImageFolder(tmp_path, Selection(include=["*.bmp"]))
+
+
+def test_a_folder_that_cannot_be_listed_can_be_excluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "a/1.png", "b/2.png")
+    original = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    folder = ImageFolder(tmp_path, Selection(exclude=["b"]))
+    assert [item.name for item in folder.items()] == ["a/1.png"]
+
+
+def test_a_folder_of_archives_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "00000.tar").write_bytes(bytes(1024))
+    with pytest.raises(VqtrtError, match=r"holds no images, only 1 \.tar; unpack the archives"):
+        ImageFolder(tmp_path)
 
 
 def test_labels(tmp_path):
@@ -119,7 +171,7 @@ def test_mistakes(tmp_path):
     with pytest.raises(VqtrtError, match="not a folder"):
         ImageFolder(tmp_path / "file")
     (tmp_path / "empty/below/.git").mkdir(parents=True)
-    with pytest.raises(VqtrtError, match="holds no files"):
+    with pytest.raises(VqtrtError, match="holds no images, only 1 hidden"):
         ImageFolder(tmp_path / "empty")
 
 

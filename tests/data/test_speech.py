@@ -234,7 +234,7 @@ def test_mistakes(tmp_path):
     with pytest.raises(VqtrtError, match="no such file or folder"):
         open_speech(tmp_path / "none")
     write(tmp_path / "folder/a.txt", "no recording")
-    with pytest.raises(VqtrtError, match=r"holds no recordings \(\.wav, \.flac, "):
+    with pytest.raises(VqtrtError, match=r"holds no recordings, only 1 \.txt; \.wav, \.flac, "):
         open_speech(tmp_path / "folder")
     for wrong in ("a\0b", "x" * 5000):
         with pytest.raises(VqtrtError, match=r"cannot be opened|no such file"):

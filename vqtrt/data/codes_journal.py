@@ -163,7 +163,7 @@ def write_json(path: Path, header: Header, head: dict[str, Any], journal: Path) 
             out.append(f",\n{json.dumps(key)}: [".encode())
             _append_list(out, (b"%d" % number for number in column))
         out.append(b',\n"rejected": [')
-        _append_list(out, _rejects(journal))
+        _append_list(out, map(_reject_element, rejects(journal)))
         out.append(b"\n}\n")
         out.sync()
     finally:
@@ -185,12 +185,17 @@ def _items(journal: Path) -> Iterator[tuple[str, Numbers]]:
             yield name, tuple(numbers)
 
 
-def _rejects(journal: Path) -> Iterator[bytes]:
+def rejects(journal: Path) -> Iterator[tuple[str, str]]:
+    """Names of the items without a row, each with the reason."""
     for line in _lines(journal):
         if line.startswith(b'{"reject"'):
             entry = json.loads(line)
-            element = {"file": str(entry["reject"]), "reason": str(entry.get("reason", ""))}
-            yield json.dumps(element).encode("ascii")
+            yield str(entry["reject"]), str(entry.get("reason", ""))
+
+
+def _reject_element(reject: tuple[str, str]) -> bytes:
+    file, reason = reject
+    return json.dumps({"file": file, "reason": reason}).encode("ascii")
 
 
 def _lines(journal: Path) -> Iterator[bytes]:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from vqtrt.data.clip_codes import ClipHeader, codes_in
 from vqtrt.data.codes import FORMAT_VERSION, CodesHeader, H, Numbers
-from vqtrt.data.codes_journal import Appender, Commit, last_commit, write_json
+from vqtrt.data.codes_journal import Appender, Commit, last_commit, rejects, write_json
+from vqtrt.data.rejects import reject_kinds
 from vqtrt.errors import VqtrtError, unwritable
 
 _NOTHING = Commit(0, 0, 0, 0)
@@ -132,6 +133,12 @@ class ItemsWriter(Generic[H]):
             self._log.append(line.encode("ascii"))
             self._log.sync()
             self._committed = Commit(self._rows, self._files, self._written, self._log.size)
+
+    def rejected_kinds(self) -> dict[str, int]:
+        """Items so far without a row, by kind, with those of the run that was resumed; commits."""
+        self.commit()
+        with self._reporting():
+            return reject_kinds(rejects(self.journal))
 
     def finish(self) -> Path:
         """Write the JSON, move both files into place, and return `out`."""

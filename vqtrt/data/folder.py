@@ -1,56 +1,132 @@
-"""A folder of image files, walked lazily and in the same order on every machine.
+"""A folder of files, walked lazily and in the same order on every machine; and one of images.
 
 Notable:
-- Every file counts whatever its name ends with: one that is no image is found out when it is read,
-  not passed over in silence. So do links that lead nowhere. Hidden files and folders do not count.
+- Every file is an item unless its name says that it is something else: sidecars (`.json`, `.txt`),
+  archives, recordings, and what systems leave (`Thumbs.db`) are counted by kind and passed over.
+  A file of another name that is no image is found out when it is read; so are links that lead
+  nowhere.
 - The walk holds the names of one folder (and of its parents) at a time, never of the whole tree.
 """
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
 from vqtrt.data.decode import decode_image, shown
 from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.selection import Judge, Selection, add_kind, in_words, suffix_of
 from vqtrt.data.source import Images, Item
 from vqtrt.errors import VqtrtError
 
+_ARCHIVE_SUFFIXES = """
+.7z .arrow .bz2 .feather .gz .lmdb .mdb .parquet .rar .rec .tar .tfrecord .tgz .xz .zip .zst
+"""
+_OTHER_SUFFIXES = """
+.bib .caption .captions .cfg .cls .conf .csv .doc .docx .geojson .htm .html .ini .json .json5
+.jsonl .lab .list .log .lst .md .ndjson .rst .rtf .srt .sqlite .sqlite3 .tags .tex .textgrid .toml
+.tsv .txt .vtt .xls .xlsx .xml .xmp .yaml .yml
+.aae .db .idx .index .lnk .lock .md5 .sha1 .sha256 .sha512 .torrent .url
+.bin .ckpt .h5 .hdf5 .mat .npy .npz .onnx .pickle .pkl .pt .pth .safetensors
+.bat .ipynb .js .py .pyc .sh
+.aac .aiff .avi .flac .m4a .m4v .mkv .mov .mp3 .mp4 .mpeg .mpg .ogg .opus .wav .webm .wma .wmv
+"""
+_OTHER_NAMES = """
+_success changelog checksums copying licence license makefile md5sums notice readme sha1sums
+sha256sums
+"""
+_ARCHIVES = frozenset(_ARCHIVE_SUFFIXES.split())
+_NO_IMAGES = _ARCHIVES | frozenset(_OTHER_SUFFIXES.split())
+"""Suffixes of files that lie beside images and are none."""
+_NO_IMAGE_NAMES = frozenset(_OTHER_NAMES.split())
+"""The same for names without a suffix."""
 
-class ImageFolder:
+
+class FileTree:
+    """The files below `root` that are items, and how many others there are of which kind.
+
+    `own` gives the kind of a file's name, "" for items (see `Selection.judge`).
+    """
+
+    def __init__(self, root: Path, selection: Selection | None, own: Callable[[str], str]) -> None:
+        self.root = Path(root)
+        self.selection = selection or Selection()
+        self._judge = self.selection.judge(own)
+        self._passed_over: Counter[str] | None = None
+
+    def paths(self) -> Iterator[str]:
+        """Paths below the root of the items, depth first, each folder's entries by name."""
+        counts = Counter[str]()
+        yield from walk(str(self.root), self._judge, counts)
+        self._passed_over = counts
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """Files that are no items, by kind, as the last whole walk found them.
+
+        A folder that is passed over as a whole counts as one.
+        """
+        if self._passed_over is None:
+            for _ in self.paths():
+                pass
+        return dict(self._passed_over or {})
+
+    def none_left(self, items: str, hint: str) -> VqtrtError:
+        """What to raise where there is no item."""
+        if not self.passed_over:
+            return VqtrtError(
+                f"{shown(self.root)}: holds no {items}; put some in it or check the path"
+            )
+        if self.selection:
+            hint = f"check --include and --exclude, and the path; {hint}"
+        return VqtrtError(
+            f"{shown(self.root)}: holds no {items}, only {in_words(self.passed_over)}; {hint}"
+        )
+
+
+def passed_over(source: object) -> Mapping[str, int]:
+    """Files of a source that are no items, by kind; empty for a source that is no folder."""
+    return source.passed_over if isinstance(source, FileTree) else {}
+
+
+class ImageFolder(FileTree):
     """The images below `root`, depth first, each folder's entries sorted by name.
 
     The order is that of `sorted(root.rglob("*"))`. A first-level sub-folder is a class; files
     directly in `root` have label -1. Links to folders are followed unless they lead to a parent.
     A name that is not UTF-8 appears with its odd bytes escaped (`\\xff`), and can be read.
 
-    Raises `VqtrtError` when made if `root` is missing, not a folder, or holds no file; `items`
+    Raises `VqtrtError` when made if `root` is missing, not a folder, or holds no image; `items`
     raises it for a sub-folder that cannot be listed.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path, selection: Selection | None = None) -> None:
+        super().__init__(root, selection, image_kind)
         if not self.root.exists():
             raise VqtrtError(f"{shown(root)}: no such folder; check the path")
         if not self.root.is_dir():
             raise VqtrtError(f"{shown(root)}: not a folder; give the folder that holds the images")
-        if not _holds_file(str(self.root)):
-            raise VqtrtError(f"{shown(root)}: holds no files; put images in it or check the path")
+        if not self._holds_item(""):
+            raise self.none_left("images", _hint(self.passed_over))
 
     @cached_property
     def _class_folders(self) -> tuple[str, ...]:
-        _, folders = _listing(str(self.root))
-        return tuple(n for n in sorted(folders) if _holds_file(str(self.root / n)))
+        _, folders = _listing(str(self.root), "", self._judge, Counter())
+        return tuple(n for n in sorted(folders) if self._holds_item(n))
+
+    def _holds_item(self, folder: str) -> bool:
+        return _holds_item(str(self.root), folder, self._judge)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Sorted names of the first-level sub-folders that hold a file, however deep."""
+        """Sorted names of the first-level sub-folders that hold an image, however deep."""
         return tuple(name_text(name) for name in self._class_folders)
 
     def items(self) -> Iterator[Item]:
-        """All files in order; a file's name is its path below `root`, with `/`."""
+        """All images in order; an image's name is its path below `root`, with `/`."""
         labels = {name: index for index, name in enumerate(self._class_folders)}
-        for path in walk(str(self.root)):
+        for path in self.paths():
             first, slash, _ = path.partition("/")
             name = name_text(path)
             label = labels.get(first, -1) if slash else -1
@@ -61,50 +137,79 @@ class ImageFolder:
         return decode_image(self.root / (item.key or item.name), preprocessing)
 
 
+def image_kind(name: str) -> str:
+    """The suffix of a file that is no image by its name, or that name; "" for an image."""
+    suffix = suffix_of(name)
+    if suffix in _NO_IMAGES:
+        return suffix
+    return name.lower() if name.lower() in _NO_IMAGE_NAMES else ""
+
+
+def _hint(kinds: Mapping[str, int]) -> str:
+    """What to do about a folder without images."""
+    if kinds.keys() & _ARCHIVES:
+        return "unpack the archives, or export their images as files, and give that folder"
+    return "put images in it or check the path"
+
+
 def name_text(name: str) -> str:
     """The name as text that any UTF-8 file can hold."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _listing(folder: str) -> tuple[list[str], set[str]]:
+def _listing(
+    folder: str, prefix: str, judge: Judge, counts: Counter[str]
+) -> tuple[list[str], set[str]]:
     """Names of what counts in a folder, unsorted, and those among them that are folders."""
     names: list[str] = []
     folders: set[str] = set()
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if kind := _kind(entry):
-                    names.append(entry.name)
-                    if kind == "folder":
-                        folders.add(entry.name)
+                is_folder, special = _form(entry)
+                # A hidden or excluded pipe is counted as what it is to the user.
+                kind = judge(prefix + entry.name, is_folder) or special
+                if kind:
+                    add_kind(counts, kind)
+                    continue
+                names.append(entry.name)
+                if is_folder:
+                    folders.add(entry.name)
     except OSError as error:
-        raise VqtrtError(
-            f"{shown(folder)}: cannot be listed ({error.strerror}); mend or remove it"
-        ) from error
+        raise _unlistable(folder, error) from error
     return names, folders
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
-    """One of "folder", "file", and "" for what does not count."""
-    if entry.name.startswith("."):
-        return ""
+def _form(entry: os.DirEntry[str]) -> tuple[bool, str]:
+    """Whether an entry is a folder; and `special` for a pipe, socket or device."""
     try:
         if entry.is_dir():
-            return "folder"
-        # A link that leads nowhere is an image that is missing: reading it will say so.
-        return "file" if entry.is_file() or entry.is_symlink() else ""
+            return True, ""
+        # A link that leads nowhere is a file that is missing: reading it will say so.
+        return False, "" if entry.is_file() or entry.is_symlink() else "special"
     except OSError:
-        return "file"
+        return False, ""
 
 
 def _identity(folder: str) -> tuple[int, int]:
-    status = os.stat(folder)  # noqa: PTH116 - a Path for each folder of the walk buys nothing
+    try:
+        status = os.stat(folder)  # noqa: PTH116 - a Path for each folder buys nothing
+    except OSError as error:
+        raise _unlistable(folder, error) from error
     return status.st_dev, status.st_ino
 
 
-def walk(root: str) -> Iterator[str]:
-    """Paths of all files relative to `root`."""
-    names, folders = _listing(root)
+def _unlistable(folder: str, error: OSError) -> VqtrtError:
+    return VqtrtError(
+        f"{shown(folder)}: cannot be listed ({error.strerror}); mend, remove or exclude it"
+    )
+
+
+def walk(root: str, judge: Judge, counts: Counter[str] | None = None) -> Iterator[str]:
+    """Paths relative to `root` of all files that count; `counts` gets the others, by kind."""
+    if counts is None:
+        counts = Counter()
+    names, folders = _listing(root, "", judge, counts)
     stack = [("", iter(sorted(names)), folders, _identity(root))]
     while stack:
         prefix, remaining, folders, _ = stack[-1]
@@ -114,34 +219,35 @@ def walk(root: str) -> Iterator[str]:
                 yield path
                 continue
             full = f"{root}/{path}"
-            names, below = _listing(full)
             identity = _identity(full)
             if all(identity != parent for *_, parent in stack):
+                names, below = _listing(full, f"{path}/", judge, counts)
                 stack.append((f"{path}/", iter(sorted(names)), below, identity))
                 break
         else:
             stack.pop()
 
 
-def _holds_file(root: str) -> bool:
-    """Whether a file is anywhere below; stops at the first, without listing a whole folder."""
-    pending, seen = [root], set()
+def _holds_item(root: str, folder: str, judge: Judge) -> bool:
+    """Whether an item is anywhere below; stops at the first, without listing a whole folder."""
+    pending, seen = [folder], set()
     while pending:
         folder = pending.pop()
+        full, prefix = (f"{root}/{folder}", f"{folder}/") if folder else (root, "")
         try:
-            identity = _identity(folder)
+            identity = _identity(full)
             if identity in seen:
                 continue
             seen.add(identity)
-            with os.scandir(folder) as entries:
+            with os.scandir(full) as entries:
                 for entry in entries:
-                    kind = _kind(entry)
-                    if kind == "file":
+                    is_folder, special = _form(entry)
+                    path = prefix + entry.name
+                    if judge(path, is_folder) or special:
+                        continue
+                    if not is_folder:
                         return True
-                    if kind == "folder":
-                        pending.append(entry.path)
+                    pending.append(path)
         except OSError as error:
-            raise VqtrtError(
-                f"{shown(folder)}: cannot be listed ({error.strerror}); mend or remove it"
-            ) from error
+            raise _unlistable(full, error) from error
     return False

@@ -7,6 +7,7 @@ from vqtrt.data.arrays import open_array_images
 from vqtrt.data.cifar import TEST, TRAIN, open_cifar10
 from vqtrt.data.decode import shown
 from vqtrt.data.folder import ImageFolder
+from vqtrt.data.selection import Selection
 from vqtrt.data.shapes import Shapes
 from vqtrt.data.source import ImageSource
 from vqtrt.errors import VqtrtError
@@ -18,8 +19,12 @@ _SHAPES_COUNT = {"train": 20_000, "all": 20_000, "test": 2_000}
 _TEST_SEED = 1 << 63  # XORed in: no seed that a user gives (below 2^63) meets another's test split
 
 
-def open_images(path: str | Path, split: str = "all") -> ImageSource:
+def open_images(
+    path: str | Path, split: str = "all", selection: Selection | None = None
+) -> ImageSource:
     """Open a folder of images, CIFAR-10 (folder, `.tar.gz`, `.bin`), `.npy`, `.npz`, or shapes.
+
+    `selection` says which files of a folder count; it is an error for anything else.
 
     Shapes are made, not read: `shapes`, `shapes:COUNT` or `shapes:COUNT:SEED`, unless something of
     that name exists. Their splits `train` and `all` are the same; `test` never overlaps with them.
@@ -28,6 +33,16 @@ def open_images(path: str | Path, split: str = "all") -> ImageSource:
     """
     if split not in ("train", "test", "all"):
         raise VqtrtError(f"{split!r} is not a split; give train, test or all")
+    source = _open(path, split, selection)
+    if selection and not isinstance(source, ImageFolder):
+        raise VqtrtError(
+            f"{shown(path)}: is no folder of images, from which alone --include and --exclude "
+            "choose; leave them out"
+        )
+    return source
+
+
+def _open(path: str | Path, split: str, selection: Selection | None) -> ImageSource:
     where = Path(path)
     try:
         exists, folder = where.exists(), where.is_dir()
@@ -40,7 +55,7 @@ def open_images(path: str | Path, split: str = "all") -> ImageSource:
     if folder:
         if any((where / name).is_file() for name in TRAIN + TEST):
             return open_cifar10(where, split)  # type: ignore[arg-type]
-        return ImageFolder(where)
+        return ImageFolder(where, selection)
     name = where.name.lower()
     if name.endswith((".tar.gz", ".tgz", ".bin")):
         return open_cifar10(where, split)  # type: ignore[arg-type]

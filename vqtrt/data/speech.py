@@ -12,12 +12,13 @@ from typing import Protocol
 
 from vqtrt.data.audio import Audio, AudioPreprocessing, read_audio, read_blocks
 from vqtrt.data.decode import shown
-from vqtrt.data.folder import name_text, walk
+from vqtrt.data.folder import FileTree, name_text
+from vqtrt.data.selection import Selection, suffix_of
 from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".w64")
-"""Of what counts as a recording; other files of a tree are passed over."""
+"""Of what counts as a recording; other files of a tree are counted and passed over."""
 _MAX_TEXT = 1 << 20
 
 
@@ -44,7 +45,7 @@ class SpeechSource(Protocol):
         """What is said in it, where a transcript is at hand."""
 
 
-class SpeechFolder:
+class SpeechFolder(FileTree):
     """The recordings below `root`, or the one file that `root` is.
 
     A first-level sub-folder is a speaker; files directly in `root` have none. `speaker_pattern`, a
@@ -54,24 +55,30 @@ class SpeechFolder:
     Raises `VqtrtError` for a missing folder, one without recordings, or a pattern that is wrong.
     """
 
-    def __init__(self, root: Path, speaker_pattern: str | None = None) -> None:
-        self.root = Path(root)
+    def __init__(
+        self,
+        root: Path,
+        speaker_pattern: str | None = None,
+        selection: Selection | None = None,
+    ) -> None:
+        super().__init__(root, selection, recording_kind)
         self._pattern = _compiled(speaker_pattern)
         if not self.root.exists():
             raise VqtrtError(f"{shown(root)}: no such file or folder; check the path")
-        if next(self._paths(), None) is None:
+        if self.selection and self.root.is_file():
             raise VqtrtError(
-                f"{shown(root)}: holds no recordings ({', '.join(SUFFIXES)}); check the path"
+                f"{shown(root)}: is one recording, and --include and --exclude choose from a "
+                "folder; leave them out"
             )
+        if next(self.paths(), None) is None:
+            raise self.none_left("recordings", f"{', '.join(SUFFIXES)} are read; check the path")
 
-    def _paths(self) -> Iterator[str]:
+    def paths(self) -> Iterator[str]:
         """Paths below the root that count."""
-        if self.root.is_file():
+        if self.root.is_dir():
+            yield from super().paths()
+        else:
             yield self.root.name
-            return
-        for path in walk(str(self.root)):
-            if path.lower().endswith(SUFFIXES):
-                yield path
 
     def _speaker(self, name: str) -> str | None:
         if self._pattern is not None:
@@ -83,13 +90,13 @@ class SpeechFolder:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the speakers, sorted."""
-        names = {self._speaker(name_text(path)) for path in self._paths()}
+        names = {self._speaker(name_text(path)) for path in self.paths()}
         return tuple(sorted(name for name in names if name))
 
     def items(self) -> Iterator[Item]:
         """All recordings in order; a name is the path below `root`, with `/`."""
         numbers = {name: index for index, name in enumerate(self.classes)}
-        for path in self._paths():
+        for path in self.paths():
             name = name_text(path)
             yield Item(name, numbers.get(self._speaker(name) or "", -1), path)
 
@@ -122,15 +129,16 @@ class VCTK(SpeechFolder):
 
     FOLDERS = ("wav48_silence_trimmed", "wav48")
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, selection: Selection | None = None) -> None:
         self.corpus = Path(root)
         here = [name for name in self.FOLDERS if (self.corpus / name).is_dir()]
         if not here:
             raise VqtrtError(f"{shown(root)}: no {' or '.join(self.FOLDERS)} in it; check the path")
-        super().__init__(self.corpus / here[0])
+        super().__init__(self.corpus / here[0], selection=selection)
 
-    def _paths(self) -> Iterator[str]:
-        for path in super()._paths():
+    def paths(self) -> Iterator[str]:
+        """Paths of the first microphone."""
+        for path in super().paths():
             if "/" in path and not Path(path).stem.endswith("_mic2"):
                 yield path
 
@@ -141,20 +149,29 @@ class VCTK(SpeechFolder):
         return _read_text(self.corpus / "txt" / speaker / f"{stem}.txt")
 
 
-def open_speech(path: str | Path, speaker_pattern: str | None = None) -> SpeechSource:
+def open_speech(
+    path: str | Path, speaker_pattern: str | None = None, selection: Selection | None = None
+) -> SpeechSource:
     """Open a folder of recordings, the VCTK corpus, or a single recording.
 
-    With `speaker_pattern` every folder is a plain one (see `SpeechFolder`), VCTK too.
+    With `speaker_pattern` every folder is a plain one (see `SpeechFolder`), VCTK too. `selection`
+    says which files of a folder count.
 
     Raises `VqtrtError` for what is missing or holds no recordings.
     """
     where = Path(path)
     try:
         if speaker_pattern is None and any((where / name).is_dir() for name in VCTK.FOLDERS):
-            return VCTK(where)
-        return SpeechFolder(where, speaker_pattern)
+            return VCTK(where, selection)
+        return SpeechFolder(where, speaker_pattern, selection)
     except (OSError, ValueError) as error:  # too long, a NUL byte, a parent that is closed
         raise VqtrtError(f"{shown(path)}: cannot be opened ({error}); check the path") from error
+
+
+def recording_kind(name: str) -> str:
+    """The suffix of a file that is no recording by its name; "" for a recording."""
+    suffix = suffix_of(name)
+    return "" if suffix in SUFFIXES else suffix
 
 
 def _compiled(pattern: str | None) -> "re.Pattern[str] | None":

@@ -11,6 +11,7 @@ from vqtrt.artefacts import Artefacts
 from vqtrt.bundle import of_images
 from vqtrt.data.batches import read_batches
 from vqtrt.data.open import open_images
+from vqtrt.data.selection import Selection
 from vqtrt.data.source import Images
 from vqtrt.engines import EngineOptions, installed, open_engine
 from vqtrt.errors import VqtrtError
@@ -75,12 +76,13 @@ def _own_items(model: Artefacts) -> Iterator[NDArray[Any]]:
     assert model.run is not None  # noqa: S101 - the caller has one
     if is_speech_run(model.run):
         return clips_for(model, None, limit=_EXPORT_CLIPS)
-    data = Run.open(model.run).config.data.path
+    settings = Run.open(model.run).config.data
+    data, selection = settings.path, settings.selection
     try:
-        open_images(data, split="test")
+        open_images(data, "test", selection)
     except VqtrtError:
-        data = "shapes"
-    return images_for(model, data, "test", limit=_EXPORT_IMAGES, workers=2)
+        data, selection = "shapes", Selection()
+    return images_for(model, data, "test", selection, limit=_EXPORT_IMAGES, workers=2)
 
 
 def items_for(
@@ -122,14 +124,20 @@ def verify_all(
 
 
 def images_for(
-    model: Artefacts, data: str, split: str, *, limit: int, workers: int
+    model: Artefacts,
+    data: str,
+    split: str,
+    selection: Selection | None = None,
+    *,
+    limit: int,
+    workers: int,
 ) -> Iterator[Images]:
     """Batches of the first `limit` images of `data`, as the model's preprocessing makes them."""
     if model.run is not None:
         preprocessing = Run.open(model.run).config.data.preprocessing
     else:
         preprocessing = of_images(model.open_bundle().info.preprocessing)
-    source = open_images(data, split=split)
+    source = open_images(data, split, selection)
     batches = read_batches(source, preprocessing, batch_size=_BATCH, workers=workers)
     left = limit
     for batch in islice(batches, -(-limit // _BATCH)):

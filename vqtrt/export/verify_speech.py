@@ -174,7 +174,10 @@ def clips_for(model: Artefacts, data: str | None, *, limit: int) -> Iterator[Aud
     if not named and not Path(settings.path).exists():
         yield from made_clips(how.sample_rate, min(limit, 16))
         return
-    source = open_speech(data if data is not None else settings.path, settings.speaker_pattern)
+    if data is not None:
+        source = open_speech(data, settings.speaker_pattern)
+    else:
+        source = open_speech(settings.path, settings.speaker_pattern, settings.selection)
     items = list(source.items())
     if not named and len(items) > 1:
         items = split_items(source, settings.holdout, config.train.seed).held_out

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vqtrt.config import Config
+from vqtrt.config import Config, DataConfig
 from vqtrt.data.batches import read_chunks
 from vqtrt.data.grid import pairs_grid, save_png, spread
 from vqtrt.data.open import open_images
@@ -52,7 +52,7 @@ class ImageTask(Task):
         # Channels last is what the convolutions run fastest in, on CPUs and on tensor cores.
         self.model = VQVAE(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module: nn.Module = self.model
-        source = _open(config.data.path)
+        source = _open(config.data)
         self.items = split_items(source, config.data.holdout, config.train.seed)
         count = len(self.items.train) + len(self.items.held_out)
         self.source: ImageSource = CachedSource(source, count, config.data)
@@ -126,9 +126,9 @@ class ImageTask(Task):
         return (batch.images for batch in read)
 
 
-def _open(path: str) -> ImageSource:
+def _open(data: DataConfig) -> ImageSource:
     try:
-        return open_images(path, split="train")
+        return open_images(data.path, "train", data.selection)
     except VqtrtError as error:
         # The path is often a recipe's, which the user never typed.
         raise VqtrtError(f"{error}; pass --data to name what to train on") from error

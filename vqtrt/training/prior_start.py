@@ -111,7 +111,7 @@ def _plan_images(
     tokenizer, data = Tokenizer(open_engine(model)), config.data.path
 
     def encode(out: Path, made: bool) -> Codes:
-        source = open_images(data, split="train")
+        source = open_images(data, "train", config.data.selection)
         found = _made(out, read_codes, source, tokenizer.engine.weights_sha256) if made else None
         if found is None:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def _plan_speech(
 
     def encode(out: Path, made: bool) -> ClipCodes:
         try:
-            source = open_recordings(model, data)
+            source = open_recordings(model, data, selection=config.data.selection)
         except VqtrtError as error:
             # The path is often the run's, which the user never typed.
             raise VqtrtError(f"{error}; pass --data to name what to train on") from error

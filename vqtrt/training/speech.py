@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vqtrt.config_speech import SpeechConfig
+from vqtrt.config_speech import SpeechConfig, SpeechDataConfig
 from vqtrt.data.audio import audio_length
 from vqtrt.data.grid import spread
 from vqtrt.data.source import Item
@@ -56,7 +56,7 @@ class SpeechTask(Task):
 
     def __init__(self, config: SpeechConfig) -> None:
         data = config.data
-        source = _open(data.path, data.speaker_pattern)
+        source = _open(data)
         speakers = config.model.speakers or source.classes
         if speakers != source.classes:
             raise VqtrtError(
@@ -201,9 +201,9 @@ def _sum_of_squares(audio: Audio) -> float:
     return float(sum(np.square(piece, dtype=np.float64).sum() for piece in pieces))
 
 
-def _open(path: str, speaker_pattern: str | None) -> SpeechSource:
+def _open(data: SpeechDataConfig) -> SpeechSource:
     try:
-        return open_speech(path, speaker_pattern)
+        return open_speech(data.path, data.speaker_pattern, data.selection)
     except VqtrtError as error:
         # The path is often a recipe's, which the user never typed.
         raise VqtrtError(f"{error}; pass --data to name what to train on") from error
