@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from vqtrt.artefacts import find_model, newest_run
+from vqtrt.artefacts import Artefacts, find_model, newest_run
+from vqtrt.bundle import file_sha256
+from vqtrt.config import Config, PriorConfig
+from vqtrt.config_speech import SpeechConfig, SpeechPriorConfig
 from vqtrt.errors import VqtrtError
 
 
@@ -20,7 +23,7 @@ def make(path, *, settings=None, weights=None, bundle=False):
     path.mkdir(parents=True)
     for name, time in (("config.yaml", settings or 1), ("model.safetensors", weights)):
         if time is not None:
-            (path / name).touch()
+            (path / name).write_text(Config().to_yaml() if name == "config.yaml" else "weights")
             os.utime(path / name, (time, time))
     if bundle:
         (path / "bundle").mkdir()
@@ -80,7 +83,7 @@ def test_runs_of_a_recipe():
 
 
 def test_a_bundle_in_a_run_finds_its_run():
-    run = make("named", bundle=True)
+    run = make("named", weights=1, bundle=True)
     found = find_model("named/bundle")
     assert found.bundle == Path("named/bundle")
     assert found.run is not None
@@ -88,7 +91,7 @@ def test_a_bundle_in_a_run_finds_its_run():
 
 
 def test_a_bundle_alone(tmp_path):
-    make("named", bundle=True)
+    make("named", weights=1, bundle=True)
     shutil.copytree("named/bundle", "elsewhere/bundle")
     found = find_model("elsewhere/bundle")
     assert (found.run, found.bundle, found.path) == (
@@ -99,7 +102,7 @@ def test_a_bundle_alone(tmp_path):
 
 
 def test_a_bundle_by_its_own_dot(monkeypatch):
-    make("named", bundle=True)
+    make("named", weights=1, bundle=True)
     monkeypatch.chdir("named/bundle")
     found = find_model(".")
     assert found.run is not None
@@ -130,3 +133,72 @@ def test_messages(monkeypatch):
     with pytest.raises(VqtrtError, match="gone: no such run or bundle") as error:
         find_model()
     assert "VQTRT_MODEL" in str(error.value)
+
+
+FOREIGN = {
+    "hydra": "defaults:\n  - model: vqvae\nhydra:\n  run:\n    dir: out\n",
+    "empty": "",
+    "list": "- a\n- b\n",
+    "tags": "path: !include other.yaml\n",
+    "no yaml": "a: [\n",
+    "binary": "\x00\x01",
+    "a recipe": "recipe: mine\ntrain:\n  steps: 5\n",
+    "another's version": "format_version: 1\nmodel: resnet\n",
+    "another's model": "format_version: 1\nmodel:\n  kind: gan\n",
+    "large": "a: " + "b" * 2**20,
+    "prior": PriorConfig().to_yaml(),
+    "prior of speech": SpeechPriorConfig().to_yaml(),
+    "newer": Config().to_yaml().replace("format_version: 1", "format_version: 2"),
+}
+
+
+def beside(text: str, *, weights: bool = True) -> Artefacts:
+    """What a bundle is found as in a folder whose config.yaml has this text."""
+    make("project", weights=1 if weights else None, bundle=True)
+    Path("project/config.yaml").write_text(text)
+    return find_model("project/bundle")
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_config_of_another_kind_beside_a_bundle_is_no_run(name: str) -> None:
+    found = beside(FOREIGN[name])
+    assert (found.run, found.bundle) == (None, Path("project/bundle"))
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_folder_with_a_config_of_another_kind_is_refused_by_name(name: str) -> None:
+    beside(FOREIGN[name])
+    if name in ("another's model", "newer"):
+        return  # of a run, if a damaged one: what reads it says what is wrong
+    with pytest.raises(VqtrtError, match="project is neither a run nor a bundle") as caught:
+        find_model("project")
+    assert "config.yaml" in str(caught.value) or "it is a prior" in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [Config(), SpeechConfig()])
+def test_a_run_beside_a_bundle_has_weights(config: Config | SpeechConfig) -> None:
+    assert beside(config.to_yaml()).run == Path("project").resolve()
+    Path("project/model.safetensors").unlink()
+    assert find_model("project/bundle").run is None
+
+
+def test_another_folder_of_a_run_is_its_bundle_by_its_weights(tiny_run: Path) -> None:
+    """Or a bundle that was put there would be verified, or run by torch, with others' weights."""
+    run = make("mine", weights=1)
+    shutil.copytree(tiny_run / "bundle", run / "other")
+    assert find_model("mine/other").run is None
+    shutil.copy(tiny_run / "model.safetensors", run)
+    assert find_model("mine/other").run == run.resolve()
+    assert file_sha256(run / "model.safetensors") == (
+        find_model("mine/other").open_bundle().info.source.weights_sha256
+    )
+
+
+def test_runs_of_other_projects_are_passed_over() -> None:
+    make("runs/mine", weights=1)
+    for name, text in FOREIGN.items():
+        make(f"runs/{name}", weights=50)
+        Path(f"runs/{name}/config.yaml").write_text(text)
+        if name in ("another's model", "newer"):
+            shutil.rmtree(f"runs/{name}")
+    assert find_model().run == Path("runs/mine")

@@ -4,7 +4,7 @@ import pytest
 import soundfile
 from speech_doubles import noise
 
-from vqtrt.artefacts import Artefacts
+from vqtrt.artefacts import Artefacts, find_model
 from vqtrt.config_speech import SpeechConfig
 from vqtrt.errors import VqtrtError
 from vqtrt.settings import parse_settings
@@ -57,3 +57,12 @@ def test_a_bundle_does_not_know(tmp_path):
 def test_what_is_missing(tmp_path, run):
     with pytest.raises(VqtrtError, match="nope: no such file or folder"):
         open_recordings(run, str(tmp_path / "nope"))
+
+
+def test_the_config_of_a_project_beside_a_bundle_is_left_alone(tmp_path: Path) -> None:
+    data = recordings(tmp_path / "data", "1_ann_0.wav", "eve/1.wav")
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle/bundle.json").touch()
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.yaml").write_text("defaults:\n  - speech\nseed: 3\n")
+    assert open_recordings(find_model(tmp_path / "bundle"), data).classes == ("eve",)

@@ -178,6 +178,17 @@ def load_prior_config(
     return read_settings(PriorConfig, path, overrides)
 
 
+def holds_settings(path: Path, group: Literal["model", "prior"]) -> bool:
+    """Whether a `config.yaml` is vqtrt's own: of a run (`model`), or of a prior (`prior`).
+
+    Many projects keep a file of this name. What vqtrt writes has a format version, and a group of
+    settings that says its kind. Raises `VqtrtError` for a file that is not YAML.
+    """
+    settings = read_yaml(path)
+    part = settings.get(group)
+    return "format_version" in settings and isinstance(part, dict) and "kind" in part
+
+
 def _kind(path: Path, keys: Iterable[str]) -> object:
     """A value of a settings file, before the file is validated; None where it has none."""
     value: object = read_yaml(path)

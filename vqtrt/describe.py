@@ -27,6 +27,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
+    found = find_model(path)  # a config.yaml may be that of something else
     config = load_any_config(path / "config.yaml")
     last = _last_figures(path / "metrics.jsonl")
     steps = {"steps_planned": config.train.steps, "steps_done": last.get("step", 0)}
@@ -40,7 +41,7 @@ def _run(path: Path) -> dict[str, Any]:
     return facts | {
         **{f"held_out_{name}": last.get(name) for name in figures},
         "trained": (path / "model.safetensors").is_file(),
-        "bundle": str(bundle) if (bundle := find_model(path).bundle) else None,
+        "bundle": str(found.bundle) if found.bundle else None,
     }
 
 

@@ -212,3 +212,12 @@ def test_learning_rate():
     assert 0 < rates[-1] < 0.001
     both = TrainConfig(steps=100, learning_rate=0.5, schedule="cosine", warmup_steps=10)
     assert learning_rate(both, 4) == pytest.approx(learning_rate(cosine, 4) / 2)
+
+
+def test_folders_of_others_beside_priors_are_no_priors(run: Path) -> None:
+    (run / "priors/notes").mkdir(parents=True)
+    (run / "priors/notes/config.yaml").write_text("hydra: {}\n")
+    assert trained_priors(run) == {}
+    (run / "priors/notes/model.safetensors").touch()
+    with pytest.raises(VqtrtError, match=r"notes/config\.yaml: unknown setting 'hydra'"):
+        trained_priors(run)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from vqtrt.artefacts import CONFIG, WEIGHTS
 from vqtrt.bundle import PriorFacts, file_sha256
 from vqtrt.config import PriorConfig
 from vqtrt.config_speech import SpeechPriorConfig
@@ -29,7 +30,7 @@ class PriorFolder:
     @property
     def weights(self) -> Path:
         """The trained weights."""
-        return self.path / "model.safetensors"
+        return self.path / WEIGHTS
 
     def _loaded(self, prior: M) -> M:
         if not self.weights.is_file():
@@ -111,12 +112,13 @@ def trained_speech_priors(run: Path) -> dict[str, SpeechPriorRun]:
 
 
 def _trained(run: Path, open_prior: Callable[[Path], P]) -> dict[str, P]:
-    configs = sorted((run / "priors").glob("*/config.yaml"))
-    opened = {path.parent.name: open_prior(path.parent) for path in configs}
-    return {name: prior for name, prior in opened.items() if prior.weights.is_file()}
+    """Folders without weights are passed over unread: begun, or of another program."""
+    weights = sorted((run / "priors").glob(f"*/{WEIGHTS}"))
+    folders = [path.parent for path in weights if (path.parent / CONFIG).is_file()]
+    return {folder.name: open_prior(folder) for folder in folders}
 
 
 def _read(kind: type[C], path: Path) -> C:
-    if not (path / "config.yaml").is_file():
+    if not (path / CONFIG).is_file():
         raise VqtrtError(f"{path} holds no prior; `vqtrt train-prior` makes one")
-    return read_settings(kind, path / "config.yaml")
+    return read_settings(kind, path / CONFIG)

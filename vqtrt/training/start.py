@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vqtrt.artefacts import RUNS, newest_run
+from vqtrt.artefacts import CONFIG, RUNS, newest_run, require_run
 from vqtrt.config import Config, load_any_config
 from vqtrt.config_speech import SpeechConfig
 from vqtrt.errors import VqtrtError
@@ -34,10 +34,11 @@ def _existing(
     if path is None:
         which = f"{RUNS} holds no run of {recipe}" if recipe else f"{RUNS} holds no run"
         raise VqtrtError(f"nothing to resume: {which}; name one with --out")
-    if not (path / "config.yaml").is_file():
+    if not (path / CONFIG).is_file():
         raise VqtrtError(f"nothing to resume: {path} holds no run; train without --resume")
-    before = load_any_config(path / "config.yaml")
-    config = load_any_config(path / "config.yaml", overrides)
+    require_run(path)
+    before = load_any_config(path / CONFIG)
+    config = load_any_config(path / CONFIG, overrides)
     if config.model != before.model:
         raise VqtrtError(f"{path}: a resumed run keeps its model; leave out --set model.…")
     return config, path
