@@ -180,5 +180,5 @@ def test_sizes_of_a_table():
     assert axis_size("x*h", {"h": 8}) is None
     tensor = TensorSpec(name="audio", dtype="float32", shape=("batch", "64*t", 1))
     assert tensor.resolve({"batch": 2, "t": 5, "h": 0}) == (2, 320, 1)
-    with pytest.raises(KeyError, match="leave some of it open"):
+    with pytest.raises(VqtrtError, match="leave some of it open"):
         tensor.resolve({"batch": 2})

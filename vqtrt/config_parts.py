@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from vqtrt.bundle import MAX_CODES, check_counts
 from vqtrt.data.selection import Selection
 from vqtrt.errors import VqtrtError
 from vqtrt.settings import Settings
@@ -14,7 +15,7 @@ class QuantizerConfig(Settings):
 
     kind: Literal["ema", "gradient"] = "ema"
     """`gradient`: the codebook loss of equation 3. `ema`: moving averages, appendix A.1."""
-    codebook_size: int = Field(512, ge=2, le=2**24)
+    codebook_size: int = Field(512, ge=2, le=MAX_CODES)
     """K, entries of a codebook."""
     dim: int = Field(64, ge=1, le=4096)
     """D, length of an entry."""
@@ -28,6 +29,11 @@ class QuantizerConfig(Settings):
     """Laplace smoothing of the counts, as in the authors' Sonnet code."""
     restart_below: float = Field(0.03, ge=0, lt=1)
     """A code used less than this share of an even use is restarted from the data; 0 for never."""
+
+    @model_validator(mode="after")
+    def _countable(self) -> "QuantizerConfig":
+        check_counts(self.codebook_size, self.num_codebooks)
+        return self
 
 
 class TrainConfig(Settings):

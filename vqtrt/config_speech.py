@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from vqtrt.bundle import MAX_DELAY, MAX_STRIDE
 from vqtrt.config_parts import FilesConfig, PriorDataConfig, QuantizerConfig, TrainConfig
 from vqtrt.data.audio import AudioPreprocessing
 from vqtrt.settings import Settings
@@ -29,6 +30,14 @@ class WaveNetStack(Settings):
                 "number of layers, at most 20"
             )
         return self
+
+    def check_delays(self, unroll: int) -> None:
+        """Raise `ValueError` where a bundle's caches would come back too late to be held."""
+        if max(self.dilations) > MAX_DELAY * unroll:
+            raise ValueError(
+                f"dilations up to {max(self.dilations)} in runs of {unroll}: {MAX_DELAY * unroll} "
+                "at most; take more cycles"
+            )
 
     @property
     def dilations(self) -> tuple[int, ...]:
@@ -58,6 +67,7 @@ class WaveNetDecoderConfig(WaveNetStack):
             raise ValueError(
                 f"unroll {self.unroll}: must be a power of two that divides the hop {self.hop}"
             )
+        self.check_delays(self.unroll)
         return self
 
 
@@ -161,7 +171,7 @@ class SpeechModelConfig(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "SpeechModelConfig":
-        if not self.strides or min(self.strides) < 1 or self.stride > 2**16:
+        if not self.strides or min(self.strides) < 1 or self.stride > MAX_STRIDE:
             raise ValueError("strides: one number above 0 for each convolution, 65,536 in all")
         if self.quantizer.num_codebooks != 1:
             raise ValueError("quantizer.num_codebooks: speech has one codebook")
@@ -217,6 +227,11 @@ class WaveNetConfig(WaveNetStack):
     codebook_size: int = Field(512, ge=2)
     num_classes: int = Field(0, ge=0)
     """Speakers that it is conditioned on; 0 for none."""
+
+    @model_validator(mode="after")
+    def _rolled(self) -> "WaveNetConfig":
+        self.check_delays(unroll=1)
+        return self
 
 
 class ClipCodesConfig(Settings):

@@ -8,6 +8,7 @@ import random
 import re
 
 import pytest
+from pydantic import ValidationError
 
 from vqtrt.bundle import Bundle, BundleInfo, GraphSpec, ModelFacts, Source, TensorSpec
 from vqtrt.data.preprocessing import Preprocessing
@@ -309,3 +310,20 @@ def test_a_json_holds_its_fields_and_a_hash(bundle):
     path = write(bundle)
     content = json.loads(path.with_suffix(".json").read_text())
     assert set(content) == {*PlanInfo.model_fields, "self_sha256"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"plan_bytes": value} for value in (0, -1, 2**34, 1e10)),
+        *({"profile": {"images": ((n,), (n,), (n,))}} for n in (0, -1, 2**31, 1e10)),
+        {"profile": {"images": ((1,) * 9,) * 3}},
+        {"profile": {"images": ((1, 2), (1,), (1, 2))}},
+        {"profile": {"images": ((4,), (2,), (8,))}},
+        {"compute_capabilities": ("8.9",) * 65},
+        {"gpu": "x" * 5000},
+    ],
+)
+def test_what_an_info_claims_has_bounds(bundle: Bundle, changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        plan_info(bundle, **changes)

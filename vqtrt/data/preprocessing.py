@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vqtrt.errors import ImageError, VqtrtError
 
@@ -15,18 +15,28 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+MAX_SIDE = 16384
+_MAX_PIXELS = 1 << 26
+"""Of one picture, 192 MiB: a batch holds many, and a bundle may come from anyone."""
+
 
 class Preprocessing(BaseModel):
     """Part of a model: recorded in its config and its bundle, so encode repeats what train did."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    height: int = Field(32, gt=0, le=16384)
+    height: int = Field(32, gt=0, le=MAX_SIDE)
     """Rows of the result, in pixels."""
-    width: int = Field(32, gt=0, le=16384)
+    width: int = Field(32, gt=0, le=MAX_SIDE)
     """Columns of the result, in pixels."""
     resample: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     """Filter of the resize; antialiased when shrinking, as Pillow does."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "Preprocessing":
+        if self.height * self.width > _MAX_PIXELS:
+            raise ValueError(f"{self.height}x{self.width} pixels: {_MAX_PIXELS} at most")
+        return self
 
     def with_size(self, text: str) -> "Preprocessing":
         """The same with another size, written `HxW`, or `128` for a square."""

@@ -19,9 +19,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vqtrt.bundle import Bundle, GraphSpec, axis_size
 from vqtrt.errors import VqtrtError, unwritable
@@ -31,8 +31,10 @@ FOLDER = "engines"
 PLAN, INFO, LAYERS, LOG = ".engine", ".json", ".layers.json", ".log"
 RUNTIME_CACHE, TIMING_CACHE = ".runtime-cache", ".timing-cache"
 _MAX_INFO_BYTES = 2**20
+_MAX_PLAN_BYTES = 2**33
 
-Shape = tuple[int, ...]
+Shape = Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(max_length=8)]
+Name = Annotated[str, Field(max_length=4096)]
 Profile = dict[str, tuple[Shape, Shape, Shape]]
 """For each input its least shape, the one to be fastest at, and its largest."""
 
@@ -43,20 +45,30 @@ class PlanInfo(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: Literal[1] = 1
-    graph: str
+    graph: Name
     """Name in the bundle's table, less the precision: `encoder`, `priors/NAME/step`."""
     graph_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     package: Literal["tensorrt", "tensorrt-rtx"]
-    package_version: str
+    package_version: Name
     precision: Literal["fp32", "fp16", "bf16"]
-    profile: Profile
-    gpu: str | None
+    profile: Profile = Field(max_length=4096)
+    gpu: Name | None
     """Name of the GPU that it was built on; None for RTX, whose plans are not for one GPU."""
-    compute_capabilities: tuple[str, ...]
+    compute_capabilities: Annotated[tuple[Name, ...], Field(max_length=64)]
     """Those that it was compiled for, such as `8.9`; none for RTX's portable plans."""
     plan_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    plan_bytes: int = Field(ge=1)
-    vqtrt_version: str
+    plan_bytes: int = Field(ge=1, le=_MAX_PLAN_BYTES)
+    vqtrt_version: Name
+
+    @field_validator("profile")
+    @classmethod
+    def _ascending(cls, profile: Profile) -> Profile:
+        for name, (least, usual, largest) in profile.items():
+            sizes = list(zip(least, usual, largest, strict=False))
+            same = len(least) == len(usual) == len(largest)
+            if not same or any(not low <= middle <= high for low, middle, high in sizes):
+                raise ValueError(f"{name}: {least}, {usual}, {largest} do not ascend")
+        return profile
 
     @property
     def key(self) -> str:

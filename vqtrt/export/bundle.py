@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
+
 import vqtrt
 from vqtrt.bundle import INFO, Bundle, BundleInfo, GraphSpec, Source, file_sha256
 from vqtrt.data.preprocessing import Preprocessing
@@ -76,7 +78,7 @@ def write_bundle(
     if unknown := set(precisions) - set(PRECISIONS):
         raise VqtrtError(f"no precision {min(unknown)!r}: choose of {', '.join(PRECISIONS)}")
     check_place(out)
-    with replacing(out) as folder:
+    with replacing(out) as folder, within_bounds():
         writer = GraphWriter(folder, _bundle_in(out), kept)
         for precision in PRECISIONS:
             if precision == "fp32" or precision in precisions:
@@ -84,6 +86,19 @@ def write_bundle(
         Bundle.write_info(folder, describe(writer.graphs))
         carry_plans(out, folder, writer.graphs)
     return Bundle.open(out)
+
+
+@contextmanager
+def within_bounds() -> Iterator[None]:
+    """Say plainly that a model is larger than what a bundle is read back as."""
+    try:
+        yield
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise VqtrtError(
+            f"this model does not fit a bundle ({where}: {problem['msg']}): train a smaller one"
+        ) from error
 
 
 def _bundle_in(folder: Path) -> Bundle | None:

@@ -19,7 +19,7 @@ from vqtrt.data.source import Images
 from vqtrt.engines import installed
 from vqtrt.errors import VqtrtError
 from vqtrt.export.adapt import Quantizer
-from vqtrt.export.bundle import check_place, replacing
+from vqtrt.export.bundle import check_place, replacing, within_bounds
 from vqtrt.export.onnx import OPSET, write_graph
 from vqtrt.export.tokenizer_parts import Parts, one_line
 from vqtrt.export.tokenizer_verify import verify_parts
@@ -71,7 +71,7 @@ def export_tokenizer(
     parts = Parts.of(encoder, decoder, quantizer, scale, offset)
     stride = parts.stride(height, width, fixed_size=fixed_size)
     size = Preprocessing(height=height, width=width, resample=resample)
-    with replacing(out) as folder:
+    with replacing(out) as folder, within_bounds():
         info = BundleInfo(
             vqtrt_version=vqtrt.__version__,
             model=parts.facts(stride),
