@@ -5,7 +5,6 @@ whole receptive field anew. It has the same weights, runs in the same process, a
 where the measured decoder stopped, with the same noise: it has to draw the same levels.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.artefacts import Artefacts
+from vqtrt.cores import usable_cores
 from vqtrt.data.mulaw import LEVELS, mulaw_encode
 from vqtrt.engines import AUTO, Engine, EngineOptions, open_engine
 from vqtrt.speech_tokenizer import SpeechTokenizer, require_speech
@@ -140,7 +140,7 @@ def _all_cores() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(usable_cores())
     try:
         yield
     finally:

@@ -103,7 +103,7 @@ AnyBatchSize = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Threads for files (default: one a core, at most 16).")
+    int | None, typer.Option(min=1, help="Threads for files (default: one per core, at most 16).")
 ]
 OnErrorOption = Annotated[
     OnErrorName,

@@ -6,7 +6,6 @@ cost more than a small image's decoding.
 """
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from vqtrt.cores import usable_cores
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images, ImageSource, Item
 from vqtrt.errors import ImageError
@@ -24,8 +24,8 @@ _AHEAD = 3
 
 
 def default_workers() -> int:
-    """Threads that read: one a core that this process may use, at most 16."""
-    return min(16, len(os.sched_getaffinity(0)))
+    """Number of reading threads: one per usable core, at most 16."""
+    return min(16, usable_cores())
 
 
 @dataclass

@@ -13,11 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.bundle import Bundle, GraphSpec, PriorFacts, TensorSpec
+from vqtrt.cores import core_limit, usable_cores
 from vqtrt.engines.base import CACHE, KEPT, BoundGraph, Graph, is_cache, is_kept
 from vqtrt.engines.opened import Opened
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
 from vqtrt.errors import VqtrtError
 from vqtrt.precision import graph_key, require_precision
+
+
+def load_onnxruntime() -> Any:
+    """The module `onnxruntime`, without its telemetry unless the environment asks for it.
+
+    Telemetry has a thread of its own, which a forked process lacks and waits for when it ends.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 class OnnxRuntimeEngine:
@@ -40,13 +52,13 @@ class OnnxRuntimeEngine:
         self.weights_sha256 = bundle.info.source.weights_sha256
         self.priors: Mapping[str, PriorFacts] = bundle.info.priors
         self._threads = threads
-        self.lanes = threads or len(os.sched_getaffinity(0))
+        self.lanes = threads or usable_cores()
         self._sessions: Opened[tuple[str, int | None], Any] = Opened()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         # The process that unpickles may have other cores.
-        self.lanes = self._threads or len(os.sched_getaffinity(0))
+        self.lanes = self._threads or usable_cores()
 
     def open(self, graph: str) -> Graph:
         """Check the graph's hash, then make a session from the checked bytes."""
@@ -74,8 +86,7 @@ class OnnxRuntimeEngine:
         return self._sessions.get((graph, threads), make)
 
     def _failed(self, graph: str, on: str, error: Exception) -> VqtrtError:
-        import onnxruntime
-
+        onnxruntime = load_onnxruntime()
         return VqtrtError(
             f"{self.bundle.path}: onnxruntime {onnxruntime.__version__} cannot run the graph "
             f"{graph!r} on {on} ({_one_line(error)}); if it lacks memory, a smaller batch size "
@@ -83,12 +94,13 @@ class OnnxRuntimeEngine:
         )
 
     def _make_session(self, graph: str, threads: int | None) -> Any:
-        import onnxruntime
-
+        onnxruntime = load_onnxruntime()
         content = self.bundle.graph_bytes(graph)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # its errors are raised, too
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Its own choice, a thread for each physical core, knows no affinity and no quota.
+        threads = threads or core_limit()
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from vqtrt.bundle import PriorFacts, SpeechFacts, file_sha256
+from vqtrt.cores import core_limit
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.engines.base import BoundGraph, Graph
 from vqtrt.engines.opened import Opened
@@ -48,6 +49,9 @@ class TorchEngine:
         self.device = torch.device(
             device or (f"cuda:{gpu}" if torch.cuda.is_available() else "cpu")
         )
+        limit = core_limit()
+        if threads is None and limit is not None and limit < torch.get_num_threads():
+            threads = limit
         self._run, self._threads = run, threads
         self._contents: Opened[str, _Images | _Speech] = Opened()
         self._graphs: Opened[str, DeployedGraph] = Opened()
