@@ -1,11 +1,13 @@
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from speech_doubles import RATE, FakeSpeech, noise
 
 from vqtrt.data.audio import AudioPreprocessing
-from vqtrt.data.clips import read_clips
+from vqtrt.data.clips import MOST_OPEN, read_clips
+from vqtrt.data.source import Item
 from vqtrt.errors import AudioError
 
 HOW = AudioPreprocessing(sample_rate=RATE)
@@ -98,6 +100,49 @@ def test_a_long_recording_is_read_one_block_ahead():
     assert max(blocks) == 5
     np.testing.assert_array_equal(np.concatenate(parts), noise(0, 5000)[:250])
     found.close()
+
+
+@pytest.mark.parametrize("workers", [1, 3, 200])
+@pytest.mark.parametrize("long", [0, 1, 2])
+def test_few_recordings_are_open_and_few_samples_held(workers, long):
+    """Whatever the order of long and short ones, and however far ahead may be read."""
+    lengths = [300 if long and index % 3 < long else 150 for index in range(150)]
+    source, lock = FakeSpeech(lengths), threading.Lock()
+    blocks, now, most, held, most_held = source.blocks, 0, 0, 0, 0
+
+    def opened(item: Item, how: AudioPreprocessing) -> Iterator[np.ndarray]:
+        nonlocal now, most, held, most_held
+        with lock:
+            now, most = now + 1, max(most, now + 1)
+        for block in blocks(item, how):
+            with lock:
+                held, most_held = held + len(block), max(most_held, held + len(block))
+            yield block
+        with lock:
+            now -= 1
+
+    source.blocks = opened
+    for index, clip in enumerate(read(source, ahead=10_000, workers=workers)):
+        got = clip.audio if clip.audio is not None else np.concatenate(list(clip.blocks))
+        np.testing.assert_array_equal(got, noise(index, lengths[index]))
+        with lock:
+            held -= len(got)
+    assert (index, now, held) == (149, 0, 0)
+    assert most <= MOST_OPEN + 1
+    # 4·200 samples, what is at the workers, and the recording whose turn it is.
+    assert most_held <= 800 + (min(workers, MOST_OPEN) + 1) * 300
+
+
+def test_the_blocks_of_a_long_one_come_although_all_workers_wait():
+    found = read(FakeSpeech([5000] * 50), ahead=50, workers=1)
+    assert [sum(map(len, clip.blocks)) for clip in found] == [5000] * 50
+
+
+def test_closing_early_ends_workers_that_wait_for_room():
+    found = read(FakeSpeech([500] * 50), ahead=50, workers=8)
+    next(found)
+    found.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("vqtrt-read")]
 
 
 def test_threads_end_with_the_generator():

@@ -1,13 +1,17 @@
 """Recordings read ahead in worker threads and handed over in order, in bounded memory.
 
-A short recording is read whole. Of a long one only the beginning is, and the rest block by block as
-it is asked for, one block ahead: a file of hours never lies in memory.
+A recording of ordinary length is read whole. Of a long one only the beginning is, and the rest
+block by block as it is asked for, one block ahead: a file of hours never lies in memory.
+
+Notable: what is read ahead is bounded twice, in samples and in files that are open. A long
+recording stays open until its turn, and a process may open 1,024 files or fewer.
 """
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +23,9 @@ from vqtrt.data.speech import SpeechSource
 from vqtrt.errors import AudioError
 
 Audio = NDArray[np.float32]
+
+MOST_OPEN = 32
+"""Recordings that are open at once, besides the one whose turn it is, whatever the workers."""
 
 
 class Clip(NamedTuple):
@@ -57,27 +64,94 @@ def read_clips(
 ) -> Generator[Clip, None, None]:
     """The recordings of a source in its order, after its first `skip` items.
 
-    Those of up to `most` samples come whole; `ahead` are read before they are asked for. The blocks
-    of a long one are to be taken before the next recording is asked for.
+    Those of up to `most` samples come whole. Up to `ahead` are read before they are asked for, and
+    4·`most` samples of them, besides what the workers have begun. The blocks of a long one are to
+    be taken before the next recording is asked for.
     """
-    items = itertools.islice(source.items(), skip, None)
-    pending: deque[Future[Clip]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="vqtrt-read")
+    items = enumerate(itertools.islice(source.items(), skip, None))
+    room = _Room(4 * most, MOST_OPEN)
+
+    def begin(number: int, item: Item) -> tuple[Clip, int]:
+        room.enter(number)
+        clip, samples = _begin(source, preprocessing, item, most)
+        room.keep(samples, still_open=clip.blocks is not None)
+        return clip, samples
+
+    pending: deque[Future[tuple[Clip, int]]] = deque()
+    pool = ThreadPoolExecutor(min(workers, MOST_OPEN), thread_name_prefix="vqtrt-read")
+    # Not of the pool: all of its threads may wait for room, until this recording is done.
+    one = ThreadPoolExecutor(1, thread_name_prefix="vqtrt-read")
     try:
-        while True:
-            for item in itertools.islice(items, ahead + 1 - len(pending)):
-                pending.append(pool.submit(_begin, source, preprocessing, item, most))
+        for turn in itertools.count():
+            for number, item in itertools.islice(items, ahead + 1 - len(pending)):
+                pending.append(pool.submit(begin, number, item))
             if not pending:
                 return
-            clip = pending.popleft().result()
+            room.await_turn(turn)
+            clip, samples = pending.popleft().result()
+            room.leave(samples, was_open=clip.blocks is not None)
             if clip.blocks is not None:
-                clip = clip._replace(blocks=_one_ahead(pool, clip.blocks))
+                clip = clip._replace(blocks=_one_ahead(one, clip.blocks))
             yield clip
     finally:
+        room.close()
         pool.shutdown(cancel_futures=True)
+        one.shutdown(cancel_futures=True)
 
 
-def _begin(source: SpeechSource, preprocessing: AudioPreprocessing, item: Item, most: int) -> Clip:
+class _Room:
+    """What there is room for: samples that were read ahead, and recordings that are open.
+
+    Before it opens a recording, a worker waits for room; but not for the one whose turn it is, so
+    that nobody waits for a recording that is behind his own.
+    """
+
+    def __init__(self, samples: int, files: int) -> None:
+        self._samples, self._files = samples, files
+        self._turn, self._closed = 0, False
+        self._changed = threading.Condition()
+
+    def enter(self, number: int) -> None:
+        """Wait until the recording `number` may be opened; `CancelledError` if it never may."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or number == self._turn or min(self._samples, self._files) > 0
+            )
+            if self._closed:
+                raise CancelledError
+            self._files -= 1
+
+    def keep(self, samples: int, *, still_open: bool) -> None:
+        """Count what was read of a recording, until it leaves."""
+        with self._changed:
+            self._samples -= samples
+            self._files += not still_open
+            self._changed.notify_all()
+
+    def leave(self, samples: int, *, was_open: bool) -> None:
+        """Let go of a recording."""
+        with self._changed:
+            self._samples += samples
+            self._files += was_open
+            self._changed.notify_all()
+
+    def await_turn(self, number: int) -> None:
+        """From now on, the recording `number` is waited for."""
+        with self._changed:
+            self._turn = number
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing more is opened."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def _begin(
+    source: SpeechSource, preprocessing: AudioPreprocessing, item: Item, most: int
+) -> tuple[Clip, int]:
+    """A recording, and how many samples of it were read."""
     begun: list[Audio] = []
     samples = 0
     try:
@@ -86,10 +160,10 @@ def _begin(source: SpeechSource, preprocessing: AudioPreprocessing, item: Item, 
             begun.append(block)
             samples += len(block)
             if samples > most:
-                return Clip(item, blocks=itertools.chain(begun, blocks))
+                return Clip(item, blocks=itertools.chain(begun, blocks)), samples
     except AudioError as error:
-        return Clip(item, error=error)
-    return Clip(item, audio=np.concatenate([np.zeros(0, np.float32), *begun]))
+        return Clip(item, error=error), 0
+    return Clip(item, audio=np.concatenate([np.zeros(0, np.float32), *begun])), samples
 
 
 def _one_ahead(pool: Executor, blocks: Iterator[Audio]) -> Iterator[Audio]:
