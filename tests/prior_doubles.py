@@ -1,6 +1,6 @@
 """A WaveNet prior of random weights, on a stand-in for an engine."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import accumulate
 from pathlib import Path
 
@@ -38,12 +38,14 @@ def random_prior(**settings) -> WaveNetPrior:
 class PriorEngine:
     """An engine in torch whose model has the prior `wavenet` and nothing else.
 
-    `bound` are the graphs that were made ready, with their sizes.
+    `bound` are the graphs that were made ready, with their sizes; `ran` the shapes of the codes
+    that an open graph was run on.
     """
 
     name = "double"
     precision = "fp32"
     lanes = 1
+    shape_specialized = False
     weights_sha256 = SHA
     facts = ModelFacts(codebook_size=K, num_codebooks=1, code_dim=1, stride=STRIDE)
 
@@ -70,6 +72,19 @@ class PriorEngine:
         )
         self.priors = {"wavenet": facts}
         self.bound: list[tuple[str, dict[str, int]]] = []
+        self.ran: list[tuple[int, ...]] = []
+
+    def open(self, graph: str) -> Callable[..., np.ndarray]:
+        folder, _, part = graph.rpartition("/")
+        assert folder == "priors/wavenet"
+        module = wavenet_graph(self.prior, part).module
+
+        def run(*arrays: np.ndarray) -> np.ndarray:
+            self.ran.append(arrays[0].shape)
+            with torch.inference_mode():
+                return module(*map(torch.from_numpy, arrays)).numpy()
+
+        return run
 
     def bind(
         self,

@@ -39,6 +39,7 @@ class FakeSpeechEngine:
     preprocessing = None
     priors: Mapping = {}
     lanes = 1
+    shape_specialized = False
 
     def __init__(
         self,
@@ -64,12 +65,15 @@ class FakeSpeechEngine:
         self._weights = rng.integers(1, 1000, (2 * context + 1) * STRIDE)
         self._decoder_weights = rng.integers(1, 1000, (STRIDE, 2 * decoder_context + 1))
 
-    def open(self, graph: str) -> Callable[[np.ndarray], np.ndarray]:
-        assert graph == "encoder"
+    def open(self, graph: str) -> Callable[..., np.ndarray]:
+        made = {"encoder": self.encoder, "decoder": self.decoder}[graph]
 
-        def run(array: np.ndarray) -> np.ndarray:
-            self.before(graph, array)
-            return self.encoder(array)
+        def run(*arrays: np.ndarray) -> np.ndarray:
+            assert all(
+                array.dtype == (np.float32, np.int32)[graph == "decoder"] for array in arrays
+            )
+            self.before(graph, arrays[0])
+            return made(*arrays)
 
         return run
 
@@ -81,10 +85,6 @@ class FakeSpeechEngine:
         sums = windows[:, ::STRIDE] @ self._weights
         return (sums // 7 % self.facts.codebook_size).astype(np.int32)
 
-    def bind(self, graph: str, sizes: Mapping[str, int]) -> "_Decoder":
-        assert graph == "decoder"
-        return _Decoder(self, sizes["batch"], sizes["t"])
-
     def decoder(self, codes: np.ndarray, speakers: np.ndarray) -> np.ndarray:
         nothing, reach = self.facts.codebook_size, self._decoder_context
         assert 0 <= codes.min() <= codes.max() <= nothing
@@ -95,20 +95,6 @@ class FakeSpeechEngine:
         sums = windows @ self._decoder_weights.T + 1000 * speakers[:, None, None]
         levels = sums.reshape(len(codes), -1) % 65535 - 32767
         return (levels / 32767).astype(np.float32)
-
-
-class _Decoder:
-    """A bound decoder, whose buffers keep what was in them as real ones do."""
-
-    def __init__(self, engine: FakeSpeechEngine, batch: int, t: int) -> None:
-        self._engine = engine
-        self.inputs = {"codes": np.zeros((batch, t), np.int32)}
-        self.inputs["speakers"] = np.zeros(batch, np.int32)
-        self.outputs = {"audio": np.zeros((batch, t * STRIDE), np.float32)}
-
-    def run(self) -> None:
-        self._engine.before("decoder", self.inputs["codes"])
-        self.outputs["audio"][:] = self._engine.decoder(**self.inputs)
 
 
 def noise(seed: int, samples: int) -> np.ndarray:

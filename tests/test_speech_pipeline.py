@@ -1,6 +1,8 @@
 import itertools
 import shutil
+import threading
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,8 @@ from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 from vqtrt import speech_pipeline, speech_tokenizer
 from vqtrt.data.audio import AudioPreprocessing, read_audio
 from vqtrt.data.clip_codes import ClipCodes, ClipHeader, read_clip_codes
+from vqtrt.data.clips import MOST_OPEN
+from vqtrt.data.source import Item
 from vqtrt.data.speech import SpeechFolder
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.pipeline import list_source
@@ -20,12 +24,13 @@ from vqtrt.speech_pipeline import decode_speech, encode_speech, speaker_number, 
 from vqtrt.speech_tokenizer import SpeechTokenizer
 
 LENGTHS = [60, 900, 7, 60, 64, 300, 1, 145, 144, 143, 33, 50, 1500, 20, 21, 22, 400, 5, 99, 100]
-"""Samples of twenty recordings; a chunk is 144, so that five of them stream."""
+"""Samples of twenty recordings; a chunk is 144, so that five are cut, and one of them streams."""
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
     monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", 30 * STRIDE)
+    monkeypatch.setattr(speech_tokenizer, "CALL_SAMPLES", 5 * 36 * STRIDE)
 
 
 @pytest.fixture
@@ -58,7 +63,7 @@ PARTIAL = ["codes.npy.partial", "codes.npy.partial.jsonl"]
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_codes_follow_the_source(out, batch_size):
-    assert encode(FakeSpeech(LENGTHS), out, batch_size=batch_size) == (out, 20, 0, 0)
+    assert encode(FakeSpeech(LENGTHS), out, batch_size=batch_size)[:4] == (out, 20, 0, 0)
     codes = read_clip_codes(out)
     assert codes.files == tuple(f"{index:06}.wav" for index in range(20))
     assert codes.samples == tuple(LENGTHS)
@@ -177,7 +182,7 @@ def test_a_job_that_was_broken_off_equals_an_unbroken_one(out, monkeypatch, when
     read = set()
     source = FakeSpeech(LENGTHS, bad, lambda item, block: read.add(item.key))
     result = encode(source, out, on_error="skip", resume=True, batch_size=4)
-    assert 6 <= result.resumed_at <= 12
+    assert 1 <= result.resumed_at <= 12
     assert read == set(range(result.resumed_at, 20))
     assert (result.rows, result.rejected) == (16, 4)
     assert out.read_bytes() == whole.read_bytes()
@@ -257,13 +262,45 @@ def test_long_recordings_are_committed_one_by_one(out, monkeypatch):
     calls = itertools.count()
 
     def crash(*_):
-        # The second recording has 16 chunks or so.
-        if next(calls) == 30:
+        # A recording has 17 chunks, and a call takes five: the third or fourth is being encoded.
+        if next(calls) == 10:
             raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError) as caught:
         encode(FakeSpeech([2000] * 4), out, engine=FakeSpeechEngine(before=crash), batch_size=64)
-    assert "the first 1 items are kept" in caught.value.__notes__[0]
+    assert "the first 2 items are kept" in caught.value.__notes__[0]
+
+
+def test_chunks_of_several_recordings_share_a_call(out):
+    shapes = []
+    engine = FakeSpeechEngine(before=lambda name, array: shapes.append(array.shape))
+    encode(FakeSpeech([300] * 6), out, engine=engine, batch_size=4)
+    # Of each two chunks of 36 codes, which 66 codes make, and one of the rest.
+    assert shapes.count((4, 144)) == 3
+    assert sum(rows for rows, _ in shapes) == 18
+
+
+def test_many_recordings_that_stream_are_open_a_few_at_a_time(out, monkeypatch):
+    """Each is an open file for as long as its blocks are not all taken."""
+    monkeypatch.setattr(speech_pipeline, "_WHOLE", 1)
+    count, now, most = 80, 0, 0
+    lock = threading.Lock()
+    source = FakeSpeech([300] * count)
+    blocks = source.blocks
+
+    def opened(item: Item, how: AudioPreprocessing) -> Iterator[np.ndarray]:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        yield from blocks(item, how)
+        with lock:
+            now -= 1
+
+    source.blocks = opened
+    assert encode(source, out, batch_size=256, workers=64).rows == count
+    assert now == 0
+    assert most <= MOST_OPEN + 1
 
 
 def test_memory_does_not_grow_with_a_recording_nor_with_their_number(tmp_path, monkeypatch):
@@ -281,10 +318,11 @@ def test_memory_does_not_grow_with_a_recording_nor_with_their_number(tmp_path, m
         return most
 
     peak([50_000])
-    one, long, many = peak([50_000]), peak([1_000_000]), peak([50_000] * 20)
+    one, long = peak([50_000]), peak([1_000_000])
+    few, many = peak([50_000] * 16), peak([50_000] * 32)
     # A million samples alone are 4 MB; their codes are 250 kB, in parts, whole, and in buffers.
     assert long - one < 1_500_000
-    assert many - one < 800_000
+    assert many - few < 800_000
 
 
 def test_progress_counts_to_the_end(out):
@@ -295,7 +333,7 @@ def test_progress_counts_to_the_end(out):
         on_error="skip",
         progress=lambda done, total: calls.append((done, total)),
     )
-    assert calls == [(0, 20), (8, 20), (16, 20), (20, 20)]
+    assert calls == [(done, 20) for done in range(21)]
 
 
 # decode

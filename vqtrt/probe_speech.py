@@ -7,17 +7,11 @@ from typing import NamedTuple
 
 from vqtrt.data.alignments import Alignments
 from vqtrt.data.batches import OnError
-from vqtrt.data.clips import Audio, Clip, CountedBlocks, read_clips
-from vqtrt.data.source import Item
 from vqtrt.data.speech import SpeechSource
 from vqtrt.errors import AudioError
 from vqtrt.probe import Probe, Split, Utterance, code_phones, probe
+from vqtrt.speech_pipeline import encoded_clips
 from vqtrt.speech_tokenizer import SpeechTokenizer
-
-_WINDOW = 4
-"""Batches of recordings that are sorted by length among themselves."""
-
-Phones = tuple[str | None, ...]
 
 
 class SpeechProbe(NamedTuple):
@@ -52,49 +46,22 @@ def probe_speech(
     split.train([(item.name, item.label) for item in source.items()])
     rate, stride = tokenizer.preprocessing.sample_rate, tokenizer.stride
     utterances, rejected = list[Utterance](), list[tuple[str, str]]()
-    waiting: list[tuple[Item, Audio, Phones]] = []
-
-    def phones(item: Item, samples: int) -> Phones:
-        intervals = found.read(item.name, samples / rate)
-        return code_phones(intervals, samples, stride, rate)
-
-    def encode_waiting() -> None:
-        encoded = tokenizer.encode([audio for _, audio, _ in waiting])
-        for (item, _, labels), codes in zip(waiting, encoded, strict=True):
-            utterances.append(Utterance(item.name, item.label, codes, labels))
-        waiting.clear()
-
-    def add(clip: Clip) -> None:
-        if clip.error is not None:
-            raise clip.error
-        if clip.audio is not None:
-            waiting.append((clip.item, clip.audio, phones(clip.item, len(clip.audio))))
-        elif clip.blocks is not None:
-            counted = CountedBlocks(clip.blocks)
-            codes = tokenizer.encode_blocks(counted)
-            labels = phones(clip.item, counted.samples)
-            encode_waiting()
-            utterances.append(Utterance(clip.item.name, clip.item.label, codes, labels))
-
-    window = _WINDOW * tokenizer.batch_size
-    clips = read_clips(
-        source,
-        tokenizer.preprocessing,
-        most=tokenizer.chunk * stride,
-        ahead=window,
-        workers=workers,
-    )
+    how = tokenizer.preprocessing
+    clips = encoded_clips(tokenizer, source, how, workers=workers, on_error=on_error)
     # Threads stop at an error, too, and not only when its traceback is gone.
     with closing(clips):
         for done, clip in enumerate(clips, 1):
-            try:
-                add(clip)
-            except AudioError as error:
-                if on_error == "stop":
-                    raise
-                rejected.append((clip.item.name, str(error)))
-            if len(waiting) == window:
-                encode_waiting()
+            item, error = clip.item, clip.error
+            if clip.codes is not None:
+                try:
+                    intervals = found.read(item.name, clip.samples / rate)
+                    phones = code_phones(intervals, clip.samples, stride, rate)
+                    utterances.append(Utterance(item.name, item.label, clip.codes, phones))
+                except AudioError as unfit:
+                    if on_error == "stop":
+                        raise
+                    error = unfit
+            if error is not None:
+                rejected.append((item.name, str(error)))
             progress(done)
-    encode_waiting()
     return SpeechProbe(probe(utterances, tokenizer.codebook_size, split), tuple(rejected))

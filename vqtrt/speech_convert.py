@@ -62,13 +62,12 @@ def encode_all(
     items, clips, samples = list[Item](), [], list[int]()
     rejected = list[tuple[str, str]]()
     how = preprocessing or tokenizer.preprocessing
-    groups = encoded_clips(tokenizer, source, how, workers=workers, on_error=on_error)
-    with closing(groups):
-        for group in groups:
-            for clip in group:
-                if clip.codes is None:
-                    rejected.append((clip.item.name, str(clip.error)))
-                    continue
+    encoded = encoded_clips(tokenizer, source, how, workers=workers, on_error=on_error)
+    with closing(encoded):
+        for clip in encoded:
+            if clip.codes is None:
+                rejected.append((clip.item.name, str(clip.error)))
+            else:
                 items.append(clip.item)
                 clips.append(clip.codes)
                 samples.append(clip.samples)

@@ -5,6 +5,7 @@ memory holds a few batches and one chunk, however many recordings there are and 
 """
 
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -36,8 +37,10 @@ from vqtrt.pipeline import (
 from vqtrt.speech_tokenizer import Audio, SpeechTokenizer
 
 _COMMIT_SECONDS = 2.0
-_WINDOW = 4
-"""Batches of recordings that are sorted by length among themselves."""
+_AHEAD = 4
+"""Batches of recordings that are read before they are needed."""
+_WHOLE = 8
+"""Chunks of a recording that is read at once, by any of the workers; a minute at 16 kHz."""
 
 
 class SpeechDecoder(Protocol):
@@ -104,13 +107,16 @@ def encode_speech(
     with ClipWriter(out, header=header, resume=resume) as writer:
         resumed_at, committed = writer.files_done, time.monotonic()
         progress(resumed_at, listing.items)
-        groups = encoded_clips(
+        clips = encoded_clips(
             tokenizer, source, how, workers=workers, on_error=on_error, skip=resumed_at
         )
         # Threads stop at an error, too, and not only when its traceback is gone.
-        with closing(groups):
-            for group in groups:
-                _write(writer, group)
+        with closing(clips):
+            for clip in clips:
+                if clip.codes is None:
+                    writer.reject(clip.item.name, str(clip.error))
+                else:
+                    writer.write([clip.item.name], [clip.item.label], [clip.codes], [clip.samples])
                 if time.monotonic() - committed > _COMMIT_SECONDS:
                     writer.commit()
                     committed = time.monotonic()
@@ -136,80 +142,67 @@ def encoded_clips(
     workers: int,
     on_error: OnError = "stop",
     skip: int = 0,
-) -> Generator[list[Encoded], None, None]:
-    """All recordings of a source in its order, after its first `skip`: some at a time, encoded.
+) -> Generator[Encoded, None, None]:
+    """All recordings of a source in its order, after its first `skip`, encoded.
 
-    Raises `AudioError` for the first that cannot be read, or gives it with `on_error="skip"`.
+    Chunks of several recordings share a batch, so they come some recordings after they were read.
+    Raises `AudioError` for the first that cannot be read, after those before it; or gives it with
+    `on_error="skip"`.
     """
-    window = _WINDOW * tokenizer.batch_size
     clips = read_clips(
         source,
         preprocessing,
-        most=tokenizer.chunk * tokenizer.stride,
-        ahead=window,
+        most=_WHOLE * tokenizer.chunk * tokenizer.stride,
+        ahead=_AHEAD * tokenizer.batch_size,
         workers=workers,
         skip=skip,
     )
+    begun: deque[_Begun] = deque()
+
+    def recordings() -> Iterator[Iterator[Audio]]:
+        for clip in clips:
+            begun.append(one := _Begun(clip))
+            if one.error is None:
+                yield one.blocks()
+            if one.error is not None and on_error == "stop":
+                return
+
+    def unread() -> Iterator[Encoded]:
+        """Those that come next and of which there was nothing to encode."""
+        while begun and begun[0].unread:
+            yield begun.popleft().result(None, on_error)
+
     with closing(clips):
-        for group in _groups(clips, window, on_error):
-            yield _encode(tokenizer, group, on_error)
+        for codes in tokenizer.encode_stream(recordings()):
+            yield from unread()
+            yield begun.popleft().result(codes, on_error)
+        yield from unread()
 
 
-def _groups(clips: Iterator[Clip], window: int, on_error: OnError) -> Iterator[list[Clip]]:
-    """Clips to encode together: a long one by itself, and as many of the others as a window has.
+class _Begun:
+    """A recording that goes through a tokenizer."""
 
-    Where an error stops the job, what came before it is encoded first.
-    """
-    group: list[Clip] = []
-    for clip in clips:
-        alone = clip.blocks is not None or (clip.error is not None and on_error == "stop")
-        if group and (alone or len(group) == window):
-            yield group
-            group = []
-        if clip.error is not None and on_error == "stop":
-            raise clip.error
-        if alone:
-            yield [clip]
-        else:
-            group.append(clip)
-    if group:
-        yield group
+    def __init__(self, clip: Clip) -> None:
+        self._item, self.error = clip.item, clip.error
+        self.unread = clip.error is not None
+        """Whether not even its beginning could be read."""
+        whole = iter([] if clip.audio is None else [clip.audio])
+        self._blocks = CountedBlocks(whole if clip.blocks is None else clip.blocks)
 
+    def blocks(self) -> Iterator[Audio]:
+        """What can be read of it."""
+        try:
+            yield from self._blocks
+        except AudioError as error:
+            self.error = error
 
-def _encode(tokenizer: SpeechTokenizer, group: list[Clip], on_error: OnError) -> list[Encoded]:
-    codes = iter(tokenizer.encode([clip.audio for clip in group if clip.audio is not None]))
-    encoded = []
-    for clip in group:
-        if clip.audio is not None:
-            encoded.append(Encoded(clip.item, next(codes), len(clip.audio)))
-        elif clip.blocks is None:
-            encoded.append(Encoded(clip.item, None, 0, clip.error))
-        else:
-            counted = CountedBlocks(clip.blocks)
-            try:
-                made = tokenizer.encode_blocks(counted)
-            except AudioError as error:
-                if on_error == "stop":
-                    raise
-                encoded.append(Encoded(clip.item, None, 0, error))
-            else:
-                encoded.append(Encoded(clip.item, made, counted.samples))
-    return encoded
-
-
-def _write(writer: ClipWriter, group: list[Encoded]) -> None:
-    """Write a group's codes, or why there are none."""
-    names, labels, codes, samples = list[str](), list[int](), list[NDArray[Any]](), list[int]()
-    for clip in group:
-        if clip.codes is not None:
-            names.append(clip.item.name)
-            labels.append(clip.item.label)
-            codes.append(clip.codes)
-            samples.append(clip.samples)
-    writer.write(names, labels, codes, samples)
-    for clip in group:
-        if clip.error is not None:
-            writer.reject(clip.item.name, str(clip.error))
+    def result(self, codes: NDArray[Any] | None, on_error: OnError) -> Encoded:
+        """What became of it. Raises its error with `on_error="stop"`."""
+        if self.error is None:
+            return Encoded(self._item, codes, self._blocks.samples)
+        if on_error == "stop":
+            raise self.error
+        return Encoded(self._item, None, 0, self.error)
 
 
 def decode_speech(

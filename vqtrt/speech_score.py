@@ -14,9 +14,9 @@ from vqtrt.data.clip_codes import ClipCodes, check_clip_codes, read_clip_codes
 from vqtrt.data.code_crops import code_crops, take_crops
 from vqtrt.data.codes import is_codes
 from vqtrt.data.selection import Selection
-from vqtrt.engines import BoundGraph, Engine
+from vqtrt.engines import Engine
 from vqtrt.errors import VqtrtError
-from vqtrt.length_batches import length_batches
+from vqtrt.length_batches import grid_length, length_batches
 from vqtrt.metrics import CodeUsage
 from vqtrt.score import nats
 from vqtrt.speech_pipeline import encode_speech
@@ -60,22 +60,19 @@ def score_clips(
         raise VqtrtError(f"{codes.path}: holds no codes: there is nothing to score")
     usage = CodeUsage(facts.codebook_size)
     usage.update(codes.codes)
-    bound: tuple[int, int] = (0, 0)
-    graph: BoundGraph | None = None
+    graph = engine.open(f"priors/{prior}/logits")
     total, done = 0.0, 0
     for indices in length_batches([crop.length for crop in crops], batch_size, most=_MOST):
         batch = [crops[i] for i in indices]
-        # A few lengths for all, so that graphs are seldom bound anew.
-        sizes = len(batch), _rounded(batch[0].length)
-        if graph is None or bound != sizes:
-            graph = engine.bind(f"priors/{prior}/logits", {"batch": sizes[0], "t": sizes[1]})
-            bound = sizes
-        taken = take_crops(codes, batch, sizes[1])
-        graph.inputs["codes"][:] = taken.codes
+        length = grid_length(batch[0].length)
+        taken = take_crops(codes, batch, length)
+        inputs = [taken.codes]
         if speakers is not None:
-            graph.inputs["speakers"][:] = speakers[[crop.clip for crop in batch]]
-        graph.run()
-        logits = graph.outputs["logits"]
+            inputs.append(speakers[[crop.clip for crop in batch]])
+        if engine.shape_specialized:
+            rows = max(len(batch), min(batch_size, _MOST // length))
+            inputs = [np.resize(array, (rows, *array.shape[1:])) for array in inputs]
+        logits = graph(*inputs)[: len(batch)]
         total += nats(logits[taken.counted], taken.codes[taken.counted])
         done += len(batch)
         progress(done, len(crops))
@@ -137,10 +134,4 @@ def _speakers(codes: ClipCodes, classes: tuple[str, ...]) -> NDArray[np.int32] |
 
 def longest_run(reach: int) -> int:
     """Codes that the `logits` graph of a prior is run on at most."""
-    return _rounded(max(_CROP, reach) + reach)
-
-
-def _rounded(length: int) -> int:
-    """A length with its 4 leading bits kept, the next larger: at most an eighth more."""
-    step = 1 << max(0, length.bit_length() - 4)
-    return -(-length // step) * step
+    return grid_length(max(_CROP, reach) + reach)

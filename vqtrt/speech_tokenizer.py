@@ -1,23 +1,27 @@
 """Recordings to codes and back, over any engine.
 
-Notable: what is longer than a chunk goes through in chunks of one shape, each with as many codes
-more on either side as the graph looks at, which are then cut off: memory does not grow with the
-recording, and the codes are those of the whole. Shorter ones go through in batches of like length.
+Notable: recordings go through in chunks (see `chunks.py`), and those of several recordings share a
+batch. Memory does not grow with a recording, and its codes are those of the whole. A call keeps
+what it works on to itself, so any number of threads may use one tokenizer.
 """
 
+import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.bundle import ModelFacts, SpeechFacts
-from vqtrt.data.audio import AudioPreprocessing
+from vqtrt.chunks import Chunk, ChunkBatches, cut, spans
+from vqtrt.data.audio import AudioPreprocessing, bad_sample
 from vqtrt.data.clip_codes import codes_in
 from vqtrt.data.codes import codes_dtype, first_bad
-from vqtrt.engines import BoundGraph, Engine, Graph
+from vqtrt.engines import Engine, Graph
+from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
-from vqtrt.length_batches import length_batches
 
 if TYPE_CHECKING:
     from vqtrt.wavenet_sampler import WaveNetDecoder
@@ -29,6 +33,9 @@ CHUNK_SAMPLES = 1 << 17
 """Of a long recording, computed at once, without what is around them."""
 CALL_SAMPLES = 1 << 20
 """Most in one call of a graph, padding included, whatever the batch size."""
+_HELD = {False: 2, True: 8}
+"""Calls' worth of samples that wait for others of their length, or are decoded together: more where
+a batch costs the same if it is full."""
 
 
 class SpeechTokenizer:
@@ -36,7 +43,8 @@ class SpeechTokenizer:
 
     Graphs are opened when they are first needed. `batch_size` bounds how many recordings go through
     the engine at once; codes and audio of one do not depend on the others. `temperature` and `seed`
-    are of a WaveNet decoder, which draws its samples. Raises `VqtrtError` for a model of images.
+    are of a WaveNet decoder, which draws its samples. Threads may share a tokenizer; it can be
+    pickled and used after a fork. Raises `VqtrtError` for a model of images.
     """
 
     def __init__(
@@ -47,8 +55,7 @@ class SpeechTokenizer:
         self.engine = engine
         self.batch_size = batch_size
         self.speech: SpeechFacts = require_speech(engine)
-        self._encoder: Graph | None = None
-        self._decoder: tuple[tuple[int, int], BoundGraph] | None = None
+        self._graphs: Opened[str, Graph] = Opened()
         self._wavenet: WaveNetDecoder | None = None
         if self.speech.decoder == "wavenet":
             from vqtrt import wavenet_sampler
@@ -91,56 +98,79 @@ class SpeechTokenizer:
     ) -> NDArray[Any] | list[NDArray[Any]]:
         """Codes (t,) of recordings (T,) in [-1, 1] at the model's rate, or of one; t = T/stride.
 
-        The end of each is filled up with zeros to a whole code. Codes have the smallest unsigned
-        dtype that holds them. Raises `VqtrtError` for what is no float, has no samples, or not
-        finite ones.
+        An array (N, T) is N recordings. The end of each is filled up with zeros to a whole code.
+        Codes have the smallest unsigned dtype that holds them. Raises `VqtrtError` for what is no
+        float, has no samples, is not finite, or is far beyond [-1, 1] (as of a file), and for an
+        array with more rows than columns, whose time comes first.
         """
-        if isinstance(audio, np.ndarray) and audio.ndim == 1:
-            return self.encode([audio])[0]
-        clips = [_checked(clip) for clip in audio]
+        if hasattr(audio, "__array__"):
+            array = np.asarray(audio)
+            if array.ndim == 1:
+                return self.encode([array])[0]
+        clips = [_checked(clip) for clip in _rows_of(audio)]
         if not all(len(clip) for clip in clips):
             raise VqtrtError("audio of 0 samples: there is nothing to encode; leave it out")
-        counts = [codes_in(len(clip), self.stride) for clip in clips]
-        out: list[NDArray[Any]] = [np.empty(0)] * len(clips)
-        for index in [i for i, count in enumerate(counts) if count > self.chunk]:
-            out[index] = self.encode_blocks(iter([clips[index]]))
-        short = [i for i, count in enumerate(counts) if count <= self.chunk]
-        for batch in self._batches([counts[i] for i in short]):
-            indices = [short[i] for i in batch]
-            longest = counts[indices[0]] * self.stride
-            padded = np.zeros((len(batch), longest), np.float32)
-            for row, index in enumerate(indices):
-                padded[row, : len(clips[index])] = clips[index]
-            for index, codes in zip(indices, self._run_encoder(padded), strict=True):
-                out[index] = codes[: counts[index]]
-        return out
+        return list(self._encode([clip] for clip in clips))
 
     def encode_blocks(self, blocks: Iterable[NDArray[np.floating[Any]]]) -> NDArray[Any]:
         """Codes (t,) of one recording of any length, given in consecutive blocks (n,).
 
         The codes are those of the whole. Raises `VqtrtError` as `encode`, and what `blocks` raises.
         """
-        parts, stride = list[NDArray[Any]](), self.stride
-        around, size = self.speech.context, self.chunk * stride
-        overlap = 2 * around * stride
-        buffer = np.zeros((1, size), np.float32)
-        filled = skip = 0
-        for block in blocks:
-            rest = _checked(block)
-            while len(rest):
-                if filled == size:
-                    # More follows: the last codes do not know it yet, and are made once more.
-                    parts.append(self._run_encoder(buffer)[0, skip : self.chunk - around])
-                    buffer[:, :overlap] = buffer[:, size - overlap :]
-                    filled, skip = overlap, around
-                taken = min(len(rest), size - filled)
-                buffer[0, filled : filled + taken] = rest[:taken]
-                filled, rest = filled + taken, rest[taken:]
-        if not filled:
+        (codes,) = self.encode_stream([blocks])
+        if not len(codes):
             raise VqtrtError("audio of 0 samples: there is nothing to encode; leave it out")
-        buffer[0, filled:] = 0
-        parts.append(self._run_encoder(buffer)[0, skip : codes_in(filled, stride)])
-        return np.concatenate(parts)
+        return codes
+
+    def encode_stream(
+        self, recordings: Iterable[Iterable[NDArray[np.floating[Any]]]]
+    ) -> Iterator[NDArray[Any]]:
+        """The codes (t,) of recordings one after the other, each given in blocks as above.
+
+        In bounded memory, however many and however long they are. A recording's blocks are taken
+        before the next recording is asked for, and its codes come some recordings later; of no
+        samples come no codes. Raises as `encode_blocks`.
+        """
+        return self._encode(map(_checked, _rows_of(blocks)) for blocks in recordings)
+
+    def _encode(self, recordings: Iterable[Iterable[Audio]]) -> Iterator[NDArray[Any]]:
+        """`encode_stream` of blocks that were checked."""
+        batches = ChunkBatches(self.chunk, self._rows, self._run_encoder)
+        begun: deque[_Encoding] = deque()
+        samples = 0
+        for blocks in recordings:
+            begun.append(encoding := _Encoding())
+            for chunk in cut(blocks, self.stride, self.chunk, self.speech.context):
+                encoding.chunks.append(chunk)
+                samples += len(chunk.data)
+                batches.add(chunk, codes_in(len(chunk.data), self.stride))
+                yield from self._encoded(begun, batches, samples)
+            encoding.end = samples
+            yield from self._encoded(begun, batches, samples)
+        batches.run_all()
+        yield from map(self._joined, begun)
+
+    def _encoded(
+        self, begun: "deque[_Encoding]", batches: ChunkBatches, samples: int
+    ) -> Iterator[NDArray[Any]]:
+        """The codes of the first of the recordings that were begun, but not of the last one.
+
+        What waits for others of its length does so while no more than so many samples follow it:
+        that bounds memory, and what is lost if a job stops.
+        """
+        while len(begun) > 1:
+            first = begun[0]
+            late = samples - first.end > self._held * CALL_SAMPLES
+            while (waiting := first.unmade()) is not None:
+                if not late and len(begun) <= 2 * self._held * self.batch_size:
+                    return
+                batches.run_with(waiting)
+            yield self._joined(begun.popleft())
+
+    def _joined(self, encoding: "_Encoding") -> NDArray[Any]:
+        """The codes (t,) of a recording."""
+        made = [chunk.made for chunk in encoding.chunks if chunk.made is not None]
+        return np.concatenate([np.zeros(0, codes_dtype(self.codebook_size)), *made])
 
     def decode(
         self,
@@ -186,62 +216,118 @@ class SpeechTokenizer:
             raise ValueError(f"{len(codes)} clips and {len(speakers)} speakers")
         for index, (clip, speaker) in enumerate(zip(codes, speakers, strict=True)):
             check_clip(index, clip, speaker, self.facts, self.speech)
-        counts = [len(clip) for clip in codes]
-        chunk = chunk_codes(self.stride, self.speech.decoder_context)
-        long = sorted((i for i, n in enumerate(counts) if n > chunk), key=lambda i: -counts[i])
-        for index in long:
-            yield index, self._decode_long(codes[index], speakers[index], chunk)
-        short = [i for i, count in enumerate(counts) if count <= chunk]
-        for batch in self._batches([counts[i] for i in short]):
-            indices = [short[i] for i in batch]
-            longest = counts[indices[0]]
-            if not longest:
-                audio = np.zeros((len(batch), 0), np.float32)
-            else:
-                padded = np.full((len(batch), longest), self.codebook_size, np.int32)
-                for row, index in enumerate(indices):
-                    padded[row, : counts[index]] = codes[index]
-                audio = self._run_decoder(padded, [speakers[i] for i in indices])
-            for row, index in enumerate(indices):
-                yield index, iter([audio[row, : counts[index] * self.stride].copy()])
+        for group in self._groups([len(clip) for clip in codes]):
+            cut_up = [self._cut_codes(codes[index], speakers[index]) for index in group]
+            if len(group) == 1:
+                yield group[0], self._decode_one(cut_up[0])
+                continue
+            chunks = [list(each) for each in cut_up]
+            self._decode_chunks(itertools.chain.from_iterable(chunks))
+            for index, own in zip(group, chunks, strict=True):
+                yield index, _audio_of(own)
 
-    def _decode_long(self, codes: NDArray[Any], speaker: int, chunk: int) -> Iterator[Audio]:
-        around, stride = self.speech.decoder_context, self.stride
-        start = skip = 0
-        while True:
-            part = codes[start : start + chunk]
-            padded = np.full((1, chunk), self.codebook_size, np.int32)
-            padded[0, : len(part)] = part
-            last = start + chunk >= len(codes)
-            stop = len(part) if last else chunk - around
-            yield self._run_decoder(padded, [speaker])[0, skip * stride : stop * stride].copy()
-            if last:
-                return
-            start, skip = start + chunk - 2 * around, around
+    def _groups(self, counts: Sequence[int]) -> Iterator[list[int]]:
+        """Clips of so many codes that are decoded together, the longest first.
 
-    def _batches(self, counts: list[int]) -> list[list[int]]:
-        return length_batches(counts, self.batch_size, most=CALL_SAMPLES // self.stride)
+        What is longer than a group may be is a group of its own, and given out as it is made.
+        """
+        group: list[int] = []
+        held = 0
+        for index in sorted(range(len(counts)), key=lambda i: -counts[i]):
+            samples = counts[index] * self.stride
+            if group and held + samples > self._held * CALL_SAMPLES:
+                yield group
+                group, held = [], 0
+            group.append(index)
+            held += samples
+        if group:
+            yield group
 
-    def _run_encoder(self, audio: Audio) -> NDArray[Any]:
-        """Codes (n, t) of audio (n, stride·t)."""
-        if self._encoder is None:
-            self._encoder = self.engine.open("encoder")
-        codes: NDArray[Any] = self._encoder(audio).astype(codes_dtype(self.codebook_size))
-        return codes
+    def _cut_codes(self, codes: NDArray[Any], speaker: int) -> Iterator[Chunk]:
+        for start, stop, kept in spans(len(codes), self._decoder_chunk, self._around):
+            yield Chunk(codes[start:stop], kept, speaker)
 
-    def _run_decoder(self, codes: NDArray[np.int32], speakers: Sequence[int]) -> Audio:
-        """Audio (n, stride·t) of codes (n, t), in a buffer that the next call writes to."""
-        batch, t = codes.shape
-        if self._decoder is None or self._decoder[0] != codes.shape:
-            # Let go of the old buffers before there are new ones.
-            self._decoder = None
-            graph = self.engine.bind("decoder", {"batch": batch, "t": t})
-            self._decoder = (batch, t), graph
-        graph = self._decoder[1]
-        graph.inputs["codes"][:] = codes
-        graph.inputs["speakers"][:] = speakers
-        graph.run()
-        return graph.outputs["audio"]
+    def _decode_one(self, chunks: Iterator[Chunk]) -> Iterator[Audio]:
+        """A clip's audio, a batch of its chunks at a time."""
+        while batch := list(itertools.islice(chunks, self._rows(self._decoder_chunk))):
+            self._decode_chunks(batch)
+            yield from _audio_of(batch)
+
+    def _decode_chunks(self, chunks: Iterable[Chunk]) -> None:
+        batches = ChunkBatches(self._decoder_chunk, self._rows, self._run_decoder)
+        for chunk in chunks:
+            batches.add(chunk, len(chunk.data))
+        batches.run_all()
+
+    @property
+    def _around(self) -> int:
+        """Codes on either side of a chunk to decode."""
+        return self.speech.decoder_context
+
+    @property
+    def _decoder_chunk(self) -> int:
+        """Codes of a chunk to decode, with those around it that are cut off."""
+        return chunk_codes(self.stride, self._around)
+
+    def _graph(self, name: str) -> Graph:
+        """The engine's graph, opened once."""
+        return self._graphs.get(name, partial(self.engine.open, name))
+
+    @property
+    def _held(self) -> int:
+        return _HELD[self.engine.shape_specialized]
+
+    def _rows(self, length: int) -> int:
+        """How many chunks of `length` codes go through a graph at once."""
+        return max(1, min(self.batch_size, CALL_SAMPLES // (length * self.stride)))
+
+    def _run_encoder(self, length: int, chunks: list[Chunk]) -> None:
+        """Encode chunks of up to `length` codes; beyond the end of each there are zeros."""
+        audio = self._filled(chunks, length, np.zeros(self.stride, np.float32))
+        codes = self._graph("encoder")(audio).astype(codes_dtype(self.codebook_size))
+        for row, chunk in enumerate(chunks):
+            chunk.finish(codes[row, chunk.kept].copy())
+
+    def _run_decoder(self, length: int, chunks: list[Chunk]) -> None:
+        """Decode chunks of up to `length` codes; beyond the end of each there is the code K."""
+        codes = self._filled(chunks, length, np.array([self.codebook_size], np.int32))
+        speakers = np.full(len(codes), len(self.speech.speakers), np.int32)
+        speakers[: len(chunks)] = [chunk.speaker for chunk in chunks]
+        audio, stride = self._graph("decoder")(codes, speakers), self.stride
+        for row, chunk in enumerate(chunks):
+            kept = audio[row, chunk.kept.start * stride : chunk.kept.stop * stride]
+            chunk.finish(kept.copy())
+
+    def _filled(self, chunks: list[Chunk], length: int, end: NDArray[Any]) -> NDArray[Any]:
+        """Chunks as rows of `length` codes, filled up with `end`, which stands for one code.
+
+        Where a new shape costs, empty rows make every batch of that length the same size.
+        """
+        rows = self._rows(length) if self.engine.shape_specialized else len(chunks)
+        out = np.tile(end, (rows, length))
+        for row, chunk in zip(out, chunks, strict=False):
+            row[: len(chunk.data)] = chunk.data
+        return out
+
+
+class _Encoding:
+    """A recording that is being encoded."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+        self.end = 0
+        """Samples up to its end, with all recordings before it."""
+
+    def unmade(self) -> Chunk | None:
+        """The first of its chunks that was not run yet."""
+        return next((chunk for chunk in self.chunks if chunk.made is None), None)
+
+
+def _audio_of(chunks: Iterable[Chunk]) -> Iterator[Audio]:
+    """The audio that was made of chunks."""
+    for chunk in chunks:
+        if chunk.made is not None:
+            yield chunk.made
 
 
 def require_speech(engine: Engine) -> SpeechFacts:
@@ -281,13 +367,36 @@ def chunk_codes(stride: int, context: int) -> int:
     return max(CHUNK_SAMPLES // stride, 8 * context, 1) + 2 * context
 
 
+def _rows_of(audio: Iterable[Any]) -> Iterable[Any]:
+    """What is in a sequence, or the rows of an array; `VqtrtError` if its time comes first."""
+    if not hasattr(audio, "__array__"):
+        return audio
+    array: NDArray[Any] = np.asarray(audio)
+    if array.ndim == 2 and array.shape[0] > array.shape[1]:
+        raise VqtrtError(
+            f"audio of shape {array.shape}: a row is a recording, but here time comes first; "
+            "transpose it (audio.T), and mix the channels of one recording (audio.mean(1))"
+        )
+    return array
+
+
 def _checked(audio: NDArray[np.floating[Any]]) -> Audio:
     """One recording, or a part of one, as float32."""
     audio = np.asarray(audio)
     if audio.ndim != 1 or audio.dtype.kind != "f":
+        hint = ""
+        if audio.ndim == 2:
+            channels = int(np.argmin(audio.shape))
+            hint = f"; mix its channels to one: audio.mean({channels})"
+        elif audio.dtype.kind in "iu":
+            hint = "; divide 16-bit samples by 32768"
         raise VqtrtError(
-            f"audio must be float32 of shape (samples,) in [-1, 1], not {audio.dtype} {audio.shape}"
+            f"audio must be float32 of shape (samples,) in [-1, 1], not {audio.dtype} "
+            f"{audio.shape}{hint}"
         )
-    if not np.isfinite(audio).all():
-        raise VqtrtError("audio holds samples that are no numbers (NaN or infinite)")
+    if (at := bad_sample(audio)) is not None:
+        raise VqtrtError(
+            f"audio: sample {at} is {audio[at]:g}; samples are finite and within [-1, 1]: divide "
+            "16-bit samples by 32768"
+        )
     return audio.astype(np.float32, copy=False)

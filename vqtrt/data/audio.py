@@ -102,6 +102,17 @@ def audio_length(path: Path, preprocessing: AudioPreprocessing) -> int:
     return max(1, round(frames * preprocessing.sample_rate / rate))
 
 
+def bad_sample(audio: NDArray[np.floating[Any]]) -> int | None:
+    """Where the first sample of (T,) is that is not finite, or far beyond [-1, 1]; None if none is.
+
+    The bound, 100, is 40 dB above full scale: 16-bit numbers that were not scaled are beyond it.
+    """
+    loud = np.abs(audio)
+    if loud.max(initial=0) <= _LOUDEST:  # not so with NaN
+        return None
+    return int(np.argmin(loud <= _LOUDEST))
+
+
 def write_wav(path: Path, audio: Audio, sample_rate: int) -> None:
     """Write samples (T,) as 16-bit PCM, clipped to [-1, 1]; the file appears when it is whole.
 
@@ -179,8 +190,7 @@ def _mono(path: Path, file: Any, frames: int = _BLOCK_FRAMES) -> Iterator[tuple[
         if not len(block):
             break
         mono = block[:, 0] if block.shape[1] == 1 else _mixed(block)
-        if not np.abs(mono).max() <= _LOUDEST:  # nor with NaN
-            at = int(np.argmin(np.abs(mono) <= _LOUDEST))
+        if (at := bad_sample(mono)) is not None:
             raise AudioError(
                 f"{shown(path)}: sample {done + at} is {mono[at]:g}; samples are finite and within "
                 "[-1, 1], so mend or remove the file"

@@ -39,6 +39,7 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
+    shape_specialized = False
 
     def __init__(
         self, bundle: Bundle, *, threads: int | None = None, precision: str = "fp32"

@@ -34,6 +34,7 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
     """
 
     name = "onnxruntime-cuda"
+    shape_specialized = True
     device = "cuda"
 
     def __init__(

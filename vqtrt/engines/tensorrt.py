@@ -35,6 +35,7 @@ class TensorRTEngine:
     """
 
     lanes = 1
+    shape_specialized = True
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class TorchEngine:
     name = "torch"
     precision = "fp32"
     lanes = 1
+    shape_specialized = False
 
     def __init__(
         self, run: Path, *, device: str | None = None, gpu: int = 0, threads: int | None = None

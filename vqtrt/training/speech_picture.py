@@ -88,6 +88,7 @@ class _LiveEngine:
     speech: SpeechFacts | None
     priors: Mapping[str, PriorFacts] = {}
     lanes = 1
+    shape_specialized = False
 
     def __init__(self, model: SpeechVQVAE, config: SpeechConfig, device: torch.device) -> None:
         self._model, self._device = model, device
@@ -96,9 +97,10 @@ class _LiveEngine:
     def open(self, graph: str) -> Any:
         module = speech_graph(self._model, graph).module.to(self._device)
 
-        def run(array: NDArray[Any]) -> NDArray[Any]:
+        def run(*arrays: NDArray[Any]) -> NDArray[Any]:
             with torch.inference_mode():
-                made: NDArray[Any] = module(torch.from_numpy(array).to(self._device)).cpu().numpy()
+                tensors = [torch.from_numpy(array).to(self._device) for array in arrays]
+                made: NDArray[Any] = module(*tensors).cpu().numpy()
             return made
 
         return run
