@@ -118,7 +118,7 @@ IMAGE = r"not an image that can be read.*replace or remove it.*--on-error skip"
 NOTHING = "x: none of its 1 files is an image that can be read.*check the path"
 
 IMAGES = [
-    Case("empty folder", lambda: Path("empty").mkdir(), "encode empty --out new.npy", "no files"),
+    Case("empty folder", lambda: Path("empty").mkdir(), "encode empty --out new.npy", "no images"),
     Case("no folder", nothing, "encode nope --out new.npy", "nope: no such file or folder; check"),
     Case("one image", nothing, "encode pics/a/1.png --out new.npy", "give a folder of images"),
     Case("truncated JPEG", truncated_jpeg, ENCODE, r"pics/b/4\.jpg: " + IMAGE),

@@ -50,6 +50,7 @@ def test_keys_and_batches():
     few, many = (figures(FakeSource(10), batch_size=size) for size in (1, 64))
     assert list(few)[:4] == ["mse", "nmse", "psnr", "ssim"]
     assert {"perplexity", "usage", "codes_used", "unigram_bits", "images", "rejected"} < set(few)
+    assert few.pop("rejected_kinds") == many.pop("rejected_kinds") == {}
     assert few == pytest.approx(many, rel=1e-12)
 
 

@@ -67,7 +67,7 @@ PARTIAL = ["codes.npy.partial", "codes.npy.partial.jsonl"]
 
 def test_rows_follow_the_sorted_order(folder, out):
     result = encode(ImageFolder(folder), out)
-    assert result == (out, 7, 0, 0)
+    assert result == (out, 7, 0, 0, {}, {})
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     expected = np.stack([pixels(path) for path in files])
     codes = read_codes(out)

@@ -1,6 +1,7 @@
 """Settings from YAML and `--set key=value` into typed models; an unknown key is an error."""
 
 import difflib
+import errno
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vqtrt.data.files import read_file
 from vqtrt.errors import VqtrtError
 
 _MAX_YAML_BYTES = 2**20
@@ -66,12 +68,16 @@ def parse_settings(kind: type[S], settings: Mapping[str, Any], where: str) -> S:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The settings in a file, not validated."""
     try:
-        if path.stat().st_size > _MAX_YAML_BYTES:
-            raise VqtrtError(f"{path}: larger than {_MAX_YAML_BYTES} bytes: not a settings file")
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(read_file(path, _MAX_YAML_BYTES).decode("utf-8"))
     except FileNotFoundError:
         raise VqtrtError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise VqtrtError(
+                f"{path}: larger than {_MAX_YAML_BYTES} bytes: not a settings file"
+            ) from None
+        raise VqtrtError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
         raise VqtrtError(f"{path}: cannot be read ({error})") from error
     except _NOT_YAML as error:
         reason = " ".join(str(error).split())

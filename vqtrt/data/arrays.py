@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vqtrt.data.decode import fit, shown
+from vqtrt.data.files import open_file
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images, Item
 from vqtrt.errors import ImageError, VqtrtError
@@ -105,7 +106,7 @@ def open_npy(path: Path, mmap: bool = True) -> NDArray[Any]:
     """
     name = shown(path)
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             header = _read_header(stream, name)
             offset = stream.tell()
             present = stream.seek(0, 2) - offset
@@ -137,7 +138,7 @@ def open_array_images(path: Path) -> ArrayImages:
 def _open_npz(path: Path) -> ArrayImages:
     name = shown(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
             key = next((k for k in _IMAGE_KEYS if k in members), None)
             if key is None:

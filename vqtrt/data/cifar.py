@@ -17,6 +17,7 @@ import numpy as np
 
 from vqtrt.data.arrays import ArrayImages
 from vqtrt.data.decode import shown
+from vqtrt.data.files import open_file, read_file
 from vqtrt.errors import VqtrtError
 
 CLASSES = (
@@ -98,15 +99,14 @@ def _class_names(path: Path, text: bytes) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> bytes:
-    if (size := path.stat().st_size) > _MAX_BYTES:
-        raise VqtrtError(f"{shown(path)}: {size} bytes, too large for CIFAR-10")
-    return path.read_bytes()
+    return read_file(path, _MAX_BYTES)
 
 
 def _read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     with (
-        gzip.open(path) as unpacked,
+        open_file(path) as packed,
+        gzip.open(packed) as unpacked,
         tarfile.open(fileobj=_Bounded(unpacked, shown(path)), mode="r|") as archive,  # type: ignore[call-overload]
     ):
         for member in archive:

@@ -10,7 +10,6 @@ Notable:
 
 import errno
 import io
-import os
 import struct
 import threading
 import warnings
@@ -24,6 +23,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from vqtrt.data.bands import alpha_is_declared, tiff_kind, without_extra
+from vqtrt.data.files import open_file, read_file
+from vqtrt.data.foreign import foreign_bytes
+from vqtrt.data.png import SIGNATURE, only_pixels, only_pixels_of
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images
 from vqtrt.errors import ImageError, VqtrtError
@@ -56,19 +59,24 @@ def decode_image(file: Path | BinaryIO, preprocessing: Preprocessing | None = No
 
     Returns (H, W, 3) uint8: EXIF orientation applied, transparency over white, 16-bit grey divided
     by 257, CMYK by its embedded profile if there is one. Other profiles are not applied, as in
-    every common training pipeline. `preprocessing` gives its own size.
+    every common training pipeline. Extra bands that are no transparency are left out.
+    `preprocessing` gives its own size.
 
     Safe to call from several threads. Raises `ImageError`, which opens with the file's full path,
-    for anything that is wrong with the file, be it missing, no image, damaged or too large.
+    for anything that is wrong with the file, be it missing, no regular file, no image, damaged or
+    too large.
     """
     try:
         if not isinstance(file, Path):
             return _decode(file.read(), preprocessing)
-        with file.open("rb", buffering=0) as stream:
-            if os.fstat(stream.fileno()).st_size <= _IN_MEMORY:
-                return _decode(stream.read(), preprocessing)
-        with file.open("rb") as buffered:
-            return _decode(buffered, preprocessing)
+        try:
+            data = read_file(file, _IN_MEMORY)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            with open_file(file) as stream:
+                return _decode(stream, preprocessing)
+        return _decode(data, preprocessing)
     except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
         name = shown(file if isinstance(file, Path) else getattr(file, "name", "image"))
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
@@ -109,17 +117,22 @@ def _decode(data: bytes | BinaryIO, preprocessing: Preprocessing | None) -> Imag
             return _finish(image, 1, preprocessing)
         if not data:
             raise ImageError("the file is empty")
+        if data.startswith(SIGNATURE):
+            data = only_pixels(data)
         data_stream: BinaryIO = io.BytesIO(data)
     else:
         data_stream = data
     with _quiet():
-        head = data_stream.read(3)
+        head = data_stream.read(len(SIGNATURE))
         data_stream.seek(0)
-        if head == b"\xff\xd8\xff":
+        if head.startswith(b"\xff\xd8\xff"):
             image = JpegImageFile(data_stream)
         else:
-            image = Image.open(data_stream, formats=_formats())
+            if head == SIGNATURE and not isinstance(data, bytes):
+                data_stream = only_pixels_of(data_stream)
+            image = _open(data_stream)
         _check_size(image)
+        declared = alpha_is_declared(image, data_stream)
         orientation = _orientation(image) if image.format == "JPEG" else 1
     if image.format == "JPEG":
         return _finish(image, orientation, preprocessing)
@@ -128,7 +141,18 @@ def _decode(data: bytes | BinaryIO, preprocessing: Preprocessing | None) -> Imag
         image.load()
     with _quiet():
         orientation = _orientation(image)  # a PNG may hold its EXIF after its pixels
-    return _finish(image, orientation, preprocessing)
+    return _finish(image if declared else without_extra(image), orientation, preprocessing)
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """A file that is no JPEG, as one of the formats that are read."""
+    try:
+        return Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        file.seek(0)
+        if found := foreign_bytes(file.read(300)):
+            raise ImageError(f"it is {found.name}: {found.advice}") from None
+        raise ImageError(tiff_kind(file) or "no known image format") from None
 
 
 def _small_jpeg(data: bytes) -> Image.Image | None:
@@ -184,6 +208,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(grey).convert("RGB")
     if image.mode == "CMYK":
         return _cmyk_to_rgb(image)
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         colour = image.convert("RGBA")
         result = Image.new("RGB", image.size, (255, 255, 255))
@@ -241,8 +267,6 @@ def _formats() -> tuple[str, ...]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "no known image format"
     if isinstance(error, Image.DecompressionBombError):  # at twice the limit, on opening
         return f"more than the {MAX_PIXELS} pixels allowed"
     if isinstance(error, OSError) and error.strerror:

@@ -1,0 +1,67 @@
+"""Opening files that a user, or a stranger, names: only regular ones, looked at once they are open.
+
+Notable: what a path names may change between a look and an open, so the open file is what is
+looked at. A pipe is not waited for, and a device such as /dev/zero is never read.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading bytes.
+
+    Raises `OSError` for what cannot be opened, is a folder, or is no regular file; its `strerror`
+    says which.
+    """
+    return os.fdopen(_open(path)[0], "rb")
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The bytes of a regular file, as many as it had when it was opened.
+
+    Raises `OSError` as `open_file`, and with `errno.EFBIG` for more than `most` bytes, before
+    memory is taken for them.
+    """
+    fd, size = _open(path)
+    try:
+        if size > most:
+            raise OSError(errno.EFBIG, f"has {size} bytes, more than {most}", str(path))
+        return read_whole(fd, size)
+    finally:
+        os.close(fd)
+
+
+def read_whole(fd: int, size: int) -> bytes:
+    """Up to `size` bytes from where an open file stands; fewer only at its end."""
+    data = os.read(fd, size)
+    while len(data) < size and (more := os.read(fd, size - len(data))):
+        data += more
+    return data
+
+
+def _open(path: Path) -> tuple[int, int]:
+    """A descriptor of a regular file, and its size in bytes."""
+    # Without O_NONBLOCK, opening a pipe waits for a writer.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            return fd, status.st_size
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+    except BaseException:
+        os.close(fd)
+        raise
