@@ -23,6 +23,7 @@ from vqtrt.engines.trt_package import Device, Package
 class Kind(enum.IntEnum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDeviceToDevice = 3
 
 
 class Mode(enum.IntEnum):
@@ -113,10 +114,31 @@ class FakeCuda:
         return any(a <= address and address + nbytes <= a + n for a, (_, n) in blocks.items())
 
     def cudaMemcpyAsync(self, to, source, nbytes, kind, stream):
+        if kind == Kind.cudaMemcpyDeviceToDevice:
+            apart = abs(to - source) >= nbytes
+            if not (apart and all(self.owns(self.memory, at, nbytes) for at in (to, source))):
+                return (1,)
+            self.queue(stream, lambda: ctypes.memmove(to, source, nbytes))
+            return (0,)
         host, device = (source, to) if kind == Kind.cudaMemcpyHostToDevice else (to, source)
         if not (self.owns(self.hosts, host, nbytes) and self.owns(self.memory, device, nbytes)):
             return (1,)
         self.queue(stream, lambda: ctypes.memmove(to, source, nbytes))
+        return (0,)
+
+    def cudaMemcpy2DAsync(self, dst, dpitch, src, spitch, width, height, kind, stream):
+        spans = ((dst, dpitch), (src, spitch))
+        if kind != Kind.cudaMemcpyDeviceToDevice or not all(
+            pitch >= width and self.owns(self.memory, at, (height - 1) * pitch + width)
+            for at, pitch in spans
+        ):
+            return (1,)
+
+        def work():
+            for row in range(height):
+                ctypes.memmove(dst + row * dpitch, src + row * spitch, width)
+
+        self.queue(stream, work)
         return (0,)
 
     def cudaMemsetAsync(self, address, value, nbytes, stream):

@@ -1,21 +1,29 @@
+import copy
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import speech_runs
 import torch
 from cuda_doubles import build, pretend
 from speech_runs import STRIDE, WAVENET
+from step_graphs import step_bundle
 
 from vqtrt.bundle import Bundle
 from vqtrt.data.mulaw import mulaw_decode, mulaw_encode
 from vqtrt.engines import EngineOptions, open_engine
+from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.tensorrt import TensorRTEngine
 from vqtrt.errors import VqtrtError
+from vqtrt.length_batches import padded_batch
 from vqtrt.models.draw import draw
 from vqtrt.models.speech_graphs import ConditioningGraph
 from vqtrt.sampler import noise
 from vqtrt.speech_tokenizer import SpeechTokenizer
 from vqtrt.training.speech_run import SpeechRun
-from vqtrt.wavenet_sampler import WaveNetDecoder, decoder_noise
+from vqtrt.wavenet_sampler import WaveNetDecoder, _Lane, decoder_noise
 
 LENGTHS = [9, 40, 3, 21, 40, 1, 17, 33, 12, 25, 8, 38, 2, 30, 15, 40]
 SPEAKERS = [index % 3 for index in range(16)]
@@ -162,19 +170,17 @@ def test_an_error_in_a_lane_arrives(runtime, monkeypatch):
     def fail(*args, **options):
         raise VqtrtError("no more memory")
 
-    monkeypatch.setattr(decoder._lanes[-1], "_bind", fail)
+    monkeypatch.setattr(_Lane, "_bound", fail)
     with pytest.raises(VqtrtError, match="no more memory"):
         decoder.decode(codes(), SPEAKERS)
 
 
 def test_padding_is_a_tenth_at_most(runtime, monkeypatch):
     decoder = WaveNetDecoder(runtime, batch_size=8)
-    drawn = []
-    for lane in decoder._lanes:
-        real = lane.draw
-        monkeypatch.setattr(
-            lane, "draw", lambda clips, meter, real=real: drawn.append(clips) or real(clips, meter)
-        )
+    drawn, real = [], _Lane.draw
+    monkeypatch.setattr(
+        _Lane, "draw", lambda lane, clips, meter: drawn.append(clips) or real(lane, clips, meter)
+    )
     lengths = np.random.default_rng(0).integers(20, 40, 60)
     decoder.decode(codes(lengths), [0] * 60)
     steps = sum(len(batch) * batch[0].samples for batch in drawn)
@@ -217,3 +223,121 @@ def test_bad_codes_and_other_models(runtime):
 
 def test_levels_survive_mulaw():
     np.testing.assert_array_equal(mulaw_encode(mulaw_decode(np.arange(256))), np.arange(256))
+
+
+def many_clips(count=200):
+    """Codes of clips of all lengths to 30, and their speakers."""
+    rng = np.random.default_rng(2)
+    clips = [rng.integers(0, K, length, np.uint8) for length in rng.integers(0, 30, count)]
+    return clips, [index % 3 for index in range(count)]
+
+
+class Counted:
+    """An engine, and how many graphs were bound on it."""
+
+    def __init__(self, engine):
+        self.engine, self.bound = engine, 0
+
+    def __getattr__(self, name):
+        if name.startswith("bind"):
+            self.bound += 1
+        return getattr(self.engine, name)
+
+
+@pytest.mark.parametrize("batch_size", [1, 6, 16])
+def test_200_clips_bind_few_graphs(batch_size, tmp_path):
+    engine = OnnxRuntimeEngine(step_bundle(tmp_path / "bundle", (1, 2), unroll=2, hop=8), threads=2)
+    clips, speakers = many_clips()
+    counted = Counted(engine)
+    decoder = WaveNetDecoder(counted, batch_size=batch_size)
+    found = decoder.decode(clips, speakers)
+    # Ragged batches, all of one clip among them; the same decoder goes on.
+    for start, end in ((0, 1), (0, 5), (3, 17)):
+        decoder.decode(clips[start:end], speakers[start:end], numbers=range(start, end))
+    lane = -(-batch_size // 2)
+    batches = {padded_batch(count, lane) for count in range(1, lane + 1)}
+    assert counted.bound <= 2 * (1 + len(batches))
+    for index in range(0, 200, 7):
+        (alone,) = WaveNetDecoder(engine, batch_size=1).decode(
+            [clips[index]], [speakers[index]], numbers=[index]
+        )
+        np.testing.assert_array_equal(found[index], alone)
+
+
+@pytest.mark.parametrize("package", ["tensorrt", "tensorrt-rtx"])
+def test_200_clips_bind_one_batch_of_a_compiled_engine(package, monkeypatch, tmp_path):
+    bundle = step_bundle(tmp_path / "bundle", (1, 2), unroll=2, hop=8)
+    module = pretend(monkeypatch)
+    build(bundle, package, {"batch": (1, 12), "t": (1, 70)})
+    clips, speakers = many_clips()
+    decoder = WaveNetDecoder(TensorRTEngine(bundle, package), batch_size=16)
+    found = decoder.decode(clips, speakers)
+    decoder.decode(clips[:5], speakers[:5])
+    assert len(module.contexts) == 2
+    # One of the steps, and two of the conditioning, which has two sets of addresses.
+    assert module.api.calls.count("cudaStreamBeginCapture") == 3
+    expected = WaveNetDecoder(OnnxRuntimeEngine(bundle)).decode(clips, speakers)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+THREADS, CALLS, KINDS = 4, 200, 5
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "torch"])
+def test_threads_share_a_decoder(name, monkeypatch):
+    """Each call gets what it gets alone, whoever has the lanes meanwhile."""
+    monkeypatch.setattr("vqtrt.wavenet_sampler._FRAMES", 2)  # less of what is cut off
+    engine = open_engine(speech_runs.exported("wavenet"), EngineOptions(name))
+    decoder = WaveNetDecoder(engine)
+    clips = codes([1] * 2 * KINDS)
+
+    def decode(kind):
+        given = clips[2 * kind : 2 * kind + 2]
+        return np.concatenate(decoder.decode(given, [0, 2], samples=[4, 3], numbers=[kind, 9]))
+
+    alone = [decode(kind) for kind in range(KINDS)]
+    assert len({audio.tobytes() for audio in alone}) == KINDS
+    lanes = max(1, engine.lanes)
+
+    def many(thread):
+        kinds = [(thread + call) % KINDS for call in range(CALLS)]
+        return [kind for kind in kinds if not np.array_equal(decode(kind), alone[kind])]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert list(pool.map(many, range(THREADS))) == [[]] * THREADS
+    assert decoder._opened.get("lanes", lambda: None).count == lanes
+
+
+def test_a_call_that_nobody_reads_on_holds_up_no_other(runtime):
+    decoder = WaveNetDecoder(runtime, batch_size=4)
+    stream = decoder.stream(codes(), SPEAKERS)
+    next(stream)
+    expected = WaveNetDecoder(runtime).decode(codes([3]), [1])
+    np.testing.assert_array_equal(decoder.decode(codes([3]), [1])[0], expected[0])
+    stream.close()
+    np.testing.assert_array_equal(decoder.decode(codes([3]), [1])[0], expected[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_decoders_go_to_other_processes(runtime):
+    """Pickled after use, copied, spawned and forked: all open their graphs again."""
+    decoder, clips = WaveNetDecoder(runtime, seed=3), codes([3, 2])
+    expected = decoder.decode(clips, [0, 1])
+    again = [pickle.loads(pickle.dumps(decoder)), copy.deepcopy(decoder)]  # noqa: S301 - our own
+    found = [each.decode(clips, [0, 1]) for each in again]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found.append(pool.submit(decoder.decode, clips, [0, 1]).result(timeout=120))
+    fork = multiprocessing.get_context("fork")
+    reader, writer = fork.Pipe(duplex=False)
+    # Not pickled: as it is, its graphs open.
+    child = fork.Process(target=lambda: writer.send(decoder.decode(clips, [0, 1])))
+    child.start()
+    assert reader.poll(60)
+    found.append(reader.recv())
+    child.join(60)
+    assert child.exitcode == 0
+    found.append(decoder.decode(clips, [0, 1]))
+    for each in found:
+        for one, other in zip(each, expected, strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -39,3 +39,13 @@ def length_batches(
         batches.append([index])
         total = length
     return batches
+
+
+def padded_batch(count: int, most: int) -> int:
+    """The batch, at most `most`, that `count` clips are filled up to: 1, 2, 3, 4, 6, 8, 12, 16, ….
+
+    What is bound, compiled or captured for a batch is so for few of them.
+    """
+    power = 1 << max(count - 1, 0).bit_length()
+    between = 3 * power // 4
+    return min(between if count <= between else power, most)

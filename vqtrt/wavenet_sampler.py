@@ -1,18 +1,20 @@
 """Codes to audio with a WaveNet decoder, a few samples of every clip at a time, over any engine.
 
-As `sampler.py` for PixelCNN: the caches stay where the engine has them, and the noise is an input,
-keyed by (seed, clip number, position), so that a clip sounds the same in any batch. Clips of like
-length share a batch; batches go through as many lanes as the engine has, each on one core. Memory
-holds a chunk of conditioning and a byte a sample.
+As in `sampler.py` for PixelCNN, the caches stay where the engine has them, and the noise is an
+input, keyed by (seed, clip number, position), so that a clip sounds the same in any batch. Clips of
+similar length share a batch; batches go through as many lanes as the engine has, each on one core.
+Memory holds a chunk of conditioning and one byte per sample.
 
-Notable: the conditioning is computed clip by clip in chunks of one shape, for a runtime's rounding
-may depend on shapes. That of a step does not depend on the batch in ONNX Runtime, whose products
-take their rows one by one.
+Notable: the conditioning is computed clip by clip in chunks of one shape, because a runtime's
+rounding may depend on shapes. That of a step does not depend on the batch in ONNX Runtime, whose
+products take their rows one by one. So batches are filled up to a few sizes, and graphs are bound
+once for each of them: binding takes longer than a short clip, and on a GPU it may compile.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -23,9 +25,10 @@ from numpy.typing import NDArray
 
 from vqtrt.bundle import ModelFacts, SpeechFacts
 from vqtrt.data.mulaw import LEVELS, mulaw_decode
-from vqtrt.engines import BoundGraph, Engine
+from vqtrt.engines import BoundGraph, Engine, StepLoop
+from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
-from vqtrt.length_batches import length_batches
+from vqtrt.length_batches import length_batches, padded_batch
 from vqtrt.sampler import Draw, NoiseStream
 from vqtrt.speech_tokenizer import Audio, check_clip, require_speech
 
@@ -55,8 +58,9 @@ class WaveNetDecoder:
     """A model of speech whose decoder is a WaveNet, ready to turn codes into audio.
 
     `batch_size` bounds how many clips are drawn at once; the audio of one does not depend on the
-    others. `temperature` divides the logits; 0 takes the most likely level. Raises `VqtrtError` for
-    another model, and for values out of range.
+    others. `temperature` divides the logits; 0 takes the most likely level. Threads may share a
+    decoder: their batches take turns in its lanes. Raises `VqtrtError` for another model, and for
+    values out of range.
     """
 
     def __init__(
@@ -71,10 +75,10 @@ class WaveNetDecoder:
         self.engine, self.batch_size = engine, batch_size
         self.temperature, self.seed = temperature, seed
         most = getattr(engine, "most", None)
+        self._compiled = most is not None
         if most is not None:  # an engine that was compiled for batches up to a size
             self.batch_size = min(batch_size, most("step", {}))
-        self._binding = threading.Lock()
-        self._lanes = [_Lane(self, self._binding) for _ in range(max(1, engine.lanes))]
+        self._opened: Opened[str, _Lanes] = Opened()
 
     @property
     def facts(self) -> ModelFacts:
@@ -112,29 +116,22 @@ class WaveNetDecoder:
         """As `decode`: index after index as they are done, each with its audio in blocks."""
         clips = self._clips(codes, speakers, samples, numbers)
         steps = [-(-clip.samples // self.speech.unroll) for clip in clips]
-        lanes = len(self._lanes)
+        lanes = self._opened.get("lanes", partial(_Lanes, self, self._opened.lock))
         # A step is too small to be shared by cores, but clips do not depend on each other.
-        fair = max(_LANE_BATCH, -(-len(clips) // lanes))
-        size = max(1, min(fair, -(-self.batch_size // lanes), self.batch_size))
-        batches = length_batches(steps, size)
+        fair = max(_LANE_BATCH, -(-len(clips) // lanes.count))
+        batches = length_batches(steps, min(fair, lanes.batch))
         meter = _Meter(sum(clip.samples for clip in clips), progress)
-        free: SimpleQueue[_Lane] = SimpleQueue()
-        for lane in self._lanes:
-            free.put(lane)
 
         def draw(indices: list[int]) -> list[NDArray[np.uint8]]:
-            lane = free.get()
-            try:
+            with lanes.one() as lane:
                 return lane.draw([clips[i] for i in indices], meter)
-            finally:
-                free.put(lane)
 
-        with ThreadPoolExecutor(lanes) as pool:
+        with ThreadPoolExecutor(lanes.count) as pool:
             running: dict[Future[list[NDArray[np.uint8]]], list[int]] = {}
             try:
                 for batch in batches:
                     running[pool.submit(draw, batch)] = batch
-                    if len(running) == lanes:
+                    if len(running) == lanes.count:
                         yield from self._done(running, meter)
                 while running:
                     yield from self._done(running, meter)
@@ -215,13 +212,38 @@ class _Meter:
             self._progress(self._told, self._total)
 
 
-class _Lane:
-    """Bound graphs that draw one batch at a time, on one core."""
+class _Lanes:
+    """The lanes of a decoder; all calls of it draw in them, each batch in the next that is free."""
 
-    def __init__(self, decoder: WaveNetDecoder, binding: threading.Lock) -> None:
+    def __init__(self, decoder: WaveNetDecoder, binding: "threading.RLock") -> None:
+        self.count = max(1, decoder.engine.lanes)
+        self.batch = -(-decoder.batch_size // self.count)
+        """The most clips of a lane."""
+        self._free: SimpleQueue[_Lane] = SimpleQueue()
+        for _ in range(self.count):
+            self._free.put(_Lane(decoder, self.batch, binding))
+
+    @contextmanager
+    def one(self) -> "Iterator[_Lane]":
+        """A lane that nobody else uses meanwhile; waits for it."""
+        lane = self._free.get()
+        try:
+            yield lane
+        finally:
+            self._free.put(lane)
+
+
+class _Lane:
+    """Bound graphs that draw one batch at a time, on one core.
+
+    Graphs are bound for few batches: for each of `padded_batch`, or if the engine was compiled
+    for a range of batches, where fewer clips cost as much as more, for the largest alone.
+    """
+
+    def __init__(self, decoder: WaveNetDecoder, batch: int, binding: "threading.RLock") -> None:
         speech, facts = decoder.speech, decoder.facts
-        self._bind = partial(decoder.engine.bind, threads=1)
-        self._binding = binding
+        self._engine, self._binding = decoder.engine, binding
+        self._batch, self._compiled = batch, decoder._compiled
         self._temperature, self._seed = decoder.temperature, decoder.seed
         self._nothing, self._around = facts.codebook_size, speech.decoder_context
         self._hop, self._unroll = speech.hop, speech.unroll
@@ -229,22 +251,23 @@ class _Lane:
         self._chunk = max(1, _FRAMES // self._a_code)
         """Codes whose frames are computed at once."""
         self._conditioning: BoundGraph | None = None
-        self._step: tuple[int, BoundGraph] | None = None
+        self._steps: dict[int, StepLoop] = {}
 
     def draw(self, clips: Sequence[_Clip], meter: _Meter) -> list[NDArray[np.uint8]]:
         """Levels (T,) of clips, the longest of which is the first."""
-        rows, unroll = len(clips), self._unroll
+        unroll = self._unroll
+        rows = self._batch if self._compiled else padded_batch(len(clips), self._batch)
         conditioning, step = self._bound(rows)
         streams = [decoder_stream(self._seed, clip.number) for clip in clips]
         out = [np.empty(clip.samples, np.uint8) for clip in clips]
         runs = self._chunk * self._a_code * self._hop // unroll
         span = runs * unroll
+        # Rows beyond the clips are drawn, and not looked at.
         biases = np.zeros((span // self._hop, *step.inputs["bias"].shape), np.float32)
         uniform = np.full((runs, rows, unroll), 0.5, np.float32)
         levels = np.zeros((runs, rows, unroll), np.uint8)
-        step.reset()
         step.inputs["temperature"][:] = self._temperature
-        step.inputs["previous"][:] = LEVELS
+        step.begin()
         for start in range(0, max(clip.samples for clip in clips), span):
             wanted = [min(max(clip.samples - start, 0), span) for clip in clips]
             for row, clip in enumerate(clips):
@@ -261,23 +284,23 @@ class _Lane:
 
     def _run(
         self,
-        step: BoundGraph,
+        step: StepLoop,
         biases: NDArray[np.float32],
         uniform: NDArray[np.float32],
         levels: NDArray[np.uint8],
         meter: _Meter,
     ) -> None:
         """Draw `levels` (runs, N, unroll), with `uniform` alike and `biases` (frames, N, L·2p)."""
-        previous, bias, noise = (step.inputs[name] for name in ("previous", "bias", "noise"))
-        drawn, a_frame = step.outputs["levels"], self._hop // self._unroll
-        for index in range(len(levels)):
-            if index % a_frame == 0:
+        bias, noise, drawn = step.inputs["bias"], step.inputs["noise"], step.drawn
+        a_frame = self._hop // self._unroll
+        for first in range(0, len(levels), step.runs):
+            if first % a_frame == 0:
                 meter.check()
-                bias[:] = biases[index // a_frame]
-            noise[:] = uniform[index]
-            step.run()
-            levels[index] = drawn
-            previous[:] = drawn[:, -1]
+                bias[:] = biases[first // a_frame]
+            runs = min(step.runs, len(levels) - first)
+            noise[:runs] = uniform[first : first + runs]
+            step.draw(runs)
+            levels[first : first + runs] = drawn[:runs]
 
     def _frames(self, graph: BoundGraph, clip: _Clip, first: int) -> NDArray[np.float32]:
         """The biases (frames, L·2p) of a chunk of codes that begins with the code `first`."""
@@ -292,13 +315,14 @@ class _Lane:
         frames: NDArray[np.float32] = graph.outputs["bias"][cut : cut + self._chunk * self._a_code]
         return frames[:, 0]
 
-    def _bound(self, rows: int) -> tuple[BoundGraph, BoundGraph]:
+    def _bound(self, rows: int) -> tuple[BoundGraph, StepLoop]:
         with self._binding:
             if self._conditioning is None:
                 sizes = {"batch": 1, "t": self._chunk + 2 * self._around}
-                self._conditioning = self._bind("conditioning", sizes)
-            if self._step is None or self._step[0] != rows:
-                # Let go of the old buffers before there are new ones.
-                self._step = None
-                self._step = rows, self._bind("step", {"batch": rows}, skip=("logits",))
-        return self._conditioning, self._step[1]
+                self._conditioning = self._engine.bind("conditioning", sizes, threads=1)
+            if rows not in self._steps:
+                runs = self._hop // self._unroll
+                self._steps[rows] = self._engine.bind_steps(
+                    "step", rows, runs=runs, start=LEVELS, threads=1
+                )
+            return self._conditioning, self._steps[rows]

@@ -58,6 +58,34 @@ class BoundGraph(Protocol):
         """Set the caches to zero."""
 
 
+class StepLoop(Protocol):
+    """A step graph, bound to draw for a batch of N sequences, some runs at a time."""
+
+    @property
+    def runs(self) -> int:
+        """The most runs of a call of `draw`."""
+
+    @property
+    def inputs(self) -> Mapping[str, NDArray[Any]]:
+        """Arrays to write to: `noise` float32 (runs, N, u) and `bias` before each `draw`.
+
+        And before `begin` `temperature`, `top_k`, `top_p` and `speakers`, if the graph has them.
+        """
+
+    @property
+    def drawn(self) -> NDArray[Any]:
+        """int32 (runs, N, u), to read after `draw`."""
+
+    def begin(self) -> None:
+        """Begin sequences: forget what was drawn."""
+
+    def draw(self, runs: int) -> None:
+        """Draw the first `runs` of a call, all of them with the same `bias`.
+
+        A loop may draw the rest as well, so fewer than all can only be the last of a sequence.
+        """
+
+
 class Engine(Protocol):
     """A model, opened on one backend. Threads may share it; it can be pickled."""
 
@@ -98,4 +126,13 @@ class Engine(Protocol):
         `sizes` gives a number to each free size of its table. An input in `shared` is that array,
         so that one graph's output can be another's input. Outputs in `skip` are not made.
         `threads` bounds the cores of a run, where the engine can; None for all that it has.
+        """
+
+    def bind_steps(
+        self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
+    ) -> StepLoop:
+        """Make a step graph (`step`, or `priors/NAME/step` of a WaveNet prior) ready to draw.
+
+        For `batch` sequences; at most `runs` runs at a time, and fewer if a GPU does better so.
+        `start` stands for what is before the first run, and `threads` is as for `bind`.
         """

@@ -127,6 +127,16 @@ class Stream:
         kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
         call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self._stream)
 
+    def copy(self, to: int, source: int, nbytes: int) -> None:
+        """Queue a copy inside the GPU; the two pieces of memory do not overlap."""
+        kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        call("cudaMemcpyAsync", to, source, nbytes, kind, self._stream)
+
+    def copy_column(self, to: int, source: int, stride: int, rows: int) -> None:
+        """Queue a copy inside the GPU of `rows` 4-byte numbers, which lie `stride` bytes apart."""
+        kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        call("cudaMemcpy2DAsync", to, 4, source, stride, 4, rows, kind, self._stream)
+
     def zero(self, address: int, nbytes: int) -> None:
         """Queue the zeroing of memory on the GPU."""
         if nbytes:

@@ -55,7 +55,7 @@ def step_addresses(
     return {**fixed, **places, "code": left, **caches.addresses(column)}
 
 
-class _Padded:
+class Padded:
     """An array of a row on both sides: (W, …) of 4-byte numbers, each position aligned."""
 
     def __init__(self, width: int, shape: tuple[int, ...], dtype: str) -> None:
@@ -102,9 +102,9 @@ class DeviceRowLoop:
         tensors = {tensor.name: tensor for tensor in (*step_spec.inputs, *row_spec.inputs)}
         books = int(tensors["above"].resolve(sizes)[-1])
         self._padded = {
-            "column": _Padded(self._width, (1,), "int32"),
-            "noise": _Padded(self._width, (batch, books), "float32"),
-            "codes": _Padded(self._width, (batch, books), "int32"),
+            "column": Padded(self._width, (1,), "int32"),
+            "noise": Padded(self._width, (batch, books), "float32"),
+            "codes": Padded(self._width, (batch, books), "int32"),
         }
         self._strips = {name: self._padded[name].strip for name in _STRIPS}
         self.codes = self._padded["codes"].array

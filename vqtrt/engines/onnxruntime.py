@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from vqtrt.bundle import Bundle, GraphSpec, PriorFacts, TensorSpec
 from vqtrt.cores import core_limit, usable_cores
-from vqtrt.engines.base import CACHE, KEPT, BoundGraph, Graph, is_cache, is_kept
+from vqtrt.engines.base import CACHE, KEPT, BoundGraph, Graph, StepLoop, is_cache, is_kept
 from vqtrt.engines.opened import Opened
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
+from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.errors import VqtrtError
 from vqtrt.precision import graph_key, require_precision
 
@@ -79,6 +80,13 @@ class OnnxRuntimeEngine:
         spec = self.bundle.graph_spec(graph)
         session = self._session(graph, threads)
         return _Bound(self, graph, session, spec, sizes, shared or {}, skip)
+
+    def bind_steps(
+        self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
+    ) -> StepLoop:
+        """As `Engine.bind_steps`, run by run."""
+        step = self.bind(graph, {"batch": batch}, skip=("logits",), threads=threads)
+        return HostStepLoop(step, runs, start)
 
     def _session(self, graph: str, threads: int | None = None) -> Any:
         """The session of a graph, one for all threads of this process."""

@@ -20,6 +20,7 @@ from vqtrt.engines import trt_package
 from vqtrt.engines.base import BoundGraph, Graph
 from vqtrt.engines.cuda import DeviceArray, Repeated, Stream, check_gpu, pinned
 from vqtrt.engines.cuda_loop import DeviceRowLoop
+from vqtrt.engines.cuda_step_loop import DeviceStepLoop
 from vqtrt.engines.plans import find_plan, read_plan, rebuild, runtime_cache
 from vqtrt.engines.trt_bound import Known, TensorRTBound
 from vqtrt.engines.trt_context import LoadedPlan, Shape
@@ -115,6 +116,14 @@ class TensorRTEngine:
             self._known,
             graphs=self.graphs,
         )
+
+    def bind_steps(
+        self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
+    ) -> DeviceStepLoop:
+        """As `Engine.bind_steps`: the runs are one launch."""
+        sizes = {"batch": batch}
+        plan, spec = self.plan(graph, sizes), self.spec(graph)
+        return DeviceStepLoop(plan, spec, sizes, runs, start, graphs=self.graphs)
 
     def bind_loop(
         self, prior: str, step: str, sizes: Mapping[str, int], nothing: int

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from vqtrt.bundle import PriorFacts, SpeechFacts, file_sha256
 from vqtrt.cores import core_limit
 from vqtrt.data.preprocessing import Preprocessing
-from vqtrt.engines.base import BoundGraph, Graph
+from vqtrt.engines.base import BoundGraph, Graph, StepLoop
 from vqtrt.engines.opened import Opened
+from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
@@ -141,6 +142,13 @@ class TorchEngine:
         from vqtrt.engines.torch_bound import TorchBound
 
         return TorchBound(self._graph(graph), sizes, shared or {}, skip, self.device)
+
+    def bind_steps(
+        self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
+    ) -> StepLoop:
+        """As `Engine.bind_steps`, run by run."""
+        step = self.bind(graph, {"batch": batch}, skip=("logits",), threads=threads)
+        return HostStepLoop(step, runs, start)
 
 
 class _OpenGraph:

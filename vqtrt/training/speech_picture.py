@@ -17,6 +17,7 @@ from vqtrt.config_speech import SpeechConfig
 from vqtrt.data.audio import write_wav
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.waveforms import clips_picture
+from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.models.speech import SpeechVQVAE
 from vqtrt.models.speech_graphs import speech_graph
@@ -116,3 +117,8 @@ class _LiveEngine:
     ) -> TorchBound:
         made = speech_graph(self._model, graph)
         return TorchBound(made, sizes, shared or {}, skip, self._device)
+
+    def bind_steps(
+        self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
+    ) -> HostStepLoop:
+        return HostStepLoop(self.bind(graph, {"batch": batch}, skip=("logits",)), runs, start)
