@@ -251,9 +251,10 @@ def test_200_clips_bind_few_graphs(batch_size, tmp_path):
     counted = Counted(engine)
     decoder = WaveNetDecoder(counted, batch_size=batch_size)
     found = decoder.decode(clips, speakers)
-    # Ragged batches, all of one clip among them; the same decoder goes on.
-    for start, end in ((0, 1), (0, 5), (3, 17)):
-        decoder.decode(clips[start:end], speakers[start:end], numbers=range(start, end))
+    # The same decoder goes on, with ragged batches.
+    for start in range(24):
+        some = slice(start, start + 1 + start % 6)
+        decoder.decode([clip[:2] for clip in clips[some]], speakers[some])
     lane = -(-batch_size // 2)
     batches = {padded_batch(count, lane) for count in range(1, lane + 1)}
     assert counted.bound <= 2 * (1 + len(batches))
