@@ -44,6 +44,7 @@ class FakeEngine:
 
     name = "fake"
     precision = "fp32"
+    shape_specialized = False
     weights_sha256 = "f" * 64
     speech = None
 

@@ -26,7 +26,6 @@ ENGINES = (
     "torch-compile",
     "onnxruntime",
     "onnxruntime-cuda",
-    "onnxruntime-tensorrt",
     "tensorrt-rtx",
     "tensorrt",
 )
@@ -151,11 +150,10 @@ def _opener(model: Artefacts, engine: str, precision: str) -> tuple[Callable[[st
         from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(bundle, precision=precision).open, "cpu"
-    if engine.startswith("onnxruntime-"):
+    if engine == "onnxruntime-cuda":
         from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
-        tensorrt = engine == "onnxruntime-tensorrt"
-        return OnnxRuntimeCudaEngine(bundle, precision=precision, tensorrt=tensorrt).open, "cuda"
+        return OnnxRuntimeCudaEngine(bundle, precision=precision).open, "cuda"
     from vqtrt.engines.tensorrt import TensorRTEngine
 
     return TensorRTEngine(bundle, engine, precision).open, "cuda"

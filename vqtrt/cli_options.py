@@ -30,7 +30,6 @@ class EngineName(StrEnum):
     AUTO = "auto"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
-    ONNXRUNTIME_TENSORRT = "onnxruntime-tensorrt"
     ONNXRUNTIME_CUDA = "onnxruntime-cuda"
     ONNXRUNTIME = "onnxruntime"
     TORCH = "torch"

@@ -6,8 +6,7 @@ It imports nothing, so that the command line can name it before anything heavy i
 from dataclasses import dataclass
 
 TENSORRT = ("tensorrt", "tensorrt-rtx")
-ONNXRUNTIME_GPU = ("onnxruntime-tensorrt", "onnxruntime-cuda")
-ENGINES = ("auto", *TENSORRT, *ONNXRUNTIME_GPU, "onnxruntime", "torch")
+ENGINES = ("auto", *TENSORRT, "onnxruntime-cuda", "onnxruntime", "torch")
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,19 @@ class Tokenizer:
         array = np.ascontiguousarray(array)
         out = np.empty((len(array), *item_shape), dtype)
         for start in range(0, len(array), self.batch_size):
-            stop = start + self.batch_size
-            out[start:stop] = run(array[start:stop])
+            part = array[start : start + self.batch_size]
+            whole = _filled(part, self.batch_size) if self.engine.shape_specialized else part
+            out[start : start + len(part)] = run(whole)[: len(part)]
         return out
+
+
+def _filled(batch: NDArray[Any], size: int) -> NDArray[Any]:
+    """A batch with zeros up to a size."""
+    if len(batch) == size:
+        return batch
+    whole = np.zeros((size, *batch.shape[1:]), batch.dtype)
+    whole[: len(batch)] = batch
+    return whole
 
 
 def load(

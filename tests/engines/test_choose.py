@@ -36,7 +36,6 @@ def test_names():
         "auto",
         "tensorrt",
         "tensorrt-rtx",
-        "onnxruntime-tensorrt",
         "onnxruntime-cuda",
         "onnxruntime",
         "torch",

@@ -1,83 +1,266 @@
-"""The CUDA engine's own logic, on ONNX Runtime's CPU provider where there is no GPU."""
+"""The CUDA engine on a double of ONNX Runtime's CUDA provider; test_gpu.py has the real one."""
+
+import copy
+import gc
+import logging
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from onnxruntime_doubles import Cuda, pretend_cuda
 
+from vqtrt.artefacts import find_model
 from vqtrt.bundle import Bundle
-from vqtrt.engines import onnxruntime_cuda
+from vqtrt.engines import EngineOptions, cuda, open_engine
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.sampler import BatchSampler, Draw
+from vqtrt.tokenizer import Tokenizer
 
 ON_A_GPU = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+LABELS = np.arange(5, dtype=np.int32) % 3
 
 
 @pytest.fixture
-def on_cpu(monkeypatch):
-    monkeypatch.setattr(onnxruntime_cuda, "_PROVIDERS", onnxruntime_cuda._PROVIDERS[1:])
-    monkeypatch.setattr(OnnxRuntimeCudaEngine, "device", "cpu")
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    return pretend_cuda(monkeypatch)
+
+
+@pytest.fixture
+def bundle(tiny_prior: Path) -> Bundle:
+    return Bundle.open(tiny_prior / "bundle")
+
+
+def images(n: int) -> np.ndarray:
+    return np.random.default_rng(n).integers(256, size=(n, 8, 12, 3), dtype=np.uint8)
 
 
 @pytest.mark.skipif(ON_A_GPU, reason="onnxruntime has CUDA here")
-@pytest.mark.parametrize("tensorrt", [False, True])
-def test_an_onnxruntime_without_the_provider(tiny_bundle, tensorrt):
-    provider = "TensorrtExecutionProvider" if tensorrt else "CUDAExecutionProvider"
-    with pytest.raises(VqtrtError, match=rf"has no {provider}: .*vqtrt\[gpu\]") as error:
-        OnnxRuntimeCudaEngine(Bundle.open(tiny_bundle), tensorrt=tensorrt)
+def test_an_onnxruntime_without_the_provider(tiny_bundle: Path) -> None:
+    with pytest.raises(VqtrtError, match=r"has no CUDAExecutionProvider: .*vqtrt\[gpu\]") as error:
+        OnnxRuntimeCudaEngine(Bundle.open(tiny_bundle))
     assert "\n" not in str(error.value)
 
 
-def test_a_provider_that_does_not_load(tiny_bundle, monkeypatch):
-    """ONNX Runtime then goes on with the CPU and says nothing."""
-    real = onnxruntime.InferenceSession
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(
-        onnxruntime,
-        "InferenceSession",
-        lambda content, options, providers: real(content, options, providers=providers[1:]),
-    )
-    with pytest.raises(VqtrtError, match="cannot use CUDAExecutionProvider here"):
-        OnnxRuntimeCudaEngine(Bundle.open(tiny_bundle)).open("encoder")
+def test_a_machine_without_a_driver(
+    tiny_bundle: Path, gpu: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime-gpu goes on with the CPU; `auto` takes the engine that is made for that."""
+
+    def no_driver() -> None:
+        raise VqtrtError("no CUDA driver on this machine")
+
+    monkeypatch.setattr(cuda, "check_gpu", no_driver)
+    model = find_model(tiny_bundle)
+    with pytest.raises(VqtrtError, match="no CUDA driver on this machine"):
+        open_engine(model, EngineOptions("onnxruntime-cuda"))
+    assert open_engine(model).name == "onnxruntime"
+    assert not gpu.sessions
 
 
-def test_graphs_run(tiny_bundle, on_cpu):
-    bundle = Bundle.open(tiny_bundle)
-    engine, reference = OnnxRuntimeCudaEngine(bundle), OnnxRuntimeEngine(bundle)
+def test_libraries_that_are_missing(
+    tiny_bundle: Path, gpu: Cuda, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gpu.loads = False
+    first = r"libcublasLt\.so\.13: cannot open shared object"
+    with pytest.raises(VqtrtError, match=rf"cannot use CUDA here \({first}\).*vqtrt\[gpu\]"):
+        OnnxRuntimeCudaEngine(Bundle.open(tiny_bundle))
+    assert open_engine(find_model(tiny_bundle)).name == "onnxruntime"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_onnxruntime_logs_is_told(
+    tiny_bundle: Path,
+    gpu: Cuda,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Skip loading"))
+    gpu.loads = False
+    with pytest.raises(VqtrtError, match=r"here \(libcublasLt\.so\.13: cannot open .* directory\)"):
+        OnnxRuntimeCudaEngine(Bundle.open(tiny_bundle))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_gpu_that_is_not_there(tiny_bundle: Path, gpu: Cuda) -> None:
+    with pytest.raises(VqtrtError, match="invalid device ordinal"):
+        OnnxRuntimeCudaEngine(Bundle.open(tiny_bundle), device=2)
+
+
+def test_graphs_run(bundle: Bundle, gpu: Cuda) -> None:
+    engine, reference = OnnxRuntimeCudaEngine(bundle, device=1), OnnxRuntimeEngine(bundle)
     assert (engine.name, engine.lanes, engine.facts) == ("onnxruntime-cuda", 1, reference.facts)
-    images = np.random.default_rng(0).integers(256, size=(5, 8, 12, 3), dtype=np.uint8)
-    codes = engine.open("encoder")(images)
-    np.testing.assert_array_equal(codes, reference.open("encoder")(images))
+    codes = engine.open("encoder")(images(5))
+    np.testing.assert_array_equal(codes, reference.open("encoder")(images(5)))
+    for session in gpu.sessions:
+        assert session.options["device_id"] == "1"
+        assert session.options["use_tf32"] == "0"
+        assert session.options["cudnn_conv_algo_search"] == "HEURISTIC"
 
 
-def test_samples_are_those_of_the_cpu(tiny_prior, on_cpu):
-    bundle = Bundle.open(tiny_prior / "bundle")
-    labels = np.arange(5, dtype=np.int32) % 3
+def test_samples_are_those_of_the_cpu(bundle: Bundle, gpu: Cuda) -> None:
+    engine, reference = OnnxRuntimeCudaEngine(bundle), OnnxRuntimeEngine(bundle)
     for draw in (Draw(), Draw(top_k=5, seed=3)):
-        drawn = [
-            BatchSampler(engine, "pixelcnn", 16, 5, 4).sample(draw, range(5), 5, labels)
-            for engine in (OnnxRuntimeCudaEngine(bundle), OnnxRuntimeEngine(bundle))
-        ]
-        np.testing.assert_array_equal(*drawn)
+        sampler = BatchSampler(engine, "pixelcnn", 16, 5, 4)
+        expected = BatchSampler(reference, "pixelcnn", 16, 5, 4).sample(draw, range(5), 5, LABELS)
+        for _ in range(2):
+            np.testing.assert_array_equal(sampler.sample(draw, range(5), 5, LABELS), expected)
 
 
-def test_a_shared_output_is_not_copied_and_caches_reset(tiny_prior, on_cpu):
-    engine = OnnxRuntimeCudaEngine(Bundle.open(tiny_prior / "bundle"))
+def test_turns_are_captured_once(bundle: Bundle, gpu: Cuda) -> None:
+    engine = OnnxRuntimeCudaEngine(bundle)
     sizes = {"batch": 2, "width": 4}
     row = engine.bind("priors/pixelcnn/row", sizes)
-    step = engine.bind(
-        "priors/pixelcnn/step", sizes, shared={"bias": row.outputs["bias"]}, skip=("logits",)
-    )
-    assert step.inputs["bias"] is row.outputs["bias"]
+    for _ in range(5):
+        row.run()
+    row.reset()
+    row.run()
+    session = gpu.sessions[-1]
+    assert session.captures
+    assert sorted(session.captured) == [0, 1]  # caches of delay 1 have two turns
+    assert session.runs == 6
+    # A second one has graphs of its own: their addresses differ.
+    other = engine.bind("priors/pixelcnn/row", sizes)
+    other.run()
+    assert gpu.sessions[-1] is not session
+
+
+def test_a_graph_without_caches_shares_its_session(bundle: Bundle, gpu: Cuda) -> None:
+    engine = OnnxRuntimeCudaEngine(bundle)
+    engine.open("encoder")
+    made = len(gpu.sessions)
+    for batch in (1, 2):
+        bound = engine.bind("encoder", {"batch": batch, "h": 2, "w": 3})
+        bound.inputs["images"][:] = images(batch)
+        bound.run()
+        expected = OnnxRuntimeEngine(bundle).open("encoder")(images(batch))
+        np.testing.assert_array_equal(bound.outputs["codes"], expected)
+    assert len(gpu.sessions) == made
+    assert not gpu.sessions[-1].captures
+
+
+@pytest.mark.parametrize("refusal", ["capturable", "capture_fails"])
+def test_what_cannot_be_captured_runs_plainly(
+    bundle: Bundle, gpu: Cuda, refusal: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu.capturable = refusal != "capturable"
+    gpu.capture_fails = refusal == "capture_fails"
+    with caplog.at_level(logging.WARNING, "vqtrt"):
+        sampler = BatchSampler(OnnxRuntimeCudaEngine(bundle), "pixelcnn", 16, 5, 4)
+        drawn = sampler.sample(Draw(), range(5), 5, LABELS)
+    reference = BatchSampler(OnnxRuntimeEngine(bundle), "pixelcnn", 16, 5, 4)
+    np.testing.assert_array_equal(drawn, reference.sample(Draw(), range(5), 5, LABELS))
+    reason = "partitioned" if refusal == "capturable" else "CUDA failure 901"
+    assert "without CUDA graphs" in caplog.text
+    assert reason in caplog.text
+
+
+def test_a_run_copies_its_inputs_at_once(bundle: Bundle, gpu: Cuda) -> None:
+    engine = OnnxRuntimeCudaEngine(bundle)
+    step = engine.bind("priors/pixelcnn/step", {"batch": 2, "width": 4}, skip=("logits",))
+    assert len(step.inputs) > 3
+    step.run()
+    gpu.copies.clear()
+    step.run()
+    assert len(gpu.copies) == 1
+
+
+def test_a_shared_output_is_not_copied_and_caches_reset(bundle: Bundle, gpu: Cuda) -> None:
+    engine = OnnxRuntimeCudaEngine(bundle)
+    sizes = {"batch": 2, "width": 4}
+    row = engine.bind("priors/pixelcnn/row", sizes)
+    bias = row.outputs["bias"]
+    step = engine.bind("priors/pixelcnn/step", sizes, shared={"bias": bias}, skip=("logits",))
+    assert step.inputs["bias"] is bias
     assert set(step.outputs) == {"codes"}
-    assert "bias" not in step._copied
+    gpu.copies.clear()
+    step.run()
+    assert sum(gpu.copies) < bias.nbytes
     rows = []
     for _ in range(2):
         row.reset()
         for above in range(3):
             row.inputs["above"][:] = above
             row.run()
-            rows.append(row.outputs["bias"].copy())
+            rows.append(bias.copy())
     np.testing.assert_array_equal(rows[:3], rows[3:])
     assert not np.allclose(rows[0], rows[1])
+
+
+def test_an_output_lives_as_long_as_it_is_read(bundle: Bundle, gpu: Cuda) -> None:
+    engine = OnnxRuntimeCudaEngine(bundle)
+    sizes = {"batch": 2, "width": 4}
+    row = engine.bind("priors/pixelcnn/row", sizes)
+    step = engine.bind("priors/pixelcnn/step", sizes, shared={"bias": row.outputs["bias"]})
+    del row
+    gc.collect()
+    step.run()
+
+
+def test_an_array_of_someone_else_is_read_at_each_run(bundle: Bundle, gpu: Cuda) -> None:
+    sizes = {"batch": 2, "width": 4}
+    codes = []
+    for engine in (OnnxRuntimeCudaEngine(bundle), OnnxRuntimeEngine(bundle)):
+        above = np.zeros((2, 4, 1), np.int32)
+        row = engine.bind("priors/pixelcnn/row", sizes, shared={"above": above})
+        for code in range(3):
+            above[:] = code
+            row.run()
+        codes.append(row.outputs["bias"].copy())
+    np.testing.assert_allclose(*codes, atol=1e-6)
+
+
+def test_threads_take_turns(bundle: Bundle, gpu: Cuda) -> None:
+    """What one thread allocates would spoil what another captures: the double refuses it."""
+    tokenizers = [Tokenizer(OnnxRuntimeCudaEngine(bundle), batch_size=4) for _ in range(2)]
+    samplers = [BatchSampler(each.engine, "pixelcnn", 16, 5, 4) for each in tokenizers]
+    codes = tokenizers[0].encode(images(5))
+    drawn = samplers[0].sample(Draw(), range(5), 2, LABELS)
+
+    def work(thread: int) -> bool:
+        same = True
+        for _ in range(20):
+            same &= np.array_equal(tokenizers[thread % 2].encode(images(5)), codes)
+            made = samplers[thread % 2].sample(Draw(), range(5), 2, LABELS)
+            same &= np.array_equal(made, drawn)
+        return same
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+def test_pickles_and_copies(bundle: Bundle, gpu: Cuda) -> None:
+    tokenizer = Tokenizer(OnnxRuntimeCudaEngine(bundle, device=1))
+    codes = tokenizer.encode(images(5))
+    for other in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):  # noqa: S301
+        assert other.engine.gpu == 1
+        np.testing.assert_array_equal(other.encode(images(5)), codes)
+
+
+def test_all_batches_have_one_size(bundle: Bundle, gpu: Cuda) -> None:
+    """Kernels are chosen by shape and round in their own way: codes must not depend on it."""
+    engine = OnnxRuntimeCudaEngine(bundle)
+    seen: list[int] = []
+    real = engine.open
+
+    def opened(graph: str):
+        run = real(graph)
+
+        def spy(array: np.ndarray) -> np.ndarray:
+            seen.append(len(array))
+            return run(array)
+
+        return spy
+
+    engine.open = opened  # type: ignore[method-assign]
+    tokenizer, reference = Tokenizer(engine, batch_size=4), Tokenizer(OnnxRuntimeEngine(bundle))
+    for n in (9, 4, 1):
+        codes = tokenizer.encode(images(n))
+        np.testing.assert_array_equal(codes, reference.encode(images(n)))
+        np.testing.assert_array_equal(tokenizer.decode(codes), reference.decode(codes))
+    assert len(tokenizer.encode(images(0))) == 0
+    assert set(seen) == {4}

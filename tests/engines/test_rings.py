@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import speech_runs
 from cuda_doubles import build, pretend
+from onnxruntime_doubles import pretend_cuda
 
 from vqtrt.bundle import Bundle, TensorSpec
-from vqtrt.engines import onnxruntime_cuda
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
@@ -46,8 +46,7 @@ def engine(request, monkeypatch, tmp_path):
     if request.param == "onnxruntime":
         return OnnxRuntimeEngine(model.open_bundle())
     if request.param == "onnxruntime-cuda":
-        monkeypatch.setattr(onnxruntime_cuda, "_PROVIDERS", onnxruntime_cuda._PROVIDERS[1:])
-        monkeypatch.setattr(OnnxRuntimeCudaEngine, "device", "cpu")
+        pretend_cuda(monkeypatch)
         return OnnxRuntimeCudaEngine(model.open_bundle())
     bundle = Bundle.open(speech_runs.copied("wavenet", tmp_path).bundle)
     pretend(monkeypatch)

@@ -106,8 +106,9 @@ class Engine(Protocol):
     lanes: int
     """Bound graphs that are worth running beside each other, each in a thread with a core."""
     shape_specialized: bool
-    """Whether kernels are compiled or chosen for each shape of the inputs, as on a GPU. Callers
-    then fill batches up to one size, where that changes no result."""
+    """Whether kernels are compiled or chosen for each shape of the inputs, as on a GPU, where they
+    also round differently. Callers then fill batches up to one size, where that changes no result.
+    """
 
     def open(self, graph: str) -> Graph:
         """Make a graph of one output and no caches ready to run, such as `encoder`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vqtrt.artefacts import Artefacts
 from vqtrt.bundle import Bundle
-from vqtrt.engine_options import AUTO, ENGINES, ONNXRUNTIME_GPU, TENSORRT, EngineOptions
+from vqtrt.engine_options import AUTO, ENGINES, TENSORRT, EngineOptions
 from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from vqtrt.engines.tensorrt import TensorRTEngine
 
 _INSTALL = {
-    "onnxruntime-tensorrt": 'pip install "vqtrt[gpu]"',
     "onnxruntime-cuda": 'pip install "vqtrt[gpu]"',
     "onnxruntime": 'pip install "vqtrt[cpu]"',
     "torch": 'pip install "vqtrt[train]"',
@@ -46,14 +45,11 @@ def open_engine(
         return _tensorrt(model.open_bundle(), options)
     if not installed(name.partition("-")[0]):
         raise VqtrtError(f"the engine {name} is not installed: {_INSTALL[name]}")
-    if name in ONNXRUNTIME_GPU:
+    if name == "onnxruntime-cuda":
         from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
         return OnnxRuntimeCudaEngine(
-            model.open_bundle(),
-            precision=options.precision,
-            tensorrt=name == "onnxruntime-tensorrt",
-            device=options.device,
+            model.open_bundle(), precision=options.precision, device=options.device
         )
     if name == "onnxruntime":
         from vqtrt.engines.onnxruntime import OnnxRuntimeEngine

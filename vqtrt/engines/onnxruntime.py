@@ -6,6 +6,7 @@ cores that decoding needs.
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,8 @@ class OnnxRuntimeEngine:
 
     name = "onnxruntime"
     shape_specialized = False
+    turn: AbstractContextManager[Any] = nullcontext()
+    """Held while a graph that `open` gave runs."""
 
     def __init__(
         self, bundle: Bundle, *, threads: int | None = None, precision: str = "fp32"
@@ -54,13 +57,16 @@ class OnnxRuntimeEngine:
         self.weights_sha256 = bundle.info.source.weights_sha256
         self.priors: Mapping[str, PriorFacts] = bundle.info.priors
         self._threads = threads
-        self.lanes = threads or usable_cores()
+        self.lanes = self._count_lanes()
         self._sessions: Opened[tuple[str, int | None], Any] = Opened()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         # The process that unpickles may have other cores.
-        self.lanes = self._threads or usable_cores()
+        self.lanes = self._count_lanes()
+
+    def _count_lanes(self) -> int:
+        return self._threads or usable_cores()
 
     def open(self, graph: str) -> Graph:
         """Check the graph's hash, then make a session from the checked bytes."""
@@ -145,7 +151,8 @@ class _OpenGraph:
         """Run on arrays of the table's dtypes and shapes."""
         session = self._engine._session(self._graph)  # another one in a forked process
         try:
-            (result,) = session.run(None, dict(zip(self._names, arrays, strict=True)))
+            with self._engine.turn:
+                (result,) = session.run(None, dict(zip(self._names, arrays, strict=True)))
         except Exception as error:
             on = ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
             raise self._engine._failed(self._graph, on, error) from error

@@ -1,74 +1,74 @@
-"""ONNX Runtime on an NVIDIA GPU: its CUDA provider, or its TensorRT provider before that.
+"""ONNX Runtime on an NVIDIA GPU, by its CUDA provider.
 
-What is bound for loops stays on the GPU: caches, and the outputs of one graph that another shares.
-TensorRT builds its engines anew in each process here: files of its own would not be checked.
+ONNX Runtime goes on with the CPU where that provider cannot be used, and tells so on standard error
+alone: here it is asked, and what it says becomes the error.
 """
 
+import contextlib
+import io
 import os
-from collections.abc import Collection, Mapping
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.bundle import Bundle, GraphSpec
-from vqtrt.engines.base import CACHE, KEPT, BoundGraph, is_cache, is_kept
-from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
-from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
+from vqtrt.bundle import Bundle
+from vqtrt.engines import cuda
+from vqtrt.engines.base import BoundGraph
+from vqtrt.engines.onnxruntime import OnnxRuntimeEngine, load_onnxruntime
+from vqtrt.engines.onnxruntime_cuda_bound import CudaBound, Resident
 from vqtrt.errors import VqtrtError
 from vqtrt.precision import graph_key
 
-# Rounding float32 to 10 bits before a product, as it does by default, would flip codes.
-_PROVIDERS: list[tuple[str, dict[str, str]]] = [
-    ("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"}),
-    ("CPUExecutionProvider", {}),
-]
-_TENSORRT = ("TensorrtExecutionProvider", {"device_id": "0"})
+_PROVIDER = "CUDAExecutionProvider"
+_OPTIONS = {
+    # By default it rounds float32 to 10 bits before a product, which would flip codes.
+    "use_tf32": "0",
+    # By default it times all algorithms again for each shape, and takes one or another.
+    "cudnn_conv_algo_search": "HEURISTIC",
+}
+_IDENTITY = (
+    b'\x08\t\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01'
+    b"\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x14"
+)
+"""An ONNX model: y = x, one float."""
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
-    """A bundle's graphs in ONNX Runtime on GPU `device`; with `tensorrt`, by TensorRT in it.
+    """A bundle's graphs in ONNX Runtime on the GPU number `device`.
 
-    Raises `VqtrtError` where the installed onnxruntime has no such provider.
+    Raises `VqtrtError` with the first cause if CUDA cannot be used here: no driver, no such GPU, a
+    library that is missing, or an onnxruntime for the CPU. A pickle opens it again, on the GPU of
+    the process that unpickles.
     """
 
     name = "onnxruntime-cuda"
     shape_specialized = True
-    device = "cuda"
+    turn = threading.RLock()
+    """Held while a session is made or run: the GPU takes one at a time anyway, and what another
+    thread allocates would spoil a CUDA graph that is being captured."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        precision: str = "fp32",
-        tensorrt: bool = False,
-        device: int = 0,
-    ) -> None:
+    def __init__(self, bundle: Bundle, *, precision: str = "fp32", device: int = 0) -> None:
         super().__init__(bundle, precision=precision)
-        self.lanes = 1
         self.gpu = device
-        self.providers = [*_PROVIDERS]
-        if tensorrt:
-            self.name = "onnxruntime-tensorrt"
-            # The provider has no option for it; NVIDIA's libraries all look here.
-            os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-            self.providers.insert(0, _TENSORRT)
-        for index, (provider, options) in enumerate(self.providers):
-            if "device_id" in options:
-                self.providers[index] = provider, options | {"device_id": str(device)}
-        self._require()
-        self._known: WeakValueDictionary[int, _Resident] = WeakValueDictionary()
+        self.known: WeakValueDictionary[int, Resident] = WeakValueDictionary()
+        """Outputs of bound graphs that are on the GPU, by the address of the array on the host."""
+        self._not_loaded = self._load_libraries()
+        self._new_session(_IDENTITY, "a first session")
 
-    def _require(self) -> None:
-        import onnxruntime
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(type(self), precision=self.precision, device=self.gpu)
+        return make, (self.bundle,)
 
-        wanted = self.providers[0][0]
-        if wanted not in onnxruntime.get_available_providers():
-            raise VqtrtError(
-                f"onnxruntime {onnxruntime.__version__} here has no {wanted}: "
-                'pip uninstall onnxruntime, then pip install "vqtrt[gpu]"'
-            )
+    def _count_lanes(self) -> int:
+        return 1
 
     def bind(
         self,
@@ -79,122 +79,105 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
         skip: Collection[str] = (),
         threads: int | None = None,
     ) -> BoundGraph:
-        """As `Engine.bind`; `threads` is of no use on a GPU."""
+        """As `Engine.bind`; `threads` has no meaning on a GPU."""
         graph = graph_key(self.precision, graph)
-        spec = self.bundle.graph_spec(graph)
-        return _CudaBound(self, graph, self._session(graph), spec, sizes, shared or {}, skip)
+        return CudaBound(self, graph, self.bundle.graph_spec(graph), sizes, shared or {}, skip)
+
+    def capturing_session(self, graph: str) -> Any:
+        """A session that captures its runs as CUDA graphs; for one bound graph.
+
+        Raises `VqtrtError` if the graph cannot be captured.
+        """
+        content = self.bundle.graph_bytes(graph)
+        return self._new_session(content, f"the graph {graph!r}", enable_cuda_graph="1")
 
     def _make_session(self, graph: str, threads: int | None) -> Any:
-        import onnxruntime
+        return self._new_session(self.bundle.graph_bytes(graph), f"the graph {graph!r}")
 
-        content = self.bundle.graph_bytes(graph)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # its errors are raised, too
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            session = onnxruntime.InferenceSession(content, options, providers=self.providers)
-        except Exception as error:
+    def _new_session(self, content: bytes, what: str, **options: str) -> Any:
+        onnxruntime = load_onnxruntime()
+        self._require_gpu()
+        providers = [
+            (_PROVIDER, {"device_id": str(self.gpu)} | _OPTIONS | options),
+            ("CPUExecutionProvider", {}),
+        ]
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 4  # its errors are raised, too
+        with self.turn, _native_errors() as said:
+            try:
+                # Its fallback would print, and run on the CPU.
+                session = onnxruntime.InferenceSession(
+                    content, settings, providers=providers, enable_fallback=0
+                )
+            except Exception as error:
+                raise VqtrtError(
+                    f"{self.bundle.path}: onnxruntime {onnxruntime.__version__} refuses {what} on "
+                    f"{_PROVIDER} ({' '.join(str(error).split())})"
+                ) from error
+        if _PROVIDER not in session.get_providers():
+            causes = [*self._not_loaded, *said, "it does not say why"]
             raise VqtrtError(
-                f"{self.bundle.path}: onnxruntime {onnxruntime.__version__} refuses the graph "
-                f"{graph!r} on {self.providers[0][0]} ({' '.join(str(error).split())})"
-            ) from error
-        wanted = self.providers[0][0]
-        if wanted not in session.get_providers():
-            # It goes on with the next provider, and would run on the CPU without a word.
-            raise VqtrtError(
-                f"onnxruntime {onnxruntime.__version__} cannot use {wanted} here: it needs a "
-                "driver, and CUDA's and cuDNN's libraries of its version; see "
-                "`python -c 'import onnxruntime; onnxruntime.print_debug_info()'`"
+                f"onnxruntime {onnxruntime.__version__} cannot use CUDA here ({causes[0]}): "
+                'pip install "vqtrt[gpu]" brings the libraries, and the driver must support their '
+                "version of CUDA; or pass --engine onnxruntime"
             )
         return session
 
+    def _load_libraries(self) -> list[str]:
+        """Load CUDA's libraries from where pip puts them; why some cannot be loaded."""
+        onnxruntime = load_onnxruntime()
+        if _PROVIDER not in onnxruntime.get_available_providers():
+            raise VqtrtError(
+                f"onnxruntime {onnxruntime.__version__} here has no {_PROVIDER}: "
+                'pip uninstall onnxruntime, then pip install "vqtrt[gpu]"'
+            )
+        self._require_gpu()
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            onnxruntime.preload_dlls()
+        lines = printed.getvalue().splitlines()
+        return [line.partition(": ")[2] for line in lines if line.startswith("Failed to load ")]
 
-class _Resident:
-    """A tensor on the GPU, and the array that it is copied to or from."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: str, device: str) -> None:
-        from onnxruntime import OrtValue
-
-        self.host: NDArray[Any] = np.zeros(shape, dtype)
-        self.value = OrtValue.ortvalue_from_shape_and_type(shape, self.host.dtype.type, device, 0)
-        self.value.update_inplace(self.host)
-
-
-class _CudaBound:
-    """A session with fixed buffers on the GPU, and a ring of them for each cache."""
-
-    def __init__(
-        self,
-        engine: OnnxRuntimeCudaEngine,
-        graph: str,
-        session: Any,
-        spec: GraphSpec,
-        sizes: Mapping[str, int],
-        shared: Mapping[str, NDArray[Any]],
-        skip: Collection[str],
-    ) -> None:
-        self._engine, self._graph, self._session = engine, graph, session
-        known, device = engine._known, engine.device
-        reads: dict[str, _Resident] = {}
-        self._copied: dict[str, _Resident] = {}
-        self.inputs: dict[str, NDArray[Any]] = {}
-        for tensor in spec.inputs:
-            if is_cache(tensor):
-                continue
-            name = tensor.name
-            given = shared.get(name)
-            resident = None if given is None else known.get(given.ctypes.data)
-            if resident is None:
-                resident = _Resident(tensor.resolve(sizes), tensor.dtype, device)
-                self._copied[name] = resident
-            reads[name] = resident
-            self.inputs[name] = resident.host if given is None else given
-        self._made = {
-            tensor.name: _Resident(tensor.resolve(sizes), tensor.dtype, device)
-            for tensor in spec.outputs
-            if not is_kept(tensor) and tensor.name not in skip
-        }
-        known.update({each.host.ctypes.data: each for each in self._made.values()})
-        self.outputs = {name: each.host for name, each in self._made.items()}
-        caches = caches_of(spec.inputs)
-        self._rings = [
-            (t, [_Resident(t.resolve(sizes), t.dtype, device) for _ in range(2 * t.delay)])
-            for t in caches
-        ]
-        self._bindings = [self._bind(turn, reads) for turn in range(period(caches))]
-        self._turn = 0
-
-    def _bind(self, turn: int, reads: dict[str, _Resident]) -> Any:
-        """What a turn reads and writes."""
-        binding = self._session.io_binding()
-        for name, resident in reads.items():
-            binding.bind_ortvalue_input(name, resident.value)
-        for name, resident in self._made.items():
-            binding.bind_ortvalue_output(name, resident.value)
-        for cache, ring in self._rings:
-            binding.bind_ortvalue_input(cache.name, ring[read_slot(cache, turn)].value)
-            kept = cache.name.replace(CACHE, KEPT, 1)
-            binding.bind_ortvalue_output(kept, ring[written_slot(cache, turn)].value)
-        return binding
-
-    def run(self) -> None:
-        """Run once; the caches move on."""
+    def _require_gpu(self) -> None:
+        """Raise `VqtrtError` if there is no driver or no GPU."""
         try:
-            for name, resident in self._copied.items():
-                resident.value.update_inplace(np.ascontiguousarray(self.inputs[name]))
-            self._session.run_with_iobinding(self._bindings[self._turn])
-            for name, resident in self._made.items():
-                self.outputs[name][...] = resident.value.numpy()
-        except Exception as error:
-            shapes = ", ".join(str(array.shape) for array in self.inputs.values())
-            raise self._engine._failed(self._graph, shapes, error) from error
-        self._turn = (self._turn + 1) % len(self._bindings)
+            cuda.runtime()
+        except VqtrtError:
+            return  # ONNX Runtime does without cuda-python
+        cuda.check_gpu()
 
-    def reset(self) -> None:
-        """Set the caches to zero."""
-        self._turn = 0
-        for cache, ring in self._rings:
-            # The others are written before they are read.
-            for resident in ring[: cache.delay]:
-                resident.value.update_inplace(resident.host)
+
+@contextlib.contextmanager
+def _native_errors() -> Iterator[list[str]]:
+    """What ONNX Runtime writes to standard error meanwhile: its messages, errors first.
+
+    They are not shown; lines of others are.
+    """
+    messages: list[str] = []
+    try:
+        shown = os.dup(2)
+    except OSError:  # closed
+        yield messages
+        return
+    with tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        os.dup2(file.fileno(), 2)
+        try:
+            yield messages
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            file.seek(0)
+            lines = _COLOR.sub("", file.read().decode(errors="replace")).splitlines(keepends=True)
+            ours = [line for line in lines if ":onnxruntime:" in line]
+            os.write(
+                2, "".join(line for line in lines if line.strip() and line not in ours).encode()
+            )
+            for severity in ("[E:", "[W:"):
+                messages += [_message(line) for line in ours if severity in line]
+
+
+def _message(line: str) -> str:
+    """The text of a logged line, without where it was logged."""
+    _, found, cause = line.partition(" with error: ")
+    text = cause if found else line.partition("] ")[2]
+    return " ".join(text.split())

@@ -39,7 +39,6 @@ class TorchEngine:
     name = "torch"
     precision = "fp32"
     lanes = 1
-    shape_specialized = False
 
     def __init__(
         self, run: Path, *, device: str | None = None, gpu: int = 0, threads: int | None = None
@@ -51,6 +50,7 @@ class TorchEngine:
         self.device = torch.device(
             device or (f"cuda:{gpu}" if torch.cuda.is_available() else "cpu")
         )
+        self.shape_specialized = self.device.type == "cuda"  # cuDNN chooses by shape
         limit = core_limit()
         if threads is None and limit is not None and limit < torch.get_num_threads():
             threads = limit

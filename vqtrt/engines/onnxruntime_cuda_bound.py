@@ -1,0 +1,196 @@
+"""A graph in ONNX Runtime's CUDA provider, bound as `BoundGraph`.
+
+What is bound stays on the GPU: caches, and the outputs of one graph that another shares. A run
+copies all inputs at once, and all outputs at once. Each turn of the caches' rings uses the same
+addresses whenever it comes, so it is captured as a CUDA graph and replayed: a step of a small model
+is hundreds of kernels, which take longer to launch one by one than to run.
+"""
+
+import logging
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqtrt.bundle import GraphSpec, TensorSpec
+from vqtrt.engines.base import CACHE, KEPT, is_cache, is_kept
+from vqtrt.engines.onnxruntime import load_onnxruntime
+from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
+from vqtrt.errors import VqtrtError
+
+if TYPE_CHECKING:
+    from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+
+_ALIGNMENT = 256
+"""Bytes that a tensor's address is a multiple of, as `cudaMalloc` gives it."""
+Place = tuple[Any, ...]
+"""A tensor on the GPU, as an IO binding takes it."""
+
+
+class _Strip:
+    """Some tensors in one piece of memory on the GPU, and the arrays that they are copied to."""
+
+    def __init__(
+        self, tensors: Iterable[TensorSpec], sizes: Mapping[str, int], device: int
+    ) -> None:
+        kinds = [(each.name, each.resolve(sizes), np.dtype(each.dtype)) for each in tensors]
+        starts, end = [], 0
+        for _, shape, dtype in kinds:
+            starts.append(end)
+            end += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+        self._host = np.zeros(max(end, _ALIGNMENT), np.uint8)
+        self._used = end > 0
+        ort_value = load_onnxruntime().OrtValue
+        self._memory = ort_value.ortvalue_from_shape_and_type(
+            self._host.shape, np.uint8, "cuda", device
+        )
+        self.to_gpu()
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self.places: dict[str, Place] = {}
+        for start, (name, shape, dtype) in zip(starts, kinds, strict=True):
+            stop = start + math.prod(shape) * dtype.itemsize
+            self.arrays[name] = self._host[start:stop].view(dtype).reshape(shape)
+            address = self._memory.data_ptr() + start
+            self.places[name] = "cuda", device, dtype.type, shape, address
+
+    def to_gpu(self) -> None:
+        """Copy all arrays to the GPU."""
+        if self._used:
+            self._memory.update_inplace(self._host)
+
+    def to_host(self) -> None:
+        """Copy all tensors to the arrays."""
+        if self._used:
+            self._host[:] = self._memory.numpy()
+
+
+class Resident:
+    """An output on the GPU, which another graph can read there."""
+
+    def __init__(self, strip: _Strip, name: str) -> None:
+        self._strip = strip  # lives as long as it is read
+        self.place = strip.places[name]
+
+
+class CudaBound:
+    """A session with fixed buffers on the GPU, and a ring of them for each cache.
+
+    A graph with caches has a session of its own, which captures each turn. If ONNX Runtime cannot
+    capture it, it runs plainly, and the log says why.
+    """
+
+    def __init__(
+        self,
+        engine: "OnnxRuntimeCudaEngine",
+        graph: str,
+        spec: GraphSpec,
+        sizes: Mapping[str, int],
+        shared: Mapping[str, NDArray[Any]],
+        skip: Collection[str],
+    ) -> None:
+        self._engine, self._graph, device = engine, graph, engine.gpu
+        inputs = [tensor for tensor in spec.inputs if not is_cache(tensor)]
+        self._read = {
+            name: resident
+            for name, array in shared.items()
+            if (resident := engine.known.get(array.ctypes.data)) is not None
+        }
+        with engine.turn:
+            copied = [tensor for tensor in inputs if tensor.name not in self._read]
+            made = [t for t in spec.outputs if not is_kept(t) and t.name not in skip]
+            self._in, self._out = _Strip(copied, sizes, device), _Strip(made, sizes, device)
+            caches = caches_of(spec.inputs)
+            self._rings = [
+                (cache, [_Strip([cache], sizes, device) for _ in range(2 * cache.delay)])
+                for cache in caches
+            ]
+        self._given = {t.name: shared[t.name] for t in copied if t.name in shared}
+        """Arrays of others that are inputs."""
+        self.inputs = {
+            tensor.name: shared[tensor.name]
+            if tensor.name in shared
+            else self._in.arrays[tensor.name]
+            for tensor in inputs
+        }
+        self.outputs = self._out.arrays
+        self._made = [Resident(self._out, tensor.name) for tensor in made]
+        for tensor, resident in zip(made, self._made, strict=True):
+            engine.known[self.outputs[tensor.name].ctypes.data] = resident
+        self._turns, self._turn = period(caches), 0
+        self.captures = bool(caches)
+        """Whether turns are replayed as CUDA graphs."""
+        if caches:
+            try:
+                self._use(engine.capturing_session(graph))
+            except VqtrtError as error:
+                self._run_plainly(error)
+        else:
+            self._use(engine._session(graph))
+
+    def _use(self, session: Any) -> None:
+        """Bind what each turn reads and writes."""
+        self._session = session
+        self._bindings = [self._bind(turn) for turn in range(self._turns)]
+        self._options = [self._run_options(turn) for turn in range(self._turns)]
+
+    def _run_plainly(self, error: Exception) -> None:
+        reason = " ".join(str(error).split())
+        logging.getLogger("vqtrt").warning("runs without CUDA graphs, which is slower: %s", reason)
+        self.captures = False
+        self._use(self._engine._session(self._graph))
+
+    def _bind(self, turn: int) -> Any:
+        binding = self._session.io_binding()
+        for name, place in self._in.places.items():
+            binding.bind_input(name, *place)
+        for name, resident in self._read.items():
+            binding.bind_input(name, *resident.place)
+        for name, place in self._out.places.items():
+            binding.bind_output(name, *place)
+        for cache, ring in self._rings:
+            kept = cache.name.replace(CACHE, KEPT, 1)
+            binding.bind_input(cache.name, *ring[read_slot(cache, turn)].places[cache.name])
+            binding.bind_output(kept, *ring[written_slot(cache, turn)].places[cache.name])
+        return binding
+
+    def _run_options(self, turn: int) -> Any:
+        options = load_onnxruntime().RunOptions()
+        if self.captures:
+            options.add_run_config_entry("gpu_graph_id", str(turn))
+        return options
+
+    def run(self) -> None:
+        """Run once; the caches move on."""
+        for name, array in self._given.items():
+            self._in.arrays[name][...] = array
+        try:
+            with self._engine.turn:
+                self._in.to_gpu()
+                self._launch()
+                self._out.to_host()
+        except Exception as error:
+            shapes = ", ".join(str(array.shape) for array in self.inputs.values())
+            raise self._engine._failed(self._graph, shapes, error) from error
+        self._turn = (self._turn + 1) % self._turns
+
+    def _launch(self) -> None:
+        # The first run of a turn runs it, then captures it. Nothing that a turn reads is written
+        # in it, so it can be run again.
+        try:
+            self._session.run_with_iobinding(self._bindings[self._turn], self._options[self._turn])
+        except Exception as error:
+            if not self.captures:
+                raise
+            self._run_plainly(error)
+            self._session.run_with_iobinding(self._bindings[self._turn], self._options[self._turn])
+
+    def reset(self) -> None:
+        """Set the caches to zero."""
+        self._turn = 0
+        with self._engine.turn:
+            for cache, ring in self._rings:
+                # The others are written before they are read.
+                for strip in ring[: cache.delay]:
+                    strip.to_gpu()
