@@ -239,7 +239,7 @@ CODES = [
     Case("JSON version", sidecar(format_version=2), DECODE, "newer vqtrt.*upgrade"),
     Case("JSON text", text("codes.json", "hello"), DECODE, "not valid JSON"),
     Case("JSON nested", text("codes.json", "[" * 10**5), DECODE, "not valid JSON"),
-    Case("JSON folder", lambda: Path("codes.json").mkdir(), DECODE, "not a regular file"),
+    Case("JSON folder", lambda: Path("codes.json").mkdir(), DECODE, "json: cannot be read"),
     Case("JSON K", sidecar(codebook_size=99), "decode codes.npy --out codes.npy", "is a file"),
     *(
         Case(f"name {name!r}", sidecar(files=["ok", "ok2", name]), DECODE, "no file in the output")

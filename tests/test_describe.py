@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +40,31 @@ def test_a_torn_line_of_metrics_does_not_count(tiny_run, tmp_path):
     shutil.copy(tiny_run / "config.yaml", tmp_path)
     whole = (tiny_run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "metrics.jsonl").write_text(whole[0] + whole[1][:-3])
-    assert describe(tmp_path)["steps_done"] == json.loads(whole[0])["step"]
+    facts = describe(tmp_path)
+    assert (facts["steps_done"], facts["damaged_lines"]) == (json.loads(whole[0])["step"], 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{ }",
+        b'{"step": 5, "evaluation": 3}',
+        b'{"step": null}',
+        b"[1]",
+        b"nonsense }",
+        b"\xff\xfe}",
+        b"\0" * 40,
+        b"[" * 100_000 + b"}",
+    ],
+)
+def test_damaged_lines_of_metrics_are_counted(tiny_run: Path, tmp_path: Path, line: bytes) -> None:
+    shutil.copy(tiny_run / "config.yaml", tmp_path)
+    whole = (tiny_run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join([*whole[:-1], line + b"\n", whole[-1]]))
+    facts, expected = describe(tmp_path), describe(tiny_run)
+    assert (facts.pop("damaged_lines"), "damaged_lines" in expected) == (1, False)
+    for key in ("steps_done", "held_out_nmse", "held_out_perplexity"):
+        assert facts[key] == expected[key]
 
 
 def test_a_bundle(tiny_run, tiny_bundle):

@@ -35,8 +35,10 @@ def encode(source, out: Path, *, batch_size: int = 3, engine=None, **options):
     )
 
 
-def decode(codes: Codes, out: Path, *, batch_size: int = 3, **engine) -> int:
-    return decode_codes(tokenizer(batch_size, **engine), codes, out, workers=2)
+def decode(
+    codes: Codes, out: Path, *, batch_size: int = 3, note=lambda text: None, **engine
+) -> int:
+    return decode_codes(tokenizer(batch_size, **engine), codes, out, workers=2, note=note)
 
 
 @pytest.fixture
@@ -417,6 +419,18 @@ def test_picture_names(tmp_path, files, names):
     )
 
 
+def test_one_name_that_is_too_long_does_not_lose_the_others(tmp_path: Path) -> None:
+    files = [f"{i}.jpg" for i in range(20)] + ["n" * 300 + ".jpg"]
+    told: list[str] = []
+    assert decode(codes_of(tmp_path, *files), tmp_path / "back", note=told.append) == 21
+    written = {path.name for path in (tmp_path / "back").iterdir()}
+    assert written > {f"{i}.png" for i in range(20)}
+    (long,) = written - {f"{i}.png" for i in range(20)}
+    assert long.startswith("nnn")
+    assert len(told) == 1
+    assert long in told[0]
+
+
 def test_many_equal_names_do_not_take_for_ever(tmp_path):
     names = picture_names(codes_of(tmp_path, *["same"] * 20_000))
     assert len(set(names)) == 20_000
@@ -440,12 +454,6 @@ def test_names_with_odd_characters_are_kept(tmp_path):
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == sorted(
         f"{name}.png" for name in files
     )
-
-
-def test_a_name_that_is_too_long(tmp_path):
-    with pytest.raises(VqtrtError, match=r"back: cannot be written .*too long"):
-        decode(codes_of(tmp_path, "a.png", "x" * 300), tmp_path / "back")
-    assert tree(tmp_path) == []
 
 
 def test_a_folder_that_exists_is_merged_into(tmp_path):

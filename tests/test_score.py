@@ -1,5 +1,7 @@
+import dataclasses
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,3 +81,13 @@ def test_codes_that_do_not_fit(tiny_prior, tiny_prior2, tmp_path):
             score_codes(unconditional, "pixelcnn", read_codes(bare))
     np.save(bare, np.zeros((1, 4, 4, 2), np.uint8))
     assert score_codes(unconditional, "pixelcnn", read_codes(bare))["rows"] == 1
+
+
+def test_no_rows_of_a_prior_with_classes(tiny_prior: Path) -> None:
+    engine = open_engine(find_model(tiny_prior))
+    codes = read_codes(tiny_prior / "priors" / "pixelcnn.npy")
+    assert codes.header is not None
+    assert codes.header.classes  # or the prior would not look at the labels
+    empty = dataclasses.replace(codes, codes=codes.codes[:0], files=(), labels=())
+    with pytest.raises(VqtrtError, match="holds no rows: there is nothing to score"):
+        score_codes(engine, "pixelcnn", empty)

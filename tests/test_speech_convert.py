@@ -66,6 +66,20 @@ def test_one_recording_becomes_one_file(tmp_path):
     assert tree(tmp_path) == ["100.wav", "1500.wav", "in.wav"]
 
 
+def test_a_name_that_grows_too_long_is_shortened(tmp_path: Path) -> None:
+    stem = "n" * 250
+    (tmp_path / "in").mkdir()
+    for suffix in (".flac", ".wav"):  # the second would become .wav.wav
+        soundfile.write(tmp_path / "in" / f"{stem}{suffix}", noise(3, 100), RATE, "PCM_16")
+    told: list[str] = []
+    source = SpeechFolder(tmp_path / "in")
+    assert convert(source, tmp_path / "out", note=told.append).recordings == 2
+    written = tree(tmp_path / "out")
+    assert f"{stem}.wav" in written
+    assert len(written) == 2
+    assert len(told) == 1
+
+
 def test_a_folder_of_one_recording_becomes_a_folder(tmp_path):
     folder = tmp_path / "in" / "ann"
     folder.mkdir(parents=True)

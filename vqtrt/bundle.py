@@ -6,6 +6,7 @@ that were checked are the bytes that are used; the file is not opened a second t
 that memory or time follows from has a bound: whoever writes a `bundle.json` can write any number.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from vqtrt.data.audio import AudioPreprocessing
+from vqtrt.data.files import open_file, read_file
 from vqtrt.data.preprocessing import MAX_SIDE, Preprocessing
 from vqtrt.errors import VqtrtError
 
@@ -306,14 +308,12 @@ class Bundle:
             raise VqtrtError(_damaged(self.path / INFO, f"graph file {spec.file!r} is outside"))
         path = self.path / relative
         try:
-            if path.exists() and not path.is_file():
-                raise VqtrtError(_damaged(path, "not a file"))
-            if path.stat().st_size > _MAX_GRAPH_BYTES:
-                raise VqtrtError(_damaged(path, "larger than an ONNX file can be"))
-            content = path.read_bytes()
+            content = read_file(path, _MAX_GRAPH_BYTES)
         except FileNotFoundError:
             raise VqtrtError(f"{path} is missing; export the run again: {self._export()}") from None
         except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise VqtrtError(_damaged(path, "larger than an ONNX file can be")) from None
             raise VqtrtError(f"{path}: cannot be read ({error.strerror})") from error
         except ValueError:
             raise VqtrtError(_damaged(self.path / INFO, f"no file: {spec.file!r}")) from None
@@ -343,7 +343,7 @@ def of_images(preprocessing: Preprocessing | None) -> Preprocessing:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -358,14 +358,14 @@ def _damaged(path: Path, reason: str) -> str:
 
 def _read_info(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_INFO_BYTES:
-            raise VqtrtError(_damaged(path, f"larger than {_MAX_INFO_BYTES} bytes"))
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_file(path, _MAX_INFO_BYTES))
     except FileNotFoundError:
         raise VqtrtError(
             f"{path.parent} is no bundle: it has no {INFO}; `vqtrt export` makes one"
         ) from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise VqtrtError(_damaged(path, f"larger than {_MAX_INFO_BYTES} bytes")) from None
         raise VqtrtError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError):
         raise VqtrtError(_damaged(path, "not valid JSON")) from None

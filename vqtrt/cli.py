@@ -235,7 +235,12 @@ def decode(
         tokenizer = Tokenizer(opened, batch_size=batch_size or IMAGES)
         with terminal.counting("decoding") as counter:
             count = decode_codes(
-                tokenizer, rows, out, workers=worker_count(workers), progress=counter
+                tokenizer,
+                rows,
+                out,
+                workers=worker_count(workers),
+                note=terminal.note,
+                progress=counter,
             )
     what = "pictures" if opened.speech is None else "wavs"
     terminal.note(f"wrote {count} {what} into {out}")

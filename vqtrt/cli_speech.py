@@ -92,6 +92,7 @@ def convert(
             preprocessing=_levelled(tokenizer, level_db),
             workers=worker_count(workers),
             on_error=on_error.value,
+            note=terminal.note,
             progress=counter,
         )
     tell_passed_over(passed_over(source))
@@ -223,7 +224,9 @@ def decode_recordings(
     opened = read_clip_codes(codes)
     warn_of_others(codes, opened.header, engine)
     with terminal.counting("decoding") as counter:
-        return decode_speech(tokenizer, opened, out, speaker=speaker, progress=counter)
+        return decode_speech(
+            tokenizer, opened, out, speaker=speaker, note=terminal.note, progress=counter
+        )
 
 
 def evaluate_recordings(

@@ -10,6 +10,7 @@ from vqtrt.config import Config, load_any_config
 from vqtrt.config_speech import SpeechConfig
 from vqtrt.data.clip_codes import ClipCodes, open_codes
 from vqtrt.data.codes import Header
+from vqtrt.data.files import open_file
 from vqtrt.errors import VqtrtError
 
 
@@ -38,6 +39,8 @@ def _run(path: Path) -> dict[str, Any]:
     else:
         facts |= _images(config) | steps
         figures = ("nmse", "perplexity")
+    if last["damaged_lines"]:
+        facts["damaged_lines"] = last["damaged_lines"]
     return facts | {
         **{f"held_out_{name}": last.get(name) for name in figures},
         "trained": (path / "model.safetensors").is_file(),
@@ -72,13 +75,20 @@ def _speech(config: SpeechConfig) -> dict[str, Any]:
 
 
 def _last_figures(metrics: Path) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
+    """The newest figures of a run, and how many `damaged_lines` there are, such as a torn last."""
+    figures: dict[str, Any] = {"damaged_lines": 0}
     if metrics.is_file():
-        with metrics.open(encoding="utf-8") as lines:
+        with open_file(metrics) as lines:
             for line in lines:
-                if line.endswith("}\n"):
+                try:
                     values = json.loads(line)
-                    figures |= {"step": values["step"]} | values.get("evaluation", {})
+                    step, evaluation = values["step"], values.get("evaluation", {})
+                    if type(step) is not int or not isinstance(evaluation, dict):
+                        raise TypeError("no line of figures")
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                    figures["damaged_lines"] += 1
+                    continue
+                figures |= {"step": step} | evaluation
     return figures
 
 

@@ -10,10 +10,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
@@ -27,10 +27,13 @@ from vqtrt.data.folder import ImageFolder, passed_over
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images, ImageSource, Item
 from vqtrt.errors import VqtrtError, unwritable
+from vqtrt.output_names import NameLimits, name_limits, output_names
 from vqtrt.tokenizer import Tokenizer
 
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all) as the work goes on."""
+Note = Callable[[str], None]
+"""Called with a line for the user."""
 
 _COMMIT_SECONDS = 2.0
 
@@ -173,18 +176,20 @@ def decode_codes(
     out: Path,
     *,
     workers: int,
+    note: Note = lambda text: None,
     progress: Progress = lambda done, total: None,
 ) -> int:
     """Write every row of `codes` as a PNG below the folder `out`; returns how many.
 
-    A picture is named like the file that its row came from, or by its row. All codes are checked
+    A picture is named like the file that its row came from, or by its row; `note` is told where
+    names are too long and had to be shortened. All codes are checked
     first, and pictures appear in `out` only when all of them are decoded.
     """
     check_codes(
         codes.codes, tokenizer.codebook_size, None, tokenizer.num_codebooks, name=str(codes.path)
     )
     rows = len(codes.codes)
-    names = picture_names(codes)
+    names = picture_names(codes, name_limits(out), note)
     progress(0, rows)
     with staged(out) as stage, ThreadPoolExecutor(workers) as pool:
         for start in range(0, rows, tokenizer.batch_size):
@@ -197,49 +202,11 @@ def decode_codes(
     return rows
 
 
-def picture_names(codes: Codes) -> list[str]:
+def picture_names(
+    codes: Codes, limits: NameLimits | None = None, note: Note = lambda text: None
+) -> list[str]:
     """A relative path ending in .png for each row, all different and none outside the folder."""
-    return output_names(codes.files, len(codes.codes), codes.path, ".png")
-
-
-def output_names(files: Sequence[str], count: int, codes: Path, suffix: str) -> list[str]:
-    """Relative paths ending in `suffix` for `count` items, by the `files` they came from.
-
-    All are different, and none is outside the folder. Without files, they are numbered.
-    """
-    if not files:
-        return [f"{row:06d}{suffix}" for row in range(count)]
-    paths = [_inside(file, codes) for file in files]
-    taken = {str(folder) for path in paths for folder in path.parents}
-    names = []
-    for row, path in enumerate(paths):
-        # a.jpg and a.png of one folder must not become one picture, nor take a folder's name.
-        # An array's item, `images.npy[17]`, has no suffix to replace.
-        name = f"{path}{suffix}" if path.name.endswith("]") else str(path.with_suffix(suffix))
-        if name in taken:
-            name = f"{path}{suffix}"
-        if name in taken:
-            name = f"{path}-{row:06d}{suffix}"
-        while name in taken:
-            name = f"{name.removesuffix(suffix)}_{suffix}"
-        taken.add(name)
-        names.append(name)
-    return names
-
-
-def _inside(file: str, codes: Path) -> PurePosixPath:
-    """A row's file as a path that stays in the output folder; the .json may be a stranger's."""
-    path = PurePosixPath(file)
-    try:
-        usable = b"\0" not in os.fsencode(file) and bool(path.name)
-    except UnicodeEncodeError:
-        usable = False
-    if not usable or path.is_absolute() or ".." in path.parts:
-        raise VqtrtError(
-            f"{codes}: its .json names {file!r}, which is no file in the output folder; "
-            "mend or remove the .json"
-        )
-    return path
+    return output_names(codes.files, len(codes.codes), codes.path, ".png", limits, note)
 
 
 def _write_picture(path: Path, image: Images) -> None:

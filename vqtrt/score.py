@@ -43,10 +43,10 @@ def score_codes(
         )
     books = facts.num_codebooks
     check_codes(codes.codes, facts.codebook_size, None, books, name=str(codes.path))
-    labels = _labels(codes, facts.classes)
     rows, height, width = codes.codes.shape[:3]
     if not rows:
         raise VqtrtError(f"{codes.path}: holds no rows: there is nothing to score")
+    labels = _labels(codes, facts.classes)
     if max(height, width) > facts.reach + 1:
         raise VqtrtError(
             f"{codes.path}: grids of {height}x{width} codes; the prior {prior!r} takes up to "

@@ -18,7 +18,7 @@ from vqtrt.data.clip_codes import ClipCodes
 from vqtrt.data.source import Item
 from vqtrt.data.speech import SpeechFolder, SpeechSource
 from vqtrt.errors import VqtrtError, unwritable
-from vqtrt.pipeline import Progress, require_outside
+from vqtrt.pipeline import Note, Progress, require_outside
 from vqtrt.speech_pipeline import decode_speech, encoded_clips, speaker_number
 from vqtrt.speech_tokenizer import SpeechTokenizer
 
@@ -97,6 +97,7 @@ def convert_speech(
     preprocessing: AudioPreprocessing | None = None,
     workers: int,
     on_error: OnError = "stop",
+    note: Note = lambda text: None,
     progress: Progress = lambda done, total: None,
 ) -> Converted:
     """Write every recording of a source in the voice of `speaker`, 16 bit, as long as it was.
@@ -131,6 +132,7 @@ def convert_speech(
             encoded.codes,
             out,
             speaker=speaker,
+            note=note,
             progress=lambda done, total: progress(count + 2 * lost + done, 2 * (count + lost)),
         )
     progress(2 * (count + lost), 2 * (count + lost))

@@ -25,12 +25,13 @@ from vqtrt.data.codes_writer import ClipWriter
 from vqtrt.data.source import Item
 from vqtrt.data.speech import SpeechFolder, SpeechSource
 from vqtrt.errors import AudioError, VqtrtError
+from vqtrt.output_names import name_limits, output_names
 from vqtrt.pipeline import (
     EncodeResult,
+    Note,
     Progress,
     finish,
     list_source,
-    output_names,
     require_outside,
     staged,
 )
@@ -211,19 +212,21 @@ def decode_speech(
     out: Path,
     *,
     speaker: str | None = None,
+    note: Note = lambda text: None,
     progress: Progress = lambda done, total: None,
 ) -> int:
     """Write every clip of `codes` as a .wav (16 bit) below the folder `out`; returns how many.
 
     Each in the voice of `speaker`, or its own. A wav is named like the file that its clip came
-    from, or by its number, and as long as that file was. All codes are checked first, and wavs
+    from, or by its number, and as long as that file was; `note` is told where names had to be
+    shortened. All codes are checked first, and wavs
     appear in `out` only when all of them are decoded. Raises `VqtrtError` for codes that are not of
     such a model, and for an unknown speaker.
     """
     _require_fit(decoder, codes)
     numbers = speaker_numbers(codes, decoder.speech.speakers, speaker)
     count = len(codes)
-    names = output_names(codes.files, count, codes.path, ".wav")
+    names = output_names(codes.files, count, codes.path, ".wav", name_limits(out), note)
     progress(0, count)
     with staged(out) as stage:
         clips = [codes.clip(index) for index in range(count)]

@@ -513,6 +513,61 @@ def test_json_is_bounded_and_a_regular_file(out: Path, monkeypatch: pytest.Monke
         read_codes(out)
 
 
+def test_json_is_bounded_by_the_rows(out: Path) -> None:
+    np.save(out, values(3))
+    with out.with_suffix(".json").open("wb") as file:
+        file.truncate(reader.json_limit(3) + 1)  # sparse: nothing of it is read
+    tracemalloc.start()
+    try:
+        with pytest.raises(VqtrtError, match=r"larger than \d+ bytes, the most for the rows of"):
+            read_codes(out)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+    assert reader.json_limit(3) < 40 << 20
+    # The longest names, every byte of them escaped, fit in.
+    written = json.dumps("\udcff" * reader.MAX_NAME_BYTES)
+    assert len(written) + 100 < reader.json_limit(1) - reader.json_limit(0)
+    assert reader.json_limit(1 << 40) == reader.MAX_JSON_BYTES
+
+
+def test_names_are_bounded(out: Path) -> None:
+    write(out, values(3))
+    path = out.with_suffix(".json")
+    facts = json.loads(path.read_text())
+    for name, fits in (
+        ("a/" * 2046 + "x.png", False),
+        ("a" * 4096, True),
+        ("é" * 2048, True),
+        ("é" * 2049, False),
+        ("a/" * 30_000 + "x.png", False),
+    ):
+        path.write_text(json.dumps(facts | {"files": [name, "b", "c"]}))
+        if fits:
+            assert read_codes(out).files[0] == name
+            continue
+        tracemalloc.start()
+        try:
+            with pytest.raises(VqtrtError, match=r"row 0 .* is longer than 4096 bytes") as caught:
+                read_codes(out)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 2 << 20
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("depth", [7, 500, 100_000])
+def test_nesting_is_bounded(out: Path, depth: int) -> None:
+    write(out, values(3))
+    path = out.with_suffix(".json")
+    text = path.read_text().replace('"resize": 12', f'"resize": {"[" * depth}{"]" * depth}')
+    path.write_text(text)
+    with pytest.raises(VqtrtError, match=r"nested deeper|not valid JSON"):
+        read_codes(out)
+
+
 def test_check_codes_names_the_first_bad_value(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = values(9, (3, 7)).astype(np.uint16)
     check_codes(codes, 512, (3, 7), 1)

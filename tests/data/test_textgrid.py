@@ -213,9 +213,9 @@ def test_what_is_no_text(path, data, message):
 
 def test_missing(path):
     fails(path, "no such file")
-    fails(path.parent, "no such file")
+    fails(path.parent, "Is a directory")
     os.mkfifo(path)
-    fails(path, "no such file")
+    fails(path, "it is a pipe, not a regular file")
 
 
 def test_size_is_bounded(path, monkeypatch):

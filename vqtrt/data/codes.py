@@ -6,8 +6,8 @@ checked against the others before it is used. `codes_writer.py` writes the two f
 has the codes of images, and what those of speech (`clip_codes.py`) share with them.
 """
 
+import errno
 import json
-import stat
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,11 +19,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PositiveInt, ValidationError
 
 from vqtrt.data.arrays import open_npy
+from vqtrt.data.files import read_file
 from vqtrt.errors import VqtrtError
 
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 4 << 30
+"""Longest JSON that is read; less for few rows: see `json_limit`."""
+MAX_NAME_BYTES = 4096
+"""Longest name of an item: no system opens a longer path."""
 CHUNK_BYTES = 16 << 20
+_DEEPEST = 6
+"""Lists and objects of a codes file's JSON within each other, with some to spare."""
 
 # File names may hold bytes that are not UTF-8 (Python's surrogate escapes); pydantic's own `str`
 # refuses those.
@@ -253,22 +259,37 @@ def load_pair(path: Path) -> tuple[NDArray[Any], dict[str, Any] | None]:
     if array.dtype.kind not in "iu":
         raise VqtrtError(f"{path}: holds {array.dtype}, but codes are integers; cast them first")
     json_path = path.with_suffix(".json")
-    return array, _load_json(json_path) if json_path.exists() else None
+    if not json_path.exists():
+        return array, None
+    return array, _load_json(json_path, json_limit(len(array) if array.ndim else 0))
 
 
-def _load_json(path: Path) -> dict[str, Any]:
+def json_limit(rows: int) -> int:
+    """Bytes that the JSON of an array with so many rows may have.
+
+    32 MiB are for the header and for items without a row, 32 KiB for each row: the longest name
+    whose every byte is escaped, and its numbers.
+    """
+    return min(MAX_JSON_BYTES, (32 << 20) + rows * (32 << 10))
+
+
+def _load_json(path: Path, most: int) -> dict[str, Any]:
     """The JSON's object, without its format version, once that is known to be ours."""
     try:
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            raise VqtrtError(f"{path}: not a regular file; remove it or put the codes' JSON there")
-        if info.st_size > MAX_JSON_BYTES:
-            raise VqtrtError(f"{path}: larger than {MAX_JSON_BYTES} bytes; remove it or split it")
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_file(path, most))
     except OSError as err:
-        raise VqtrtError(f"{path}: cannot be read ({err.strerror})") from err
+        if err.errno == errno.EFBIG:
+            raise VqtrtError(
+                f"{path}: larger than {most} bytes, the most for the rows of {path.stem}.npy; "
+                "remove it, or encode again"
+            ) from err
+        raise VqtrtError(
+            f"{path}: cannot be read ({err.strerror}); remove it, or put the codes' JSON there"
+        ) from err
     except (ValueError, RecursionError) as err:
         raise VqtrtError(f"{path}: not valid JSON; encode again, or remove it") from err
+    if _nested(data, _DEEPEST):
+        raise VqtrtError(f"{path}: nested deeper than a codes file is; encode again, or remove it")
     version = data.pop("format_version", None) if isinstance(data, dict) else None
     if type(version) is not int or version < 1:
         raise VqtrtError(f"{path}: not the JSON of a codes file; rename it or move it away")
@@ -279,6 +300,20 @@ def _load_json(path: Path) -> dict[str, Any]:
         )
     assert isinstance(data, dict)  # noqa: S101  (for mypy: a version came out of it)
     return data
+
+
+def _nested(data: Any, most: int) -> bool:
+    """Whether lists and objects are nested deeper than `most`."""
+    pending = [(data, 1)]
+    while pending:
+        value, depth = pending.pop()
+        if not isinstance(value, list | dict):
+            continue
+        if depth > most:
+            return True
+        inner = value.values() if isinstance(value, dict) else value
+        pending += [(item, depth + 1) for item in inner if isinstance(item, list | dict)]
+    return False
 
 
 def require_kind(facts: dict[str, Any], wanted: Kind, json_path: Path) -> None:
@@ -317,6 +352,11 @@ def check_lists(
     mend = "encode again, or remove the JSON"
     if not is_list(files, str) or len(files) != count:
         raise VqtrtError(f"{json_path}: 'files' is not a list of {count} names; {mend}")
+    if (row := next((row for row, name in enumerate(files) if _too_long(name)), None)) is not None:
+        raise VqtrtError(
+            f"{json_path}: the name of row {row} ({short(files[row])}) is longer than "
+            f"{MAX_NAME_BYTES} bytes; {mend}"
+        )
     wanted = count if header.classes else 0
     labels = [] if labels is None and not header.classes else labels
     if not is_list(labels, int) or len(labels) != wanted:
@@ -328,6 +368,13 @@ def check_lists(
     ):
         raise VqtrtError(f"{json_path}: 'rejected' is not a list of file and reason; {mend}")
     return tuple(files), tuple(labels), tuple(Rejected(**r) for r in rejected)
+
+
+def _too_long(name: str) -> bool:
+    """Whether a name is longer than any that a file has."""
+    if len(name) <= MAX_NAME_BYTES // 4:
+        return False
+    return len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES
 
 
 def is_list(value: object, kind: type) -> bool:

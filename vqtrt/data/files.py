@@ -5,10 +5,10 @@ looked at. A pipe is not waited for, and a device such as /dev/zero is never rea
 """
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -18,7 +18,7 @@ _KINDS = {
 }
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> io.BufferedReader:
     """Open a regular file for reading bytes.
 
     Raises `OSError` for what cannot be opened, is a folder, or is no regular file; its `strerror`

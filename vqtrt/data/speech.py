@@ -12,6 +12,7 @@ from typing import Protocol
 
 from vqtrt.data.audio import Audio, AudioPreprocessing, read_audio, read_blocks
 from vqtrt.data.decode import shown
+from vqtrt.data.files import open_file
 from vqtrt.data.folder import FileTree, name_text
 from vqtrt.data.selection import Selection, suffix_of
 from vqtrt.data.source import Item
@@ -190,9 +191,7 @@ def _compiled(pattern: str | None) -> "re.Pattern[str] | None":
 
 def _read_text(path: Path) -> str | None:
     try:
-        if not path.is_file():  # a pipe would be waited for
-            return None
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(_MAX_TEXT).strip()
+        with open_file(path) as file:
+            return file.read(_MAX_TEXT).decode("utf-8", errors="replace").strip()
     except OSError:
         return None

@@ -5,6 +5,7 @@ its manual): numbers and quoted strings in their order, whatever names stand bet
 is allocated by the counts that a file claims.
 """
 
+import errno
 import fnmatch
 import math
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vqtrt.data.decode import shown
+from vqtrt.data.files import read_file
 from vqtrt.errors import AudioError
 
 _MAX_BYTES = 1 << 26
@@ -176,14 +178,15 @@ class _Values:
 
 def _text(path: Path) -> str:
     try:
-        if not path.is_file():
-            raise AudioError(f"{shown(path)}: no such file; check the path")
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        data = read_file(path, _MAX_BYTES)
+    except FileNotFoundError:
+        raise AudioError(f"{shown(path)}: no such file; check the path") from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise AudioError(
+                f"{shown(path)}: is larger than {_MAX_BYTES >> 20} MiB; split it"
+            ) from None
         raise AudioError(f"{shown(path)}: cannot be read ({error.strerror})") from error
-    if len(data) > _MAX_BYTES:
-        raise AudioError(f"{shown(path)}: is larger than {_MAX_BYTES >> 20} MiB; split it")
     if data.startswith(b"ooBinaryFile"):
         raise AudioError(f"{shown(path)}: is binary; save it as text in Praat")
     wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
