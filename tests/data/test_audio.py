@@ -191,6 +191,52 @@ def test_silence_stays_silent(tmp_path):
     assert not read_audio(path, AudioPreprocessing(sample_rate=8000, level_db=-20)).any()
 
 
+# channels that cancel
+
+
+def speech(samples: int) -> np.ndarray:
+    t = np.arange(samples) / 8000
+    return (0.3 * np.sin(2 * np.pi * 440 * t) * np.sin(3 * t)).astype(np.float32)
+
+
+@pytest.mark.parametrize("other", [-1.0, -0.98, -1.02])
+@pytest.mark.parametrize(
+    "preprocessing", [SAME, AudioPreprocessing(sample_rate=8000, level_db=-20)]
+)
+def test_channels_that_cancel_are_refused(
+    tmp_path: Path, other: float, preprocessing: AudioPreprocessing
+) -> None:
+    left = speech(150_000)
+    path = put(tmp_path / "a.wav", np.stack([left, other * left], 1), sub="FLOAT")
+    fails(
+        path, "its 2 channels cancel out: their mix is .*; keep one: ffmpeg -i a.wav", preprocessing
+    )
+    with pytest.raises(AudioError, match="cancel out"):
+        list(read_blocks(path, preprocessing))
+
+
+@pytest.mark.parametrize("channels", [2, 8, 64])
+def test_channels_that_do_not_cancel(tmp_path: Path, channels: int) -> None:
+    voice = speech(20_000)
+    # One voice among silent channels, voices by themselves, one half as loud upside down, silence.
+    alone = np.zeros((len(voice), channels), np.float32)
+    alone[:, -1] = voice
+    upside = np.zeros_like(alone)
+    upside[:, 0], upside[:, 1] = voice, -voice / 2
+    quiet = np.full_like(alone, 1e-6) * np.where(np.arange(channels) % 2, 1, -1)
+    for each in (alone, noise(20_000, channels), upside, np.zeros_like(alone), quiet):
+        path = put(tmp_path / "a.wav", each.astype(np.float32), sub="FLOAT")
+        expected = each.mean(1, dtype=np.float32)
+        np.testing.assert_allclose(read_audio(path, SAME), expected, atol=1e-7)
+
+
+def test_a_beginning_that_cancels_is_not_the_whole(tmp_path: Path) -> None:
+    left = speech(150_000)
+    right = np.where(np.arange(150_000) < 100_000, -left, left)
+    path = put(tmp_path / "a.wav", np.stack([left, right], 1))
+    assert len(read_audio(path, SAME)) == 150_000
+
+
 # what cannot be read
 
 
@@ -231,28 +277,32 @@ def test_raw_has_no_header(tmp_path):
 
 def test_missing_and_odd_files(tmp_path):
     fails(tmp_path / "none.wav", "no such file")
-    fails(tmp_path, "no such file")
+    fails(tmp_path, "is no regular file")
     os.mkfifo(tmp_path / "pipe.wav")
-    fails(tmp_path / "pipe.wav", "no such file")
+    fails(tmp_path / "pipe.wav", "is no regular file")
+    (tmp_path / "zero.wav").symlink_to("/dev/zero")
+    fails(tmp_path / "zero.wav", "is no regular file")
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "none.wav")
+    fails(tmp_path / "gone.wav", "no such file")
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     path = put(tmp_path / "a.wav", noise(10))
 
-    def denied(self, *args, **options):
+    def denied(*args, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(os, "open", denied)
     fails(path, "cannot be read .Permission denied")
 
 
 def test_too_many_open_files_are_not_the_recordings_fault(tmp_path, monkeypatch):
     path = put(tmp_path / "a.wav", noise(10))
 
-    def exhausted(self, *args, **options):
+    def exhausted(*args, **options):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(Path, "open", exhausted)
+    monkeypatch.setattr(os, "open", exhausted)
     with pytest.raises(VqtrtError, match="ulimit") as caught:
         read_audio(path, SAME)
     assert not isinstance(caught.value, AudioError)

@@ -3,13 +3,11 @@
 Notable:
 - The whole of a file is its blocks put together, so both give the same samples bit for bit.
 - Nothing is allocated by what a header claims.
-- A file is what its content says, whatever its name ends with.
+- Streams that follow one another in a file (`recording.py`) are read one after the other.
 """
 
-import errno
 import math
 import os
-import re
 import wave
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -21,33 +19,23 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from vqtrt.data.decode import shown
+from vqtrt.data.recording import ESTIMATED, UNKNOWN, Recording, damaged
 from vqtrt.errors import AudioError, VqtrtError, unwritable
 
 Audio = NDArray[np.float32]
 """Mono samples (T,), float32 in [-1, 1] or a little beyond."""
 
 _BLOCK_FRAMES = 1 << 16
-_MAX_CHANNELS = 64
-_RATES = (100, 1_000_000)
 _LOUDEST = 100.0
 """40 dB above full scale: beyond it numbers are no samples, or not scaled to [-1, 1]."""
 _QUIET = 1e-5
 """RMS below which a recording is not brought to a level: it would be its noise."""
-_DENSEST = 1 << 13
-"""Samples a byte that no format reaches: silence in FLAC has 65,535 in 14 bytes or more."""
-_UNKNOWN = (1 << 63) - 1
-"""Frames that libsndfile gives for a FLAC whose header leaves its length open."""
 _WHOLE = 1 << 30
 """Samples that are read at once, 4 GiB."""
 _WAV_SAMPLES = ((1 << 32) - 64) // 2
 """Of 16 bit: sizes are written in 32 bits, with the header's."""
-_COUNTED = ("WAV", "FLAC", "AIFF", "W64", "RF64", "WAVEX")
-"""Formats whose headers say how many samples there are; of others it is an estimate."""
-
-# In libsndfile's log, of a WAV, AIFF, W64 or RF64 that is shorter than its header says.
-_SHORTER = re.compile(r"^ *(?:data|SSND|riff|Riff size) : (\d+) \(should be (\d+)\)", re.MULTILINE)
-_STREAMED = 0x7FFF0000
-"""Bytes from which on a size is the one that programs write who do not know it yet."""
+_CANCELLED = 10 ** (-30 / 20)
+"""Level of the sum of all channels, relative to the loudest of them, below which they cancel."""
 
 
 class AudioPreprocessing(BaseModel):
@@ -66,7 +54,8 @@ def read_blocks(path: Path, preprocessing: AudioPreprocessing) -> Iterator[Audio
 
     WAV, FLAC, Ogg (Vorbis, Opus), MP3, AIFF and whatever else libsndfile reads, of up to 64
     channels. Raises `AudioError` for what is missing, is no audio, is damaged or cut off, is empty,
-    or holds samples that are not finite; `ModuleNotFoundError` without the extra `speech`.
+    holds samples that are not finite, or channels that cancel when they are mixed;
+    `ModuleNotFoundError` without the extra `speech`.
     """
     gain = 1.0
     if preprocessing.level_db is not None:
@@ -95,9 +84,9 @@ def audio_length(path: Path, preprocessing: AudioPreprocessing) -> int:
 
     Where the header leaves it open, the file is read. Raises as `read_blocks`.
     """
-    with _open(path) as file:
-        frames, rate = int(file.frames), int(file.samplerate)
-    if frames == _UNKNOWN:
+    with Recording(path) as recording:
+        frames, rate = recording.frames(), recording.sample_rate
+    if frames == UNKNOWN:
         return sum(map(len, _resampled(path, preprocessing.sample_rate)))
     return max(1, round(frames * preprocessing.sample_rate / rate))
 
@@ -163,12 +152,13 @@ def _resampled(path: Path, rate: int) -> Iterator[Audio]:
 
     stream: Any = None
     given = False
-    with _open(path) as file:
-        if file.samplerate != rate:
-            stream = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32", quality="HQ")
+    with Recording(path) as recording:
+        own = recording.sample_rate
+        if own != rate:
+            stream = soxr.ResampleStream(own, rate, 1, dtype="float32", quality="HQ")
         # Up to a few times as many come out as go in, whatever the rates.
-        frames = max(1, min(_BLOCK_FRAMES, 4 * _BLOCK_FRAMES * file.samplerate // rate))
-        for block, last in _mono(path, file, frames):
+        frames = max(1, min(_BLOCK_FRAMES, 4 * _BLOCK_FRAMES * own // rate))
+        for block, last in _mono(recording, frames):
             made = block if stream is None else stream.resample_chunk(block, last=last)
             if len(made):
                 given = True
@@ -177,33 +167,77 @@ def _resampled(path: Path, rate: int) -> Iterator[Audio]:
         raise AudioError(f"{shown(path)}: is too short to be brought to {rate} Hz; remove it")
 
 
-def _mono(path: Path, file: Any, frames: int = _BLOCK_FRAMES) -> Iterator[tuple[Audio, bool]]:
-    """Blocks of up to `frames` of a file, checked, and whether each is the last."""
+def _mono(recording: Recording, frames: int = _BLOCK_FRAMES) -> Iterator[tuple[Audio, bool]]:
+    """Blocks of up to `frames` of a recording, checked, and whether each is the last."""
+    done, ahead = 0, None
+    for file in recording.streams():
+        balance = _Balance(file.channels)
+        for block in _blocks(recording.path, file, frames):
+            mono = block[:, 0] if block.shape[1] == 1 else _mixed(block)
+            if (at := bad_sample(mono)) is not None:
+                raise AudioError(
+                    f"{shown(recording.path)}: sample {done + at} is {mono[at]:g}; samples are "
+                    "finite and within [-1, 1], so mend or remove the file"
+                )
+            balance.add(block, mono)
+            done += len(block)
+            if ahead is not None:
+                yield ahead, False
+            ahead = np.ascontiguousarray(mono)
+        balance.check(recording.path)
+    if ahead is None:
+        raise AudioError(f"{shown(recording.path)}: holds no samples; remove it")
+    yield ahead, True
+
+
+def _blocks(path: Path, file: Any, frames: int) -> Iterator[NDArray[np.float32]]:
+    """Blocks (n, c) of a stream of soundfile's, none of them empty."""
     import soundfile
 
-    done, ahead = 0, None
-    while True:
+    counted = file.format not in ESTIMATED and file.frames < UNKNOWN
+    done = 0
+    # Not beyond what the header counts: a tag behind a FLAC would be taken for damage.
+    while wanted := min(frames, file.frames - done) if counted else frames:
         try:
-            block = file.read(frames, dtype="float32", always_2d=True)
+            block = file.read(wanted, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise _damaged(path, str(error)) from None
+            raise damaged(path, str(error)) from None
         if not len(block):
             break
-        mono = block[:, 0] if block.shape[1] == 1 else _mixed(block)
-        if (at := bad_sample(mono)) is not None:
-            raise AudioError(
-                f"{shown(path)}: sample {done + at} is {mono[at]:g}; samples are finite and within "
-                "[-1, 1], so mend or remove the file"
-            )
         done += len(block)
-        if ahead is not None:
-            yield ahead, False
-        ahead = np.ascontiguousarray(mono)
-    if ahead is None:
-        raise AudioError(f"{shown(path)}: holds no samples; remove it")
-    if file.format in _COUNTED and done < file.frames < _UNKNOWN:
-        raise _damaged(path, f"it ends after {done} of {file.frames} samples")
-    yield ahead, True
+        yield block
+    if counted and done < file.frames:
+        raise damaged(path, f"it is cut off: it ends after {done} of {file.frames} samples")
+
+
+class _Balance:
+    """Whether the channels of a stream cancel when they are mixed, so that silence is left."""
+
+    def __init__(self, channels: int) -> None:
+        self._channels = np.zeros(channels)
+        self._mixed, self._count = 0.0, 0
+
+    def add(self, block: NDArray[np.float32], mono: Audio) -> None:
+        """Add a block (n, c) and its mean (n,)."""
+        if block.shape[1] > 1:
+            self._channels += np.einsum("nc,nc->c", block, block, dtype=np.float64)
+            self._mixed += float(np.square(mono, dtype=np.float64).sum())
+            self._count += len(mono)
+
+    def check(self, path: Path) -> None:
+        """Raise `AudioError` where they do."""
+        count = len(self._channels)
+        loudest = math.sqrt(self._channels.max() / max(1, self._count))
+        # Their sum, not the mean: one voice among many silent channels is no fault.
+        total = count * math.sqrt(self._mixed / max(1, self._count))
+        if loudest > _QUIET and total < _CANCELLED * loudest:
+            left = "silence"
+            if total:
+                left = f"{20 * math.log10(loudest / total):.0f} dB below the loudest of them"
+            raise AudioError(
+                f"{shown(path)}: its {count} channels cancel out: their mix is {left}; keep one: "
+                f"ffmpeg -i {shown(path.name)} -af 'pan=mono|c0=c0' {shown(path.stem)}-mono.flac"
+            )
 
 
 def _mixed(block: NDArray[np.float32]) -> Audio:
@@ -214,82 +248,11 @@ def _mixed(block: NDArray[np.float32]) -> Audio:
     return mixed
 
 
-def _open(path: Path) -> Any:
-    """A file of soundfile's, whose claims are within bounds."""
-    import soundfile
-
-    try:
-        if not path.is_file():
-            # A pipe would be waited for.
-            raise AudioError(f"{shown(path)}: no such file; check the path")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            # Not the recording's fault: passing over it would pass over all that follow.
-            raise VqtrtError(f"{shown(path)}: too many open files; raise `ulimit -n`") from error
-        raise AudioError(f"{shown(path)}: cannot be read ({error.strerror})") from error
-    if not size:
-        raise AudioError(f"{shown(path)}: is empty; remove it")
-    try:
-        opened = soundfile.SoundFile(os.fsencode(path))
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: .raw, which has no header
-        raise _unknown(path, error) from None
-    try:
-        _check_claims(path, opened, size)
-    except AudioError:
-        opened.close()
-        raise
-    # soundfile would seek to where it is after each block, which is slow, cuts an MP3 off at its
-    # estimated length, and fails for a FLAC of open length.
-    opened.seekable = lambda: False
-    return opened
-
-
-def _check_claims(path: Path, file: Any, size: int) -> None:
-    if file.channels > _MAX_CHANNELS or not _RATES[0] <= file.samplerate <= _RATES[1]:
-        raise AudioError(
-            f"{shown(path)}: claims {file.channels} channels at {file.samplerate} Hz; up to "
-            f"{_MAX_CHANNELS} channels and {_RATES[0]} to {_RATES[1]} Hz are read"
-        )
-    if size * _DENSEST < file.frames < _UNKNOWN:
-        raise _damaged(path, f"it claims {file.frames} samples in {size} bytes")
-    if found := _SHORTER.search(file.extra_info):
-        claimed, there = map(int, found.groups())
-        if there < claimed < _STREAMED:
-            raise _damaged(path, f"it is cut off: {there} of {claimed} bytes are there")
-
-
-def _unknown(path: Path, error: Exception) -> AudioError:
-    """Why a file cannot be opened."""
-    import soundfile
-
-    suffix = path.suffix.lower()
-    if suffix == ".mp3" and "MP3" not in soundfile.available_formats():
-        needed = "1.1"
-    elif suffix == ".opus" and "OPUS" not in soundfile.available_subtypes("OGG"):
-        needed = "1.0.29"
-    else:
-        # libsndfile names the path as bytes; its reason comes after the last colon.
-        return _damaged(path, str(error).rpartition(": ")[2])
-    return AudioError(
-        f"{shown(path)}: libsndfile {soundfile.__libsndfile_version__} reads no {suffix[1:]}, "
-        f'{needed} and later do: pip install --upgrade "vqtrt[speech]", or convert to flac'
-    )
-
-
-def _damaged(path: Path, reason: str) -> AudioError:
-    text = " ".join(reason.split()).rstrip(".")
-    return AudioError(
-        f"{shown(path)}: is no audio that can be read, or is damaged ({text}); replace or remove it"
-    )
-
-
 def _gain(path: Path, level_db: float) -> float:
     """What brings a recording's RMS to a level; a pass over the file."""
     squares, count = 0.0, 0
-    with _open(path) as file:
-        for block, _ in _mono(path, file):
+    with Recording(path) as recording:
+        for block, _ in _mono(recording):
             squares += float(np.square(block, dtype=np.float64).sum())
             count += len(block)
     rms = math.sqrt(squares / count)
