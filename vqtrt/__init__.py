@@ -3,26 +3,45 @@
 import vqtrt
 
 tokenizer = vqtrt.load("runs/cifar10-small")
-codes = tokenizer.encode(images)    # uint8 (N, H, W, 3) -> (N, h, w)
+image = vqtrt.open_image("photo.jpg", tokenizer)  # as `vqtrt encode` reads it
+codes = tokenizer.encode(image[None])  # uint8 (N, H, W, 3) -> (N, h, w)
 images = tokenizer.decode(codes)
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from vqtrt.errors import AudioError, ImageError, VqtrtError
 
 if TYPE_CHECKING:
+    from vqtrt.opening import open_audio, open_image
     from vqtrt.tokenizer import Tokenizer, load
 
-__all__ = ["AudioError", "ImageError", "Tokenizer", "VqtrtError", "__version__", "load"]
+__all__ = [
+    "AudioError",
+    "ImageError",
+    "Tokenizer",
+    "VqtrtError",
+    "__version__",
+    "load",
+    "open_audio",
+    "open_image",
+]
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    """`Tokenizer` and `load`, imported when they are asked for: `vqtrt --help` needs no numpy."""
-    if name in ("Tokenizer", "load"):
-        from vqtrt import tokenizer
+_HOMES = {
+    "Tokenizer": "tokenizer",
+    "load": "tokenizer",
+    "open_audio": "opening",
+    "open_image": "opening",
+}
+"""Modules of what is imported when it is asked for: `vqtrt --help` needs no numpy."""
 
-        return getattr(tokenizer, name)
+
+def __getattr__(name: str) -> Any:
+    """The public names that need more than the standard library."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"vqtrt.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,10 @@
-import io
 import struct
-import zipfile
 
 import numpy as np
 import pytest
 
-from vqtrt.data import arrays
-from vqtrt.data.arrays import ArrayImages, open_array_images, open_npy
+from vqtrt.data.arrays import ArrayImages, open_npy
+from vqtrt.data.npz import open_array_images
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.errors import ImageError, VqtrtError
 
@@ -167,59 +165,3 @@ def test_npy_attacks(tmp_path, content, message):
 def test_npy_missing(tmp_path):
     with pytest.raises(VqtrtError, match="No such file"):
         open_npy(tmp_path / "none.npy")
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("key", ["images", "x", "data", "anything"])
-@pytest.mark.parametrize("label_key", ["labels", "y"])
-def test_npz(tmp_path, images, save, key, label_key):
-    path = tmp_path / "a.npz"
-    save(path, **{key: images, label_key: np.array([[0], [1], [2], [1], [0]])})
-    source = open_array_images(path)
-    items = list(source.items())
-    assert [i.label for i in items] == [0, 1, 2, 1, 0]
-    assert items[1].name == "a.npz[1]"
-    np.testing.assert_array_equal(source.read(items[4]), images[4])
-
-
-def test_npz_arr_0_and_no_labels(tmp_path, images):
-    np.savez(tmp_path / "a.npz", images)
-    source = open_array_images(tmp_path / "a.npz")
-    assert source.classes == ()
-    assert {i.label for i in source.items()} == {-1}
-
-
-def test_npz_ambiguous(tmp_path, images):
-    np.savez(tmp_path / "a.npz", a=images, b=images)
-    with pytest.raises(VqtrtError, match="2 with 4 dimensions"):
-        open_array_images(tmp_path / "a.npz")
-
-
-def test_npz_attacks(tmp_path, images, monkeypatch):
-    path = tmp_path / "evil.npz"
-    stream = io.BytesIO()
-    np.save(stream, np.array([{}], object), allow_pickle=True)
-    contents = {
-        "dtype": stream.getvalue(),
-        "cut short": npy(header(shape="(1000000, 1000, 1000, 3)"), b"\0" * 12),
-        "2147483648": npy(header(), b"\0" * 12, version=(2, 0), length=2**31),
-        "after an array's end": npy(header(), b"\0" * 13),
-    }
-    for message, content in contents.items():
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("images.npy", content)
-        with pytest.raises(VqtrtError, match=message):
-            open_array_images(path)
-    np.savez(path, images=images)
-    data = bytearray(path.read_bytes())
-    data[300] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(VqtrtError, match="CRC"):
-        open_array_images(path)
-    path.write_bytes(b"no zip")
-    with pytest.raises(VqtrtError, match=r"not an \.npz"):
-        open_array_images(path)
-    np.savez(path, images=images)
-    monkeypatch.setattr(arrays, "MAX_NPZ_BYTES", 100)
-    with pytest.raises(VqtrtError, match="declares 720 bytes"):
-        open_array_images(path)

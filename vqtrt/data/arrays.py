@@ -1,4 +1,4 @@
-"""Images in one numpy array, from memory, `.npy` or `.npz`.
+"""Images in one numpy array, from memory or `.npy`; what a `.npz` holds is chosen in `npz.py`.
 
 Notable: files are read by the code below and not by `numpy.load`, so that nothing is unpickled,
 no header is trusted before it is checked, and a large `.npy` stays on disk (memory-mapped).
@@ -7,7 +7,6 @@ no header is trusted before it is checked, and a large `.npy` stays on disk (mem
 import ast
 import math
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -28,8 +27,6 @@ MAX_NPZ_BYTES = 16 * 2**30
 """Most that is read from one `.npz`, in bytes, by what its members declare."""
 
 _MAX_CLASSES = 65_536
-_IMAGE_KEYS = ("images", "x", "data", "arr_0")
-_LABEL_KEYS = ("labels", "y")
 _PLAIN_DTYPE = re.compile(r"[<>|=]?(\?|b1|[iu][1248]|f[248]|c(8|16))")
 _SHAPES = "(N, H, W, 3), (N, H, W, 1) or (N, H, W)"
 
@@ -52,7 +49,7 @@ class ArrayImages:
         parts = [(stem, len(array))] if isinstance(stem, str) and array.ndim else list(stem)
         self._parts: list[tuple[str, int]] = parts  # type: ignore[assignment]
         name = shown(parts[0][0] if parts else "images")
-        _check_images(name, array.dtype, array.shape)
+        check_images(name, array.dtype, array.shape)
         if sum(count for _, count in self._parts) != len(array):
             raise VqtrtError(f"{name}: the counts of `stem` do not add up to {len(array)}")
         self._array = array[..., None] if array.ndim == 3 else array
@@ -91,7 +88,9 @@ class ArrayImages:
             raise ImageError(f"{item.name}: {error}; leave it out") from error
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
+    """What precedes the data of an array."""
+
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     fortran: bool
@@ -107,7 +106,7 @@ def open_npy(path: Path, mmap: bool = True) -> NDArray[Any]:
     name = shown(path)
     try:
         with open_file(path) as stream:
-            header = _read_header(stream, name)
+            header = read_header(stream, name)
             offset = stream.tell()
             present = stream.seek(0, 2) - offset
             if present < header.nbytes:
@@ -119,67 +118,12 @@ def open_npy(path: Path, mmap: bool = True) -> NDArray[Any]:
             if mmap and header.nbytes:
                 return np.memmap(stream, header.dtype, "r", offset, header.shape, order)  # type: ignore[call-overload, no-any-return]
             stream.seek(offset)
-            return _read_data(stream, header, name)
+            return read_data(stream, header, name)
     except OSError as error:
         raise VqtrtError(f"{name}: cannot be read ({error.strerror or error})") from error
 
 
-def open_array_images(path: Path) -> ArrayImages:
-    """Images of a `.npy`, or of a `.npz` with labels if it has them.
-
-    In a `.npz` the images are the first of `images`, `x`, `data`, `arr_0`, or else the only 4-D
-    array; the labels are `labels` or `y`. Raises `VqtrtError`.
-    """
-    if path.suffix.lower() == ".npz":
-        return _open_npz(path)
-    return ArrayImages(open_npy(path), stem=path.name)
-
-
-def _open_npz(path: Path) -> ArrayImages:
-    name = shown(path)
-    try:
-        with open_file(path) as file, zipfile.ZipFile(file) as archive:
-            members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
-            key = next((k for k in _IMAGE_KEYS if k in members), None)
-            if key is None:
-                four = [k for k, m in members.items() if len(_member(archive, m, name).shape) == 4]
-                if len(four) != 1:
-                    raise VqtrtError(
-                        f"{name}: no array named {', '.join(_IMAGE_KEYS)} and {len(four)} with "
-                        "4 dimensions; name the images `images`"
-                    )
-                key = four[0]
-            label_key = next((k for k in _LABEL_KEYS if k in members), None)
-            wanted = [members[k] for k in (key, label_key) if k is not None]
-            headers = [_member(archive, m, name) for m in wanted]
-            if (total := sum(h.nbytes for h in headers)) > MAX_NPZ_BYTES:
-                raise VqtrtError(f"{name}: declares {total} bytes; save the images as .npy instead")
-            _check_images(name, headers[0].dtype, headers[0].shape)
-            arrays = []
-            for member in wanted:
-                with archive.open(member) as stream:
-                    array = _read_data(stream, _read_header(stream, name), name)
-                    if stream.read(1):  # at the end, zipfile checks the CRC
-                        raise VqtrtError(f"{name}: data after an array's end; write it again")
-                arrays.append(array)
-    except VqtrtError:
-        raise
-    except Exception as error:  # zipfile and its decompressors raise half a dozen types
-        reason = shown(error) or type(error).__name__
-        raise VqtrtError(f"{name}: not an .npz that can be read ({reason})") from error
-    return ArrayImages(arrays[0], arrays[1] if len(arrays) > 1 else None, stem=path.name)
-
-
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> _Header:
-    """The header of one array, checked against the size that the archive declares."""
-    with archive.open(member) as stream:
-        header = _read_header(stream, f"{name}: {shown(member.filename)}")
-        if member.file_size - stream.tell() < header.nbytes:
-            raise VqtrtError(f"{name}: {shown(member.filename)} is cut short; write it again")
-    return header
-
-
-def _read_header(stream: IO[bytes], name: str) -> _Header:
+def read_header(stream: IO[bytes], name: str) -> Header:
     """Parse and check all that precedes the data; the stream is left where the data begins."""
     start = stream.read(8)
     if len(start) < 8 or start[:6] != b"\x93NUMPY":
@@ -207,10 +151,11 @@ def _read_header(stream: IO[bytes], name: str) -> _Header:
     if not isinstance(descr, str) or not _PLAIN_DTYPE.fullmatch(descr):
         raise VqtrtError(f"{name}: dtype {shown(descr)[:40]!r} is not read; save plain numbers")
     dtype = np.dtype(descr)
-    return _Header(dtype, shape, fortran, math.prod(shape) * dtype.itemsize)
+    return Header(dtype, shape, fortran, math.prod(shape) * dtype.itemsize)
 
 
-def _read_data(stream: IO[bytes], header: _Header, name: str) -> NDArray[Any]:
+def read_data(stream: IO[bytes], header: Header, name: str) -> NDArray[Any]:
+    """The array whose header was read; `VqtrtError` where the stream ends too soon."""
     flat = np.empty(math.prod(header.shape), header.dtype)
     view, filled = memoryview(flat.view(np.uint8)), 0  # type: ignore[arg-type]
     while filled < header.nbytes:
@@ -222,7 +167,8 @@ def _read_data(stream: IO[bytes], header: _Header, name: str) -> NDArray[Any]:
     return flat.reshape(header.shape, order="F" if header.fortran else "C")
 
 
-def _check_images(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def check_images(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Raise `VqtrtError` for an array of this dtype and shape that is none of images."""
     if dtype != np.uint8:
         raise VqtrtError(f"{name}: images are {dtype}; save them as uint8 from 0 to 255")
     grey = len(shape) == 3

@@ -3,17 +3,20 @@
 from pathlib import Path
 from typing import Literal
 
-from vqtrt.data.arrays import open_array_images
-from vqtrt.data.cifar import TEST, TRAIN, open_cifar10
+from vqtrt.data.cifar import is_cifar, open_cifar
 from vqtrt.data.decode import shown
 from vqtrt.data.folder import ImageFolder
+from vqtrt.data.foreign import foreign_file
+from vqtrt.data.npz import open_array_images
 from vqtrt.data.selection import Selection
 from vqtrt.data.shapes import Shapes
 from vqtrt.data.source import ImageSource
 from vqtrt.errors import VqtrtError
 
 Split = Literal["train", "test", "all"]
-"""Parts of a data set. Only CIFAR-10 and shapes have parts; of the others every split is all."""
+"""Parts of a data set. CIFAR, shapes and some .npz have parts; of the others every split is all."""
+_ARRAYS = (".npy", ".npz")
+_CIFAR = (".tar.gz", ".tgz", ".bin")
 
 _SHAPES_COUNT = {"train": 20_000, "all": 20_000, "test": 2_000}
 _TEST_SEED = 1 << 63  # XORed in: no seed that a user gives (below 2^63) meets another's test split
@@ -22,9 +25,10 @@ _TEST_SEED = 1 << 63  # XORed in: no seed that a user gives (below 2^63) meets a
 def open_images(
     path: str | Path, split: str = "all", selection: Selection | None = None
 ) -> ImageSource:
-    """Open a folder of images, CIFAR-10 (folder, `.tar.gz`, `.bin`), `.npy`, `.npz`, or shapes.
+    """Open a folder of images, CIFAR (folder, `.tar.gz`, `.bin`), `.npy`, `.npz`, or shapes.
 
-    `selection` says which files of a folder count; it is an error for anything else.
+    `file.npz:NAME` is one array of an archive, `cifar-100-binary:coarse` the other labels of
+    CIFAR-100. `selection` says which files of a folder count; it is an error for anything else.
 
     Shapes are made, not read: `shapes`, `shapes:COUNT` or `shapes:COUNT:SEED`, unless something of
     that name exists. Their splits `train` and `all` are the same; `test` never overlaps with them.
@@ -43,27 +47,35 @@ def open_images(
 
 
 def _open(path: str | Path, split: str, selection: Selection | None) -> ImageSource:
-    where = Path(path)
+    where, part = Path(path), ""
     try:
-        exists, folder = where.exists(), where.is_dir()
+        if not where.exists():
+            if str(path).partition(":")[0] == "shapes":
+                return _open_shapes(str(path), split)
+            before, _, part = str(path).rpartition(":")
+            where = Path(before)
+            if not before or not where.exists():
+                raise VqtrtError(f"{shown(path)}: no such file or folder; check the path")
+        folder = where.is_dir()
     except (OSError, ValueError) as error:  # too long, a NUL byte, a parent that is closed
         raise VqtrtError(f"{shown(path)}: cannot be opened ({error}); check the path") from error
-    if not exists:
-        if str(path).partition(":")[0] == "shapes":
-            return _open_shapes(str(path), split)
-        raise VqtrtError(f"{shown(path)}: no such file or folder; check the path")
-    if folder:
-        if any((where / name).is_file() for name in TRAIN + TEST):
-            return open_cifar10(where, split)  # type: ignore[arg-type]
-        return ImageFolder(where, selection)
     name = where.name.lower()
-    if name.endswith((".tar.gz", ".tgz", ".bin")):
-        return open_cifar10(where, split)  # type: ignore[arg-type]
-    if name.endswith((".npy", ".npz")):
-        return open_array_images(where)
+    if is_cifar(where) if folder else name.endswith(_CIFAR):
+        return open_cifar(where, split, part)  # type: ignore[arg-type]
+    if name.endswith(_ARRAYS) and not folder:
+        return open_array_images(where, part, split)
+    if part:
+        raise VqtrtError(
+            f"{shown(path)}: no such file or folder, and {shown(where)} has no parts to name; "
+            "check the path"
+        )
+    if folder:
+        return ImageFolder(where, selection)
+    if found := foreign_file(where):
+        raise VqtrtError(f"{shown(path)}: is {found.name}, which is not read; {found.advice}")
     raise VqtrtError(
         f"{shown(path)}: not a data set; give a folder of images (for one image, the folder it "
-        "is in), an .npy or .npz, or CIFAR-10 as .tar.gz, .bin or folder"
+        "is in), an .npy or .npz, or CIFAR as .tar.gz, .bin or folder"
     )
 
 
