@@ -51,7 +51,7 @@ class OnErrorName(StrEnum):
 
 
 class SplitName(StrEnum):
-    """The parts of a data set that has parts: `shapes` and the CIFAR-10 archive."""
+    """The parts of a data set that has parts: `shapes`, CIFAR and some .npz."""
 
     TRAIN = "train"
     TEST = "test"
@@ -147,7 +147,7 @@ Seed = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Data = Annotated[
     str,
-    typer.Argument(help="Folder of images or recordings, .npy/.npz, CIFAR-10, or `shapes`."),
+    typer.Argument(help="Folder of images or recordings, .npy/.npz, CIFAR, or `shapes`."),
 ]
 Settings = Annotated[
     list[str] | None,
