@@ -420,3 +420,43 @@ def test_train_takes_a_speaker_pattern(tmp_path: Path, monkeypatch: pytest.Monke
     args = ["--out", tmp_path / "run", "--data", "2024", "--speaker-pattern", pattern]
     assert vqtrt("train", "digits", *args) == 0
     assert (seen[0].data.path, seen[0].data.speaker_pattern) == ("2024", pattern)
+
+
+def test_encode_says_what_it_passed_over_and_what_would_help(
+    capfd: pytest.CaptureFixture[str], conv: Path, talk: Path
+) -> None:
+    for name in ("y.m4a", "z.webm", "t.wma", "t2.wma"):
+        (talk / "ann" / name).write_bytes(bytes(100))
+    soundfile.write(talk / "ann" / "v.caf", samples(talk / NAMES[0]), 8000, format="CAF")
+    assert vqtrt("encode", talk, "--out", "codes.npy", "--json") == 0
+    out, err = capfd.readouterr()
+    figures = json.loads(out)
+    assert (figures["rows"], figures["passed_over"]) == (5, {".m4a": 1, ".webm": 1, ".wma": 2})
+    assert "passed over 4 files: 2 .wma, 1 .m4a, 1 .webm; convert .m4a, .webm, .wma" in err
+    assert "ffmpeg -i NAME.m4a NAME.flac" in err
+    assert "one speaker" not in err
+
+
+def test_encode_says_where_one_speaker_stands_for_all(
+    capfd: pytest.CaptureFixture[str], conv: Path, talk: Path
+) -> None:
+    shutil.rmtree(talk / "bob")
+    assert vqtrt("encode", talk, "--out", "codes.npy") == 0
+    assert "one speaker, ann, stands for all recordings; if their" in capfd.readouterr().err
+
+
+def test_encode_rejects_channels_that_cancel(
+    capfd: pytest.CaptureFixture[str], conv: Path, talk: Path
+) -> None:
+    tone = np.sin(np.arange(4000) / 5) / 3
+    soundfile.write(talk / "anti.wav", np.stack([tone, -tone], 1), 8000)
+    args = ["encode", talk, "--out", "codes.npy", "--json"]
+    assert "anti.wav: its 2 channels cancel out" in refused(capfd, *args)
+    assert vqtrt(*args, "--on-error", "skip") == 0
+    out, err = capfd.readouterr()
+    figures = json.loads(out)
+    assert (figures["rows"], figures["rejected"]) == (4, 1)
+    assert [*figures["rejected_kinds"]] == [
+        ".wav: its N channels cancel out: their mix is N dB below the loudest of them"
+    ]
+    assert "1 rejected" in err

@@ -178,7 +178,7 @@ def encode(
             )
     if result.resumed_at:
         terminal.note(f"resumed after {result.resumed_at} files")
-    tell_passed_over(result.passed_over)
+    tell_passed_over(result.passed_over, speech=opened.speech is not None)
     kinds = in_words(result.rejected_kinds)
     rejected = f", {result.rejected} rejected (see the .json): {kinds}" if result.rejected else ""
     what = "rows" if opened.speech is None else "recordings"

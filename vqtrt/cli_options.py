@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vqtrt.data.codes import Header
     from vqtrt.data.preprocessing import Preprocessing
     from vqtrt.data.selection import Selection
+    from vqtrt.data.speech import SpeechSource
     from vqtrt.engines import Engine as OpenedEngine
     from vqtrt.tokenizer import Tokenizer
 
@@ -234,13 +235,25 @@ def file_settings(include: list[str] | None, exclude: list[str] | None) -> list[
     return [f"data.{name}={json.dumps(value)}" for name, value in given.items() if value]
 
 
-def tell_passed_over(kinds: Mapping[str, int]) -> None:
-    """Say which files of a folder are no items."""
+def tell_passed_over(kinds: Mapping[str, int], *, speech: bool = False) -> None:
+    """Say which files of a folder are no items; for recordings, also what would help."""
     from vqtrt import terminal
     from vqtrt.data.selection import in_words
+    from vqtrt.data.speech import conversion_hint
 
     if kinds:
-        terminal.note(f"passed over {sum(kinds.values())} files: {in_words(kinds)}")
+        hint = conversion_hint(kinds) if speech else ""
+        mend = f"; {hint}" if hint else ""
+        terminal.note(f"passed over {sum(kinds.values())} files: {in_words(kinds)}{mend}")
+
+
+def tell_speaker(source: "SpeechSource") -> None:
+    """Say where one speaker stands for all recordings."""
+    from vqtrt import terminal
+    from vqtrt.data.speech import speaker_note
+
+    if text := speaker_note(source):
+        terminal.note(text)
 
 
 def with_kinds(figures: dict[str, Any], source: object, as_json: bool) -> dict[str, Any]:
@@ -248,11 +261,12 @@ def with_kinds(figures: dict[str, Any], source: object, as_json: bool) -> dict[s
     from vqtrt import terminal
     from vqtrt.data.folder import passed_over
     from vqtrt.data.selection import in_words
+    from vqtrt.data.speech import SpeechFolder
 
     over, kinds = passed_over(source), figures.get("rejected_kinds", {})
     if as_json:
         return figures | {"passed_over": over}
-    tell_passed_over(over)
+    tell_passed_over(over, speech=isinstance(source, SpeechFolder))
     if kinds:
         terminal.note(f"rejected {figures['rejected']}: {in_words(kinds)}")
     return {name: value for name, value in figures.items() if name != "rejected_kinds"}

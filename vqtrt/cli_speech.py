@@ -24,6 +24,7 @@ from vqtrt.cli_options import (
     selection,
     skippable,
     tell_passed_over,
+    tell_speaker,
     warn_of_others,
     with_engine,
     with_kinds,
@@ -95,7 +96,7 @@ def convert(
             note=terminal.note,
             progress=counter,
         )
-    tell_passed_over(passed_over(source))
+    tell_passed_over(passed_over(source), speech=True)
     _tell(result.rejected)
     terminal.note(f"wrote {result.recordings} recordings as {speaker}: {out}")
     if as_json:
@@ -149,6 +150,7 @@ def probe(
     found, opened = open_named(model, engine)
     tokenizer = SpeechTokenizer(opened, batch_size=batch_size)
     source = open_recordings(found, data, speaker_pattern, selection(include, exclude))
+    tell_speaker(source)
     with terminal.counting("probing") as counter, skippable():
         result = probe_speech(
             tokenizer,
@@ -190,6 +192,7 @@ def encode_recordings(
 
     tokenizer = SpeechTokenizer(engine, batch_size=batch_size)
     source = open_recordings(model, data, speaker_pattern, chosen)
+    tell_speaker(source)
     with terminal.counting("encoding") as counter, skippable():
         return encode_speech(
             tokenizer,
@@ -266,6 +269,7 @@ def evaluate_recordings(
                 progress=counter,
             )
     source = open_recordings(model, data, speaker_pattern, chosen)
+    tell_speaker(source)
     with terminal.counting("evaluating") as counter, skippable():
         figures = evaluate_speech(
             tokenizer,

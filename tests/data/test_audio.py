@@ -277,11 +277,11 @@ def test_raw_has_no_header(tmp_path):
 
 def test_missing_and_odd_files(tmp_path):
     fails(tmp_path / "none.wav", "no such file")
-    fails(tmp_path, "is no regular file")
+    fails(tmp_path, "cannot be read .Is a directory")
     os.mkfifo(tmp_path / "pipe.wav")
-    fails(tmp_path / "pipe.wav", "is no regular file")
+    fails(tmp_path / "pipe.wav", "it is a pipe, not a regular file")
     (tmp_path / "zero.wav").symlink_to("/dev/zero")
-    fails(tmp_path / "zero.wav", "is no regular file")
+    fails(tmp_path / "zero.wav", "it is a device, not a regular file")
     (tmp_path / "gone.wav").symlink_to(tmp_path / "none.wav")
     fails(tmp_path / "gone.wav", "no such file")
 

@@ -7,8 +7,16 @@ import pytest
 import soundfile
 
 from vqtrt.data.audio import AudioPreprocessing
+from vqtrt.data.folder import passed_over
 from vqtrt.data.source import Item
-from vqtrt.data.speech import VCTK, SpeechFolder, open_speech
+from vqtrt.data.speech import (
+    SUFFIXES,
+    VCTK,
+    SpeechFolder,
+    conversion_hint,
+    open_speech,
+    speaker_note,
+)
 from vqtrt.errors import AudioError, VqtrtError
 
 SAME = AudioPreprocessing(sample_rate=8000)
@@ -234,8 +242,109 @@ def test_mistakes(tmp_path):
     with pytest.raises(VqtrtError, match="no such file or folder"):
         open_speech(tmp_path / "none")
     write(tmp_path / "folder/a.txt", "no recording")
-    with pytest.raises(VqtrtError, match=r"holds no recordings, only 1 \.txt; \.wav, \.flac, "):
+    with pytest.raises(VqtrtError, match=r"holds no recordings, only 1 \.txt; \.wav, \.wave, "):
         open_speech(tmp_path / "folder")
     for wrong in ("a\0b", "x" * 5000):
         with pytest.raises(VqtrtError, match=r"cannot be opened|no such file"):
             open_speech(wrong)
+
+
+@pytest.mark.parametrize(
+    ("base", "root"),
+    [
+        ("LibriSpeech/dev-clean", "LibriSpeech"),
+        ("LibriSpeech/dev-clean", "LibriSpeech/dev-clean"),
+        ("corpora/LibriSpeech/dev-clean", "corpora"),
+        ("mls/dev/audio", "mls"),
+    ],
+)
+@pytest.mark.parametrize("joint", ["-", "_"])
+def test_librispeech_knows_its_speakers(tmp_path: Path, base: str, root: str, joint: str) -> None:
+    for speaker, chapter in (("1272", "128104"), ("174", "50561"), ("174", "84280")):
+        name = joint.join((speaker, chapter, "000001"))
+        put(tmp_path / base / speaker / chapter, f"{name}.flac")
+    source = open_speech(tmp_path / root)
+    assert source.classes == ("1272", "174")
+    assert [item.label for item in source.items()] == [0, 1, 1]
+    assert speaker_note(source) is None
+
+
+def test_a_part_of_librispeech_has_one_speaker(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "LibriTTS/dev-clean/1272/128104"
+    for number in range(2):
+        put(folder, f"1272_128104_000001_00000{number}.wav")
+    monkeypatch.chdir(folder)
+    for root in (folder, folder.parent, folder.parent.parent, Path()):
+        source = open_speech(root)
+        assert source.classes == ("1272",)
+        note = speaker_note(source)
+        assert note is not None
+        assert note.startswith("one speaker, 1272, stands for all recordings")
+
+
+def test_names_that_are_only_like_librispeechs(tmp_path: Path) -> None:
+    for name in ("7/8/9-8-1.wav", "7/8/7-9-1.wav", "7/8/7-8.wav", "7/8/a7-8-1.wav", "7/7-8-1.wav"):
+        put(tmp_path / "all", name)
+    assert open_speech(tmp_path / "all").classes == ("7",)
+
+
+@pytest.mark.parametrize("root", ["LJSpeech-1.1", "LJSpeech-1.1/wavs", "."])
+def test_ljspeech_has_one_speaker(tmp_path: Path, root: str) -> None:
+    for number in range(3):
+        put(tmp_path, f"LJSpeech-1.1/wavs/LJ001-000{number}.wav")
+    source = open_speech(tmp_path / root)
+    assert source.classes == ("LJ",)
+    assert [item.label for item in source.items()] == [0, 0, 0]
+
+
+def test_a_pattern_comes_before_known_names(tmp_path: Path) -> None:
+    put(tmp_path, "wavs/LJ001-0001.wav")
+    source = open_speech(tmp_path, r"LJ(?P<speaker>\d+)-")
+    assert source.classes == ("001",)
+
+
+def test_no_note_of_one_speaker_where_there_are_others(tmp_path: Path) -> None:
+    put(tmp_path, "ann/0.wav")
+    assert speaker_note(open_speech(tmp_path)) is None  # one recording
+    put(tmp_path, "ann/1.wav")
+    assert speaker_note(open_speech(tmp_path)) is not None
+    put(tmp_path, "zz.wav")
+    assert speaker_note(open_speech(tmp_path)) is None  # one without a speaker
+    assert speaker_note(open_speech(tmp_path / "ann")) is None
+
+
+def test_what_is_read_and_what_is_counted(tmp_path: Path) -> None:
+    read = [name for name, suffix in soundfile_names() if suffix in SUFFIXES]
+    assert len(read) >= 14
+    for name in read:
+        form = name.partition(".")[0]
+        soundfile.write(tmp_path / name, np.full(100, 0.25), 8000, format=form)
+    for name in ("y.m4a", "z.WEBM", "w.aac", "t.wma", "r.amr", "v.mp4", "v2.mp4", "a.txt"):
+        (tmp_path / name).write_bytes(bytes(100))
+    source = open_speech(tmp_path)
+    assert [item.name for item in source.items()] == sorted(read)
+    for item in source.items():
+        assert len(source.read(item, AudioPreprocessing(sample_rate=8000))) >= 100
+    over = passed_over(source)
+    assert over == {".m4a": 1, ".webm": 1, ".aac": 1, ".wma": 1, ".amr": 1, ".mp4": 2, ".txt": 1}
+    assert conversion_hint(over) == (
+        "convert .aac, .amr, .m4a, .mp4, .webm, .wma to be read: ffmpeg -i NAME.aac NAME.flac"
+    )
+    assert conversion_hint({".txt": 1}) == ""
+
+
+def soundfile_names() -> list[tuple[str, str]]:
+    """A file's name for each format that a data set may have, which says how to write it."""
+    suffixes = {
+        "WAV": ".wav .wave .bwf", "FLAC": ".flac", "OGG": ".ogg .oga", "MP3": ".mp3",
+        "AIFF": ".aiff .aif .aifc", "AU": ".au .snd", "CAF": ".caf", "RF64": ".rf64", "W64": ".w64",
+        "NIST": ".sph .nist .nis", "VOC": ".voc", "SVX": ".svx .8svx", "IRCAM": ".ircam",
+        "AVR": ".avr", "HTK": ".htk", "PVF": ".pvf",
+    }  # fmt: skip
+    return [(f"{form}{s}", s) for form, all_ in suffixes.items() for s in all_.split()]
+
+
+def test_only_what_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.m4a").write_bytes(bytes(100))
+    with pytest.raises(VqtrtError, match=r"only 1 \.m4a; convert .m4a to be read: ffmpeg -i"):
+        open_speech(tmp_path)

@@ -10,15 +10,14 @@ Notable:
 import errno
 import os
 import re
-import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from vqtrt.data.decode import shown
 from vqtrt.data.file_bytes import DamagedError, FileBytes
+from vqtrt.data.files import open_file
 from vqtrt.data.streams import Stream, find_streams
 from vqtrt.errors import AudioError, VqtrtError
 
@@ -63,9 +62,12 @@ class Recording:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = _descriptor(path)
+        self._file = _opened(path)
+        self._descriptor = self._file.fileno()
         try:
-            self._size = _size(path, self._descriptor)
+            self._size = os.fstat(self._descriptor).st_size
+            if not self._size:
+                raise AudioError(f"{shown(path)}: is empty; remove it")
             try:
                 self._streams = find_streams(FileBytes(self._descriptor, self._size))
             except DamagedError as error:
@@ -125,8 +127,7 @@ class Recording:
         """Close the file."""
         if hasattr(self, "_first"):
             self._first.close()
-        with suppress(OSError):
-            os.close(self._descriptor)
+        self._file.close()
 
     def __enter__(self) -> "Recording":
         return self
@@ -177,10 +178,9 @@ class _Window:
         return self._position
 
 
-def _descriptor(path: Path) -> int:
+def _opened(path: Path) -> BinaryIO:
     try:
-        # Of a pipe nobody may ever open the other end.
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_file(path)
     except (FileNotFoundError, NotADirectoryError):
         raise AudioError(f"{shown(path)}: no such file; check the path") from None
     except OSError as error:
@@ -188,15 +188,6 @@ def _descriptor(path: Path) -> int:
             # Not the recording's fault: passing over it would pass over all that follow.
             raise VqtrtError(f"{shown(path)}: too many open files; raise `ulimit -n`") from error
         raise AudioError(f"{shown(path)}: cannot be read ({error.strerror})") from error
-
-
-def _size(path: Path, descriptor: int) -> int:
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise AudioError(f"{shown(path)}: is no regular file, so it is not read; remove it")
-    if not status.st_size:
-        raise AudioError(f"{shown(path)}: is empty; remove it")
-    return status.st_size
 
 
 def _check_claims(path: Path, file: Any, size: int) -> None:

@@ -1,11 +1,11 @@
-"""Collections of recordings: a folder tree whose sub-folders are speakers, or the VCTK corpus.
+"""Collections of recordings: a folder tree whose sub-folders are speakers, or a known corpus.
 
 Items come in the order of their names, the same on every machine; nothing is read before it is
 asked for. Speakers are known once the names were walked.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +18,24 @@ from vqtrt.data.selection import Selection, suffix_of
 from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".w64")
+_READ = """
+.wav .wave .bwf .flac .ogg .oga .opus .mp3 .mp2 .aiff .aif .aifc .au .snd .caf .rf64 .w64
+.sph .nist .nis .voc .svx .8svx .ircam .avr .htk .pvf
+"""
+_CONVERTIBLE = """
+.m4a .m4b .mp4 .m4v .mov .aac .adts .ac3 .amr .3gp .3g2 .ape .wma .wmv .asf .webm .mkv .mka .avi
+.flv .mpg .mpeg .mpga .ts .wv .tta .dsf .dff .spx .ra .rm .wv1 .wv2 .shn .gsm .vox
+"""
+SUFFIXES = tuple(_READ.split())
 """Of what counts as a recording; other files of a tree are counted and passed over."""
+CONVERTIBLE = frozenset(_CONVERTIBLE.split())
+"""Recordings, and films with sound, that libsndfile does not read and ffmpeg does."""
+_LIBRISPEECH = re.compile(
+    r"(?:^|/)(?P<speaker>\d+)/(?P<chapter>\d+)/(?P=speaker)[-_](?P=chapter)[-_][\d_-]+\.\w+$"
+)
+"""SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE.flac; LibriTTS and MLS write it with `_`."""
+_LJSPEECH = re.compile(r"(?:^|/)LJ\d{3}-\d{4}\.\w+$")
+"""LJ001-0001.wav, all of one speaker."""
 _MAX_TEXT = 1 << 20
 
 
@@ -49,9 +65,11 @@ class SpeechSource(Protocol):
 class SpeechFolder(FileTree):
     """The recordings below `root`, or the one file that `root` is.
 
-    A first-level sub-folder is a speaker; files directly in `root` have none. `speaker_pattern`, a
-    regular expression with a group `speaker`, looks into the items' names instead; what it does
-    not find has no speaker. Hidden files and folders do not count; links are followed.
+    A first-level sub-folder is a speaker; files directly in `root` have none. Of names as in
+    LibriSpeech, LibriTTS or LJSpeech the speaker is known, whether `root` is the corpus, a part of
+    it, or a folder above. `speaker_pattern`, a regular expression with a group `speaker`, looks
+    into the items' names instead; what it does not find has no speaker. Hidden files and folders do
+    not count; links are followed.
 
     Raises `VqtrtError` for a missing folder, one without recordings, or a pattern that is wrong.
     """
@@ -72,7 +90,9 @@ class SpeechFolder(FileTree):
                 "folder; leave them out"
             )
         if next(self.paths(), None) is None:
-            raise self.none_left("recordings", f"{', '.join(SUFFIXES)} are read; check the path")
+            hint = conversion_hint(self.passed_over)
+            read = f"{', '.join(SUFFIXES)} are read; check the path"
+            raise self.none_left("recordings", hint or read)
 
     def paths(self) -> Iterator[str]:
         """Paths below the root that count."""
@@ -85,8 +105,19 @@ class SpeechFolder(FileTree):
         if self._pattern is not None:
             found = self._pattern.search(name)
             return found["speaker"] if found else None
+        if found := _LIBRISPEECH.search(self._above + name):
+            return found["speaker"]
+        if _LJSPEECH.search(name):
+            return "LJ"
         first, slash, _ = name.partition("/")
         return first if slash else None
+
+    @cached_property
+    def _above(self) -> str:
+        """The two folders that end in `root`: it may be a speaker's, or a chapter's."""
+        if self.root.is_file():
+            return ""
+        return "".join(f"{name_text(part)}/" for part in self.root.resolve().parts[-2:])
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -167,6 +198,30 @@ def open_speech(
         return SpeechFolder(where, speaker_pattern, selection)
     except (OSError, ValueError) as error:  # too long, a NUL byte, a parent that is closed
         raise VqtrtError(f"{shown(path)}: cannot be opened ({error}); check the path") from error
+
+
+def speaker_note(source: SpeechSource) -> str | None:
+    """What to tell where one speaker stands for all recordings of a source; None elsewhere."""
+    if len(source.classes) != 1:
+        return None
+    count = 0
+    for count, item in enumerate(source.items(), 1):  # noqa: B007
+        if item.label != 0:
+            return None
+    if count < 2:
+        return None
+    return (
+        f"one speaker, {source.classes[0]}, stands for all recordings; if their names say who "
+        "speaks, give --speaker-pattern"
+    )
+
+
+def conversion_hint(passed_over: Mapping[str, int]) -> str:
+    """What would help of the files that were passed over, counted by kind; empty for nothing."""
+    kinds = sorted(kind for kind in passed_over if kind in CONVERTIBLE)
+    if not kinds:
+        return ""
+    return f"convert {', '.join(kinds)} to be read: ffmpeg -i NAME{kinds[0]} NAME.flac"
 
 
 def recording_kind(name: str) -> str:
