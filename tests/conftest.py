@@ -64,6 +64,9 @@ class Log:
     def evaluated(self, step, figures, picture):
         self.calls.append(("evaluated", step, figures, picture))
 
+    def noted(self, text):
+        self.calls.append(("noted", text))
+
     def named(self, name):
         return [call[1:] for call in self.calls if call[0] == name]
 

@@ -32,6 +32,7 @@ from vqtrt.cli_options import (
     SpeakerPattern,
     SplitName,
     Temperature,
+    TrainOnError,
     Workers,
     file_settings,
     find,
@@ -91,6 +92,7 @@ def train(
     speaker_pattern: SpeakerPattern = None,
     include: Include = None,
     exclude: Exclude = None,
+    on_error: TrainOnError = None,
     settings: Settings = None,
     resume: Resume = False,
 ) -> None:
@@ -98,7 +100,7 @@ def train(
     from vqtrt import terminal
     from vqtrt.training.start import plan
 
-    named = {"path": data, "speaker_pattern": speaker_pattern}
+    named = {"path": data, "speaker_pattern": speaker_pattern, "on_error": on_error}
     given = [f"data.{key}={value}" for key, value in named.items() if value]
     overrides = [*(settings or []), *given]
     overrides += file_settings(include, exclude)
@@ -109,7 +111,8 @@ def train(
 
     bar = terminal.TrainingBar()
     try:
-        train_any(config, path, bar, resume=resume)
+        with skippable():
+            train_any(config, path, bar, resume=resume)
     finally:
         bar.stop()
     if main_process():

@@ -109,6 +109,13 @@ OnErrorOption = Annotated[
     OnErrorName,
     typer.Option("--on-error", help="At a file that cannot be read: stop, or skip it."),
 ]
+TrainOnError = Annotated[
+    OnErrorName | None,
+    typer.Option(
+        "--on-error",
+        help="At a file that cannot be read: stop, or skip it (default: the recipe's).",
+    ),
+]
 AnySplit = Annotated[
     SplitName | None, typer.Option("--split", help="Images: part of the data, where it has parts.")
 ]

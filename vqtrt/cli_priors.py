@@ -12,6 +12,7 @@ from vqtrt.cli_options import (
     Model,
     Resume,
     Settings,
+    TrainOnError,
     Workers,
     file_settings,
     find,
@@ -19,6 +20,7 @@ from vqtrt.cli_options import (
     open_model,
     open_named,
     refuse,
+    skippable,
     with_engine,
     worker_count,
 )
@@ -49,18 +51,23 @@ def train_prior(
     name: Annotated[str | None, typer.Option(help="Name of the prior (default: RECIPE).")] = None,
     include: Include = None,
     exclude: Exclude = None,
+    on_error: TrainOnError = None,
     settings: Settings = None,
     resume: Resume = False,
     workers: Workers = None,
 ) -> None:
     """Train a prior over a run's codes, into RUN/priors/NAME."""
     from vqtrt import terminal
+    from vqtrt.data.rejects import reject_kinds
+    from vqtrt.data.selection import in_words
     from vqtrt.training.prior_start import plan_prior, train_planned
 
     found = find(model)
-    overrides = [*(settings or []), *([f"data.path={data}"] if data else [])]
+    named = {"path": data, "on_error": on_error}
+    given = [f"data.{key}={value}" for key, value in named.items() if value]
+    overrides = [*(settings or []), *given]
     overrides += file_settings(include, exclude)
-    with terminal.counting("encoding") as counter:
+    with terminal.counting("encoding") as counter, skippable():
         planned = plan_prior(
             found,
             recipe,
@@ -72,6 +79,13 @@ def train_prior(
         )
     if main_process():
         terminal.note(f"training {planned.path.name} on {planned.codes.path}, into {planned.path}")
+        rejected = [(each.file, each.reason) for each in planned.codes.rejected]
+        if rejected:
+            kinds = in_words(reject_kinds(rejected))
+            where = planned.codes.path.with_suffix(".json")
+            terminal.note(
+                f"skipped {len(rejected)} files that cannot be read: {kinds}; see {where}"
+            )
     bar = terminal.TrainingBar()
     try:
         run = train_planned(planned, bar, resume=resume)

@@ -65,12 +65,14 @@ class TrainConfig(Settings):
 
 
 class FilesConfig(Settings):
-    """Which files of a folder count."""
+    """Which files of a folder count, and what to do about those that cannot be read."""
 
     include: tuple[str, ...] = ()
     """Patterns, one of which a file has to match; empty for all."""
     exclude: tuple[str, ...] = ()
     """Patterns of files and folders that are left out."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At a file that cannot be read: stop, or skip it."""
 
     @field_validator("include", "exclude")
     @classmethod

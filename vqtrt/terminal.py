@@ -194,6 +194,10 @@ class TrainingBar:
         """Print the held-out figures, and where the picture is."""
         note(f"step {step}  held out: {_line(figures)}  {picture}")
 
+    def noted(self, text: str) -> None:
+        """Print a line about the data."""
+        note(text)
+
     def stop(self) -> None:
         """Leave the terminal as it was."""
         self._progress.stop()

@@ -2,10 +2,10 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,10 @@ from vqtrt.config_speech import SpeechDataConfig
 from vqtrt.data.source import Item
 from vqtrt.data.speech import SpeechSource
 from vqtrt.training.loader import batch_indices
+from vqtrt.training.skipped import Skipped
 
 Audio = NDArray[np.float32]
+T = TypeVar("T")
 
 
 class Crops(NamedTuple):
@@ -71,6 +73,7 @@ def training_crops(
     pieces: NDArray[np.int64],
     shape: CropShape,
     *,
+    skipped: Skipped | None = None,
     batch_size: int,
     seed: int,
     steps: range,
@@ -81,18 +84,23 @@ def training_crops(
 
     `pieces` are indices into `items`, each as often as crops fit into the recording, so that all
     parts of the data are seen equally often. As many recordings are in memory as there are threads,
-    and what the cache holds: a batch of long ones is never there as a whole.
+    and what the cache holds: a batch of long ones is never there as a whole. Another takes the
+    place of one that is `skipped`; without it, `AudioError` is raised for the first.
     """
     workers = clips.config.workers
+
+    def take(item: Item) -> tuple[Item, Audio]:
+        return (item, clips.read(item)) if skipped is None else skipped.read(item, clips.read)
 
     def make(step: int) -> Crops:
         chosen = pieces[batch_indices(len(pieces), batch_size, seed, step, rank, world)]
         rng = np.random.default_rng([seed, 5, step, rank])
         # One after the other, however many threads read: `rng` draws in the order of the batch.
-        whole = _read_ahead(readers, clips, [items[i] for i in chosen], workers)
-        drawn = [crop(audio, shape, rng) for audio in whole]
+        drawn, labels = [], []
+        for item, audio in _read_ahead(readers, take, [items[i] for i in chosen], workers):
+            drawn.append(crop(audio, shape, rng))
+            labels.append(item.label)
         none = len(clips.source.classes)
-        labels = [items[i].label for i in chosen]
         return Crops(
             np.stack([audio for audio, _ in drawn]),
             np.stack([inside for _, inside in drawn]),
@@ -111,14 +119,14 @@ def training_crops(
 
 
 def _read_ahead(
-    pool: Executor, clips: CachedClips, items: Sequence[Item], ahead: int
-) -> Iterator[Audio]:
-    """The recordings of some items in their order, of which `ahead` are read at a time."""
+    pool: Executor, take: Callable[[Item], T], items: Sequence[Item], ahead: int
+) -> Iterator[T]:
+    """What `take` gives of some items, in their order; `ahead` are read at a time."""
     left = iter(items)
-    pending: deque[Future[Audio]] = deque()
+    pending: deque[Future[T]] = deque()
     while True:
         for item in itertools.islice(left, ahead - len(pending)):
-            pending.append(pool.submit(clips.read, item))
+            pending.append(pool.submit(take, item))
         if not pending:
             return
         yield pending.popleft().result()

@@ -12,13 +12,14 @@ from vqtrt.data.batches import read_chunks
 from vqtrt.data.grid import pairs_grid, save_png, spread
 from vqtrt.data.open import open_images
 from vqtrt.data.source import Images, ImageSource, Item
-from vqtrt.errors import VqtrtError
+from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.metrics import CodeUsage, ImageMetrics
 from vqtrt.models.graphs import to_bytes, to_unit
 from vqtrt.models.vqvae import VQVAE
-from vqtrt.training.loader import CachedSource, split_items, training_batches
+from vqtrt.training.loader import CachedSource, PatchedSource, split_items, training_batches
 from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
 from vqtrt.training.run import Run, open_folder
+from vqtrt.training.skipped import Skipped, data_notes
 
 _GRID_IMAGES = 32
 _EVALUATION_BATCH = 100
@@ -37,7 +38,14 @@ def train(config: Config, path: Path, watcher: Watcher, *, resume: bool = False)
     with open_folder(path, config, accelerator, resume=resume, option="--out"):
         trainer = Trainer(task, path, config.train, accelerator, watcher, "reconstructions")
         start = trainer.start(resume=resume)
+    task.skipped.begin(path, watcher.noted)
+    if accelerator.is_main_process:
+        for text in data_notes(task.data):
+            watcher.noted(text)
     trainer.train(start)
+    summary = task.skipped.summary()
+    if accelerator.is_main_process and summary:
+        watcher.noted(summary)
     return Run(path, config)
 
 
@@ -52,10 +60,11 @@ class ImageTask(Task):
         # Channels last is what the convolutions run fastest in, on CPUs and on tensor cores.
         self.model = VQVAE(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module: nn.Module = self.model
-        source = _open(config.data)
-        self.items = split_items(source, config.data.holdout, config.train.seed)
+        self.data = _open(config.data)
+        self.items = split_items(self.data, config.data.holdout, config.train.seed)
         count = len(self.items.train) + len(self.items.held_out)
-        self.source: ImageSource = CachedSource(source, count, config.data)
+        self.source: ImageSource = CachedSource(self.data, count, config.data)
+        self.skipped = Skipped(config.data.on_error, self.items.train)
         self.variance = self._variance()
 
     def start(self, device: torch.device) -> None:
@@ -73,7 +82,7 @@ class ImageTask(Task):
     def batches(self, steps: range, rank: int, world: int) -> Iterator[Images]:
         """uint8 images (batch_size / world, H, W, 3) of each step."""
         return training_batches(
-            self.source,
+            PatchedSource(self.source, self.skipped),
             self.items.train,
             self.config.data,
             batch_size=self.config.train.batch_size,
@@ -99,7 +108,9 @@ class ImageTask(Task):
             metrics.update(images, decoded)
             usage.update(codes.cpu().numpy())
             shown.append((images, decoded))
-        rows = sorted(spread(len(self.items.held_out), _GRID_IMAGES))
+        if not shown:
+            raise self.skipped.nothing_left("all held-out images")
+        rows = sorted(spread(sum(len(images) for images, _ in shown), _GRID_IMAGES))
         originals, decoded = (np.concatenate(part)[rows] for part in zip(*shown, strict=True))
         save_png(picture, pairs_grid(originals, decoded))
         return metrics.result() | {"perplexity": usage.perplexity, "usage": usage.usage}
@@ -115,15 +126,24 @@ class ImageTask(Task):
             for image in images:
                 counts += np.bincount(image.ravel(), minlength=256)
         count, levels = int(counts.sum()), np.arange(256)
+        if not count:
+            raise self.skipped.nothing_left(f"all {len(rows)} images that were tried")
         total, squares = int(counts @ levels), int(counts @ levels**2)
         return max((count * squares - total**2) / (255 * count) ** 2, 1e-6)
 
     def _read(self, items: list[Item]) -> Iterator[Images]:
-        """The items in batches, in order."""
+        """The items in batches, in order, without those that are skipped."""
         step, settings = _EVALUATION_BATCH, self.config.data
         chunks = (items[start : start + step] for start in range(0, len(items), step))
-        read = read_chunks(self.source, settings.preprocessing, chunks, workers=settings.workers)
-        return (batch.images for batch in read)
+        size, workers = settings.preprocessing, settings.workers
+        batches = read_chunks(
+            self.source, size, chunks, workers=workers, on_error=settings.on_error
+        )
+        for batch in batches:
+            for item, reason in batch.rejected:
+                self.skipped.add(item, ImageError(reason))
+            if batch.items:
+                yield batch.images
 
 
 def _open(data: DataConfig) -> ImageSource:

@@ -17,6 +17,7 @@ from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Images, ImageSource, Item
 from vqtrt.data.speech import SpeechSource
 from vqtrt.errors import VqtrtError
+from vqtrt.training.skipped import Skipped
 
 
 class Split(NamedTuple):
@@ -39,6 +40,22 @@ def split_items(source: ImageSource | SpeechSource, holdout: int, seed: int) -> 
         [item for item, out in zip(items, held_out, strict=True) if not out],
         [item for item, out in zip(items, held_out, strict=True) if out],
     )
+
+
+class PatchedSource:
+    """A source of training images in which the next image takes the place of a file skipped."""
+
+    def __init__(self, source: ImageSource, skipped: Skipped) -> None:
+        self._source, self._skipped = source, skipped
+        self.classes = source.classes
+
+    def items(self) -> Iterator[Item]:
+        """As the source's."""
+        return self._source.items()
+
+    def read(self, item: Item, preprocessing: Preprocessing | None = None) -> Images:
+        """As the source's, or the image that takes its place."""
+        return self._skipped.read(item, lambda item: self._source.read(item, preprocessing))[1]
 
 
 class CachedSource:

@@ -38,6 +38,9 @@ class Watcher(Protocol):
     def evaluated(self, step: int, figures: Figures, picture: Path) -> None:
         """The held-out data were evaluated and a picture was written."""
 
+    def noted(self, text: str) -> None:
+        """Something to tell about the data; also called in other processes, from any thread."""
+
 
 class Task(Protocol):
     """What is trained."""

@@ -116,7 +116,14 @@ def _plan_images(
         if found is None:
             out.parent.mkdir(parents=True, exist_ok=True)
             encode_source(
-                tokenizer, source, out, root=data, model=model, workers=workers, progress=progress
+                tokenizer,
+                source,
+                out,
+                root=data,
+                model=model,
+                workers=workers,
+                on_error=config.data.on_error,
+                progress=progress,
             )
         return found or read_codes(out)
 
@@ -152,7 +159,14 @@ def _plan_speech(
         if found is None:
             out.parent.mkdir(parents=True, exist_ok=True)
             encode_speech(
-                tokenizer, source, out, root=data, model=model, workers=workers, progress=progress
+                tokenizer,
+                source,
+                out,
+                root=data,
+                model=model,
+                workers=workers,
+                on_error=config.data.on_error,
+                progress=progress,
             )
         return found or read_clip_codes(out)
 

@@ -13,13 +13,14 @@ from vqtrt.data.audio import audio_length
 from vqtrt.data.grid import spread
 from vqtrt.data.source import Item
 from vqtrt.data.speech import SpeechSource, open_speech
-from vqtrt.errors import VqtrtError
+from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.metrics import CodeUsage
 from vqtrt.models.speech import SpeechVQVAE
 from vqtrt.training.clips import Audio, CachedClips, Crops, CropShape, crop, training_crops
 from vqtrt.training.loader import split_items
 from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
 from vqtrt.training.run import open_folder
+from vqtrt.training.skipped import Skipped, data_notes
 from vqtrt.training.speech_picture import Shown, show_clips
 from vqtrt.training.speech_run import SpeechRun
 
@@ -44,7 +45,14 @@ def train_speech(
     with open_folder(path, task.config, accelerator, resume=resume, option="--out"):
         trainer = Trainer(task, path, config.train, accelerator, watcher, "reconstructions")
         start = trainer.start(resume=resume)
+    task.skipped.begin(path, watcher.noted)
+    if accelerator.is_main_process:
+        for text in data_notes(task.clips.source):
+            watcher.noted(text)
     trainer.train(start)
+    summary = task.skipped.summary()
+    if accelerator.is_main_process and summary:
+        watcher.noted(summary)
     return SpeechRun(path, task.config)
 
 
@@ -70,6 +78,7 @@ class SpeechTask(Task):
         self.module: nn.Module = self.model
         self.items = split_items(source, data.holdout, config.train.seed)
         self.clips = CachedClips(source, data)
+        self.skipped = Skipped(data.on_error, self.items.train)
         codes = -(-data.crop // model.stride)
         self.shape = CropShape(codes, self.model.margin, model.stride)
         lengths = self._lengths(self.items.train)
@@ -115,6 +124,7 @@ class SpeechTask(Task):
                     steps=part,
                     rank=rank,
                     world=world,
+                    skipped=self.skipped,
                 )
 
     def batch_size(self, step: int) -> int:
@@ -148,6 +158,8 @@ class SpeechTask(Task):
         sums, count = np.zeros(len(self.figures)), 0
         for start in range(0, len(items), _EVALUATION_BATCH):
             batch = self._held_out(items[start : start + _EVALUATION_BATCH])
+            if batch is None:
+                continue
             losses = self._losses(self.model, batch, device)
             sums += len(batch.audio) * np.array([float(loss) for loss in losses])
             count += len(batch.audio)
@@ -156,31 +168,57 @@ class SpeechTask(Task):
             codes = self.model.quantizer.encode(z[:, :, None, margin:-margin])[:, 0, :, 0]
             inside = batch.inside[:, margin : margin + codes.shape[1]]
             usage.update(codes.cpu().numpy()[inside][:, None, None])
+        if not count:
+            raise self.skipped.nothing_left("all held-out recordings")
         show_clips(self.model, self.config, self._shown(), picture, device)
         figures: Figures = dict(zip(self.figures, (sums / count).tolist(), strict=True))
         return figures | {"perplexity": usage.perplexity, "usage": usage.usage}
 
     def _shown(self) -> list[Shown]:
-        """Some held-out recordings."""
+        """Some held-out recordings; instead of one that is skipped, the next."""
         items, none = self.items.held_out, len(self.speakers)
-        return [
-            Shown(item.name, self.clips.read(item), none if item.label < 0 else item.label)
-            for item in (items[i] for i in sorted(spread(len(items), _SHOWN)))
-        ]
+        shown: dict[str, Shown] = {}
+        for place in sorted(spread(len(items), _SHOWN)):
+            for item, audio in self._readable(items[place:] + items[:place]):
+                speaker = none if item.label < 0 else item.label
+                shown[item.name] = Shown(item.name, audio, speaker)
+                break
+        return list(shown.values())
 
-    def _held_out(self, items: list[Item]) -> Crops:
-        drawn = [crop(self.clips.read(item), self.shape) for item in items]
+    def _readable(self, items: list[Item]) -> Iterator[tuple[Item, Audio]]:
+        """The items that can be read, each with its samples."""
+        for item in items:
+            try:
+                audio = self.clips.read(item)
+            except AudioError as error:
+                self.skipped.add(item, error)
+            else:
+                yield item, audio
+
+    def _held_out(self, items: list[Item]) -> Crops | None:
+        """The beginnings of recordings; None where none can be read."""
+        found = list(self._readable(items))
+        if not found:
+            return None
+        drawn = [crop(audio, self.shape) for _, audio in found]
         none = len(self.config.model.speakers)
-        labels = [none if item.label < 0 else item.label for item in items]
+        labels = [none if item.label < 0 else item.label for item, _ in found]
         audio, inside = (np.stack(part) for part in zip(*drawn, strict=True))
         return Crops(audio, inside, np.array(labels, np.int64))
 
     def _lengths(self, items: list[Item]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-        """Samples of each recording."""
+        """Samples of each recording; 0 of one that cannot be read."""
         source, preprocessing = self.clips.source, self.config.data.preprocessing
+
+        def length(item: Item) -> int:
+            try:
+                return audio_length(source.path(item), preprocessing)
+            except AudioError as error:
+                self.skipped.add(item, error)
+                return 0
+
         with ThreadPoolExecutor(self.config.data.workers) as pool:
-            found = pool.map(lambda item: audio_length(source.path(item), preprocessing), items)
-            return np.fromiter(found, np.int64, len(items))
+            return np.fromiter(pool.map(length, items), np.int64, len(items))
 
     def _variance(self) -> float:
         """Of the samples of up to 200 training recordings drawn by seed."""
@@ -188,10 +226,11 @@ class SpeechTask(Task):
         rng = np.random.default_rng([self.config.train.seed, 3])
         rows = rng.choice(len(train), min(200, len(train)), replace=False)
         squares, count = 0.0, 0
-        for row in rows:
-            audio = self.clips.read(train[row])
+        for _, audio in self._readable([train[row] for row in rows]):
             squares += _sum_of_squares(audio)
             count += len(audio)
+        if not count:
+            raise self.skipped.nothing_left(f"all {len(rows)} recordings that were tried")
         return max(squares / count, 1e-6)
 
 
