@@ -239,9 +239,15 @@ class Counted:
         self.engine, self.bound = engine, 0
 
     def __getattr__(self, name):
-        if name.startswith("bind"):
+        found = getattr(self.engine, name)
+        if not name.startswith("bind"):
+            return found
+
+        def bind(*arguments, **options):
             self.bound += 1
-        return getattr(self.engine, name)
+            return found(*arguments, **options)
+
+        return bind
 
 
 @pytest.mark.parametrize("batch_size", [1, 6, 16])
