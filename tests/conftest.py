@@ -43,6 +43,12 @@ def _shared_runs(tmp_path_factory) -> None:
     share_below(tmp_path_factory)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory) -> None:
+    """What tests build is trusted in tests only."""
+    os.environ["VQTRT_STATE"] = str(tmp_path_factory.getbasetemp() / "state")
+
+
 class Log:
     """A watcher that keeps what it is told; raises in step `stop_at`, if that is given."""
 

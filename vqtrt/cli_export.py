@@ -46,8 +46,12 @@ def export(
         TargetName | None, typer.Option(help="Compile the graphs with this package, too.")
     ] = None,
     batch: Annotated[
-        str, typer.Option(help="Engines' batch: least, usual and largest, or one number.")
-    ] = "1,16,64",
+        str | None,
+        typer.Option(
+            help="Batch of the engines: least, usual and largest, or one number (default: "
+            "1,64,64; 1,16,64 for priors and WaveNet steps)."
+        ),
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="Engines' picture size HxW, or three (default: the model's).")
     ] = None,
@@ -86,6 +90,11 @@ def export(
         with terminal.counting("building engines", 100) as counter:
             engines = build_engines(
                 model.open_bundle(), options, precisions or ["fp32"], progress=counter
+            )
+        if not all(each["trusted"] for each in engines.values()):
+            terminal.note(
+                "the folder that keeps which engines you built cannot be written: name another "
+                "with $VQTRT_STATE and build again, or pass --trust-engines where they are used"
             )
         figures["engines"] = engines
     if figures:

@@ -1,8 +1,9 @@
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cuda_doubles import FakeCuda
+from cuda_doubles import FakeCuda, FakeDriver
 
 from vqtrt.engines import cuda
 from vqtrt.engines.cuda import DeviceArray, Repeated, Stream, check_gpu, pinned
@@ -37,7 +38,11 @@ def test_the_real_runtime_without_a_driver():
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (35, "the CUDA driver is too old .* CUDA 12.4.*update the driver"),
+        (
+            35,
+            'too old .* CUDA 12.4.*update the driver, or .* CUDA 12 .*"cuda-python<13" '
+            "tensorrt-cu12, or tensorrt-rtx-cu12",
+        ),
         (100, "no NVIDIA GPU can be used here"),
         (2, "out of GPU memory in cudaMalloc: a smaller --batch-size"),
         (700, r"CUDA failed in cudaMalloc \(cudaErrorFake: status 700\)"),
@@ -169,3 +174,78 @@ def test_work_that_cannot_be_captured_goes_on_plainly(api):
     assert "cudaStreamEndCapture" in repeated.refused
     assert len(ran) == 5
     assert api.calls.count("cudaStreamBeginCapture") == 1
+
+
+def test_a_capture_that_waits_is_spoilt(api: FakeCuda) -> None:
+    stream, memory = Stream(), DeviceArray(4)
+
+    def work() -> None:
+        stream.zero(memory.address, 4)
+        stream.wait()
+
+    with pytest.raises(VqtrtError, match="CUDA failed in cudaStreamSynchronize"):
+        stream.capture(work)
+    assert not api.capturing
+
+
+def test_it_is_asked_right_before_a_capture(api: FakeCuda) -> None:
+    stream, answers = Stream(), [False, True]
+    asked: list[int] = []
+
+    def capturable() -> bool:
+        asked.append(1)
+        return answers[-1]
+
+    repeated = Repeated(stream, capturable=capturable)
+    repeated.run(1, lambda: None)
+    assert not asked
+    repeated.run(1, lambda: None)
+    assert (len(asked), repeated.captured) == (1, True)
+    answers.append(False)
+    other = Repeated(stream, capturable=capturable)
+    for _ in range(4):
+        other.run(1, lambda: None)
+    assert (other.captured, other.refused) == (
+        False,
+        "TensorRT says that this engine cannot be captured now",
+    )
+    assert len(asked) == 2  # once, and then no more
+
+
+def test_gpus_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda(devices=2)
+    monkeypatch.setattr(cuda, "runtime", lambda: fake)
+    monkeypatch.setattr(cuda, "driver", lambda: FakeDriver(fake))
+    check_gpu(1)
+    for device in (2, -1):
+        with pytest.raises(VqtrtError, match=f"no GPU {device}: CUDA shows GPUs 0 to 1 here"):
+            check_gpu(device)
+    with cuda.on_device(1):
+        stream, memory, array = Stream(), DeviceArray(4), pinned((1,), np.int32)
+    assert fake.cudaGetDevice() == (0, 1)  # nothing uses GPU 0, and nothing begins to
+    assert fake.contexts == {1}
+    fake.cudaSetDevice(0)
+    with cuda.on_device(1):
+        assert fake.cudaGetDevice() == (0, 1)
+    assert fake.cudaGetDevice() == (0, 0)
+    array[0] = 5
+    stream.copy_in(memory.address, array)
+    stream.zero(memory.address, 4)
+    captured = stream.capture(lambda: stream.copy_out(array, memory.address))
+    stream.launch(captured)
+    stream.wait()
+    assert array[0] == 0
+    with pytest.raises(VqtrtError, match="CUDA failed in cudaSetDevice"), cuda.on_device(7):
+        pass
+
+
+def test_memory_is_freed_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that uses no GPU may drop the last reference; CUDA must not begin to use GPU 0."""
+    fake = FakeCuda(devices=2)
+    monkeypatch.setattr(cuda, "runtime", lambda: fake)
+    monkeypatch.setattr(cuda, "driver", lambda: FakeDriver(fake))
+    with cuda.on_device(1):
+        memory = [DeviceArray(16)]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(memory.clear).result()
+    assert (fake.memory, fake.contexts) == ({}, {1})

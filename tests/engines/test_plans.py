@@ -6,6 +6,8 @@
 import json
 import random
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -13,16 +15,16 @@ from pydantic import ValidationError
 from vqtrt.bundle import Bundle, BundleInfo, GraphSpec, ModelFacts, Source, TensorSpec
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.engines import plans
+from vqtrt.engines.plan_info import PlanInfo, info_text, plan_sha256, varying_sizes
 from vqtrt.engines.plans import (
-    PlanInfo,
     carry_plans,
     find_plan,
-    plan_sha256,
     read_plan,
     runtime_cache,
     whole_plan,
     write_plan,
 )
+from vqtrt.engines.runtime_cache import read_cache, write_cache
 from vqtrt.errors import VqtrtError
 
 PLAN = random.Random(0).randbytes(4096)  # noqa: S311
@@ -64,8 +66,10 @@ def plan_info(bundle, **changes) -> PlanInfo:
         "profile": {"images": shapes},
         "gpu": None,
         "compute_capabilities": (),
+        "capturable": False,
         "plan_sha256": plan_sha256(PLAN),
         "plan_bytes": len(PLAN),
+        "activation_bytes": 4096,
         "vqtrt_version": "0",
     }
     return PlanInfo.model_validate(made | changes)
@@ -256,7 +260,12 @@ def test_sizes_choose_among_profiles(bundle):
 
 def test_the_key_is_of_the_work_and_not_of_its_result(bundle):
     info = plan_info(bundle)
-    made = {"plan_sha256": "0" * 64, "plan_bytes": 1, "vqtrt_version": "1"}
+    made = {
+        "plan_sha256": "0" * 64,
+        "plan_bytes": 1,
+        "activation_bytes": None,
+        "vqtrt_version": "1",
+    }
     assert info.model_copy(update=made).key == info.key
     others = [
         {"graph_sha256": "b" * 64},
@@ -264,6 +273,7 @@ def test_the_key_is_of_the_work_and_not_of_its_result(bundle):
         {"precision": "fp16"},
         {"profile": {"images": ((1, 16, 16, 3),) * 3}},
         {"compute_capabilities": ("8.9",)},
+        {"capturable": True},
         {"gpu": "NVIDIA L4"},
     ]
     keys = {info.key} | {plan_info(bundle, **change).key for change in others}
@@ -290,19 +300,22 @@ def test_a_write_that_fails_leaves_no_engine(bundle, monkeypatch):
 
 def test_an_export_carries_over_the_engines_of_graphs_that_did_not_change(bundle, tmp_path):
     kept = write(bundle)
-    runtime_cache(kept).write_bytes(b"kernels")
-    (kept.parent / "11-L4.timing-cache").write_bytes(b"timings")
+    write_cache(runtime_cache(kept), b"kernels")
+    write_cache(kept.parent / "11-L4.timing-cache", b"timings")
     write(bundle, precision="fp16", graph_sha256="b" * 64)
     damaged = write(bundle, compute_capabilities=("8.9",))
     damaged.with_suffix(".json").write_text("{}")
     new = tmp_path / "new"
     new.mkdir()
     assert carry_plans(bundle.path, new, {"encoder": graph("a")}) == 1
-    names = {".engine", ".json", ".layers.json", ".log", ".runtime-cache"}
+    names = {".engine", ".json", ".layers.json", ".log", ".runtime-cache", ".runtime-cache.sha256"}
     assert {path.name for path in (new / "engines").iterdir()} == {
         "11-L4.timing-cache",
+        "11-L4.timing-cache.sha256",
         *(f"{kept.stem}{suffix}" for suffix in names),
     }
+    assert read_cache(new / "engines" / runtime_cache(kept).name) == b"kernels"
+    assert read_cache(new / "engines" / "11-L4.timing-cache") == b"timings"
     assert carry_plans(new / "nothing", tmp_path, {"encoder": graph("a")}) == 0
 
 
@@ -327,3 +340,73 @@ def test_a_json_holds_its_fields_and_a_hash(bundle):
 def test_what_an_info_claims_has_bounds(bundle: Bundle, changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         plan_info(bundle, **changes)
+
+
+def test_a_plan_of_somebody_else_is_not_handed_out(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All its hashes are right: whoever wrote it wrote these as well."""
+    path = write(bundle)
+    monkeypatch.setenv("VQTRT_STATE", str(tmp_path / "another-user"))
+    message = refused(bundle, path)
+    assert message.startswith(f"{path} was not built by this user on this machine, and an engine")
+    assert "--trust-engines" in message
+    assert find_plan(bundle, "encoder", precision="fp32", **HERE, trusted=True)[0] == path
+    assert read_plan(bundle, path, **HERE, trusted=True) == PLAN
+    # To build again, as the message says, does not take theirs for built.
+    assert whole_plan(bundle, plan_info(bundle)) is None
+    assert write(bundle) == path
+    assert read_plan(bundle, path, **HERE) == PLAN
+
+
+def test_only_the_bytes_that_were_built_here_are_trusted(bundle: Bundle, tmp_path: Path) -> None:
+    """No name and no field of a file says who built it: a stranger can write both."""
+    path = write(bundle)
+    theirs = b"evil" + PLAN[4:]
+    info = plan_info(bundle, plan_sha256=plan_sha256(theirs))
+    assert info.key == path.stem
+    path.write_bytes(theirs)
+    path.with_suffix(".json").write_bytes(info_text(info))
+    assert "was not built by this user" in refused(bundle, path)
+
+
+def test_a_stranger_beside_a_good_engine_is_no_obstacle(bundle: Bundle) -> None:
+    good = write(bundle)
+    other = write(bundle, profile={"images": tuple((n, 16, 16, 3) for n in (1, 1, 99))})
+    theirs = plan_info(
+        bundle,
+        profile={"images": tuple((n, 16, 16, 3) for n in (1, 1, 99))},
+        plan_sha256=plan_sha256(b"evil"),
+        plan_bytes=4,
+    )
+    other.write_bytes(b"evil")
+    other.with_suffix(".json").write_bytes(info_text(theirs))
+    assert find_plan(bundle, "encoder", precision="fp32", **HERE)[0] == good
+    assert find_plan(bundle, "encoder", precision="fp32", **HERE, trusted=True)[0] == other
+
+
+def test_engines_stay_trusted_where_an_export_carries_them(bundle: Bundle, tmp_path: Path) -> None:
+    path = write(bundle)
+    new = tmp_path / "new"
+    new.mkdir()
+    Bundle.write_info(new, bundle.info)
+    assert carry_plans(bundle.path, new, {"encoder": graph("a")}) == 1
+    shutil.rmtree(bundle.path)
+    carried = Bundle.open(new)
+    assert read_plan(carried, carried.path / "engines" / path.name, **HERE) == PLAN
+
+
+def test_an_engine_of_another_format_says_so(bundle: Bundle) -> None:
+    path = write(bundle)
+    file = path.with_suffix(".json")
+    file.write_text(file.read_text().replace('"format_version": 2', '"format_version": 1'))
+    assert "has format version 1, and this vqtrt reads 2" in refused(bundle, path)
+
+
+def test_sizes_that_a_profile_leaves_free(bundle: Bundle) -> None:
+    spec = graph("a")
+    assert varying_sizes(plan_info(bundle), spec) == {"batch"}
+    fixed = plan_info(bundle, profile={"images": ((2, 16, 16, 3),) * 3})
+    assert varying_sizes(fixed, spec) == set()
+    shapes = ((1, 16, 16, 3), (1, 16, 16, 3), (1, 32, 16, 3))
+    assert varying_sizes(plan_info(bundle, profile={"images": shapes}), spec) == {"h"}

@@ -1,9 +1,10 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from vqtrt.engines.runtime_cache import read_cache, write_cache
+from vqtrt.engines.runtime_cache import digest_file, read_cache, write_cache
 
 
 def test_there_and_back(tmp_path):
@@ -12,10 +13,22 @@ def test_there_and_back(tmp_path):
     for kept in (b"kernels", b"others" * 1000):
         assert write_cache(path, kept)
         assert read_cache(path) == kept
-    assert sorted(file.name for file in tmp_path.iterdir()) == [path.name, f"{path.name}.lock"]
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == [path.name, f"{path.name}.lock", f"{path.name}.sha256"]
 
 
-@pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: c[:32], lambda c: b"", bytes.upper])
+def test_the_file_is_what_the_package_gave(tmp_path: Path) -> None:
+    """NVIDIA's own tools read and write these files; its hash stands beside it."""
+    path = tmp_path / "key.timing-cache"
+    write_cache(path, b"timings")
+    assert path.read_bytes() == b"timings"
+    check = ["sha256sum", "--check", "--quiet", digest_file(path).name]
+    subprocess.run(check, cwd=tmp_path, check=True)
+    digest_file(path).unlink()
+    assert read_cache(path) is None
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: c[:2], lambda c: b"", bytes.upper])
 def test_damage_counts_as_nothing(tmp_path, damage):
     path = tmp_path / "key.runtime-cache"
     write_cache(path, b"kernels")

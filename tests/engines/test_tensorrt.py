@@ -1,15 +1,25 @@
+import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_doubles import FakeCuda, build, pretend
+from cuda_doubles import GPU, FakeCuda, FakeTensorRT, Strategy, build, pretend
 
 from vqtrt.bundle import Bundle, TensorSpec
-from vqtrt.engines import cuda, trt_package
+from vqtrt.engine_options import EngineOptions
+from vqtrt.engines import cuda, plans, trt_package
+from vqtrt.engines.choose import _loaded
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
-from vqtrt.engines.tensorrt import TensorRTEngine, free_sizes, split_batch
+from vqtrt.engines.plan_info import PlanInfo
+from vqtrt.engines.plans import runtime_cache
+from vqtrt.engines.runtime_cache import write_cache
+from vqtrt.engines.tensorrt import TensorRTEngine, free_sizes, padded_batch, split_batch
+from vqtrt.engines.trt_package import Device
 from vqtrt.errors import VqtrtError
 from vqtrt.sampler import BatchSampler, Draw
 from vqtrt.tokenizer import Tokenizer
@@ -111,7 +121,7 @@ def test_codes_and_pictures_are_those_of_onnxruntime(bundle, module, package, gr
     # 23 is 5 parts of 4 and one of 3: enough of one shape for a graph.
     captures = module.api.calls.count("cudaStreamBeginCapture")
     assert (captures > 0) == (graphs and package == "tensorrt")
-    own = [context.config for context in module.contexts if context.config is not None]
+    own = [context._config for context in module.contexts if context._config is not None]
     assert len(own) == (4 if package == "tensorrt-rtx" else 0)
     strategy = "WHOLE_GRAPH_CAPTURE" if graphs else "DISABLED"
     assert all(config.cuda_graph_strategy.name == strategy for config in own)
@@ -134,22 +144,17 @@ def test_batches_below_the_least_are_filled_up(tiny_bundle, tmp_path, module):
         images = pictures(n)
         np.testing.assert_array_equal(encode(images), reference.open("encoder")(images))
     # The last batch was 4 and 1; the profile takes no 1.
-    assert [context.shapes["images"][0] for context in module.contexts] == [4, 3]
+    assert [context._shapes["images"][0] for context in module.contexts] == [4, 3]
 
 
 def test_the_engine_for_a_batch_is_the_narrowest(bundle, module):
     build(bundle, "tensorrt-rtx", SIZES | {"batch": (1, 1)}, graphs=["encoder"])
     encode = TensorRTEngine(bundle).open("encoder")
-    module.contexts.clear()
-    encode(pictures(1))
-    assert [
-        context.engine.get_tensor_profile_shape("images", 0)[2][0] for context in module.contexts
-    ] == [1, 1]
-    module.contexts.clear()
-    encode(pictures(2))
-    assert [
-        context.engine.get_tensor_profile_shape("images", 0)[2][0] for context in module.contexts
-    ] == [4, 4]
+    for batch, most in ((1, 1), (2, 4)):
+        module.contexts.clear()
+        encode(pictures(batch))
+        (context,) = module.contexts  # a call of one part needs one set of buffers
+        assert context._engine.get_tensor_profile_shape("images", 0)[2][0] == most
 
 
 @pytest.mark.parametrize("array", [np.zeros((1, 8, 8, 3)), np.zeros((1, 9, 8, 3), np.uint8)])
@@ -179,7 +184,7 @@ def test_what_tensorrt_refuses_is_one_line(bundle, module):
     assert "\n" not in str(error.value)
     module.fails = {"create_execution_context"}
     encode = engine.open("encoder")
-    with pytest.raises(VqtrtError, match="cannot make an execution context"):
+    with pytest.raises(VqtrtError, match=r"cannot make an execution context \(ERROR: no context"):
         encode(pictures(1))
     module.fails = {"execute_async_v3"}
     with pytest.raises(VqtrtError, match=r"failed to run \(ERROR: enqueue failed\)"):
@@ -189,24 +194,60 @@ def test_what_tensorrt_refuses_is_one_line(bundle, module):
     np.testing.assert_array_equal(encode(pictures(9)), reference(pictures(9)))
 
 
-def test_compiled_kernels_are_kept(bundle, module):
+def test_compiled_kernels_are_kept_at_the_end(bundle: Bundle, module: FakeTensorRT) -> None:
+    """And not at each new shape: a cache can be large, and is written whole."""
+    build(bundle, "tensorrt-rtx", SIZES | {"h": (2, 2), "w": (3, 3)}, graphs=["encoder"])
     folder = bundle.path / "engines"
-    encode = TensorRTEngine(bundle).open("encoder")
-    encode(pictures(1))
+
+    def run(*batches: int) -> list[bytes]:
+        """The lines that the cache has after a process that ran these batches."""
+        engine = TensorRTEngine(bundle)
+        encode = engine.open("encoder")
+        before = [path.read_bytes() for path in folder.glob("*.runtime-cache")]
+        for n in batches:
+            encode(pictures(n))
+        assert [path.read_bytes() for path in folder.glob("*.runtime-cache")] == before
+        del encode, engine
+        (kept,) = folder.glob("*.runtime-cache")
+        return kept.read_bytes().splitlines()
+
+    assert len(run(1, 1, 2)) == 1 + 2
+    assert len(run(1, 2, 4)) == 1 + 3
     (kept,) = folder.glob("*.runtime-cache")
-    first = kept.read_bytes()
-    assert first.endswith(b"kernel\n")
-    encode(pictures(1))
-    assert kept.read_bytes() == first
-    encode(pictures(2))
-    assert len(kept.read_bytes()) > len(first)
-    TensorRTEngine(bundle).open("encoder")(pictures(1))
-    assert len(kept.read_bytes()) > len(first) + len(b"kernel\n")
+    content, digest = kept.read_bytes(), kept.with_name(f"{kept.name}.sha256")
+    assert content.startswith(b"cache\n")  # as the package wrote it, for NVIDIA's own tools
+    check = ["sha256sum", "--check", "--quiet", digest.name]
+    subprocess.run(check, cwd=folder, check=True)
     # What is damaged, or of another version, is as if it were not there.
-    for junk in (b"", b"junk", kept.read_bytes()[:-1]):
+    for junk in (b"", b"junk", content[:-1]):
         kept.write_bytes(junk)
-        TensorRTEngine(bundle).open("encoder")(pictures(1))
-        assert kept.read_bytes() == first
+        assert len(run(1)) == 1 + 1
+
+
+def test_a_runtime_cache_of_somebody_else_is_not_loaded(
+    bundle: Bundle, module: FakeTensorRT
+) -> None:
+    """Kernels are code, as plans are, and whoever wrote the bundle wrote their SHA-256 too."""
+    path = TensorRTEngine(bundle).plan("encoder", {}).path
+    for trust, lines in ((False, []), (True, [b"kernel of a stranger"])):
+        assert write_cache(runtime_cache(path), b"cache\nkernel of a stranger\n")
+        engine = TensorRTEngine(bundle, trust=trust)
+        engine.open("encoder")(pictures(1))
+        context = module.contexts.pop()
+        kept = context._config._cache.serialize()
+        assert [line for line in kept.splitlines() if b"stranger" in line] == lines
+        del engine  # which saves its cache
+
+
+@pytest.mark.parametrize("fails", ["serialize", "set_runtime_cache"])
+def test_a_cache_that_fails_is_none(bundle: Bundle, module: FakeTensorRT, fails: str) -> None:
+    module.fails = {fails}
+    engine = TensorRTEngine(bundle)
+    np.testing.assert_array_equal(
+        engine.open("encoder")(pictures(2)), OnnxRuntimeEngine(bundle).open("encoder")(pictures(2))
+    )
+    engine.plan("encoder", {}).save_cache()
+    assert not list((bundle.path / "engines").glob("*.runtime-cache"))
 
 
 @pytest.mark.parametrize("graphs", [True, False])
@@ -308,6 +349,9 @@ def test_an_engine_that_cannot_be_captured_draws_all_the_same(prior_bundle, modu
     module.capturable = False
     engine = TensorRTEngine(prior_bundle)
     loop = engine.bind_loop("pixelcnn", "step", {"batch": 4, "width": 4}, 16)
+    loop.begin()
+    for _ in range(4):
+        loop.draw()
     assert "cannot be captured" in loop.refused
     drawn = [
         BatchSampler(each, "pixelcnn", 16, 4, 4).sample(Draw(), range(4), 5, np.zeros(4, np.int32))
@@ -328,3 +372,278 @@ def test_two_codebooks_and_no_labels(tiny_prior_bundle2, tmp_path, module):
     images = pictures(5, 16, 16)
     codes = TensorRTEngine(bundle).open("encoder")(images)
     np.testing.assert_array_equal(codes, OnnxRuntimeEngine(bundle).open("encoder")(images))
+
+
+def batches_run(module: FakeTensorRT) -> set[int]:
+    return {context._shapes["images"][0] for context in module.contexts}
+
+
+def test_few_batches_are_compiled_for(bundle: Bundle, module: FakeTensorRT) -> None:
+    assert [padded_batch(n, 1, 64) for n in (0, 1, 2, 3, 4, 5, 7, 9, 13, 17, 33, 48, 49, 64)] == [
+        *(1, 1, 2, 3, 4, 6, 8, 12, 16, 24, 48, 48, 64, 64)
+    ]
+    assert {padded_batch(n, 5, 20) for n in range(21)} == {5, 6, 8, 12, 16, 20}
+    build(bundle, "tensorrt-rtx", SIZES | {"batch": (1, 64)}, graphs=["encoder"])
+    encode, reference = TensorRTEngine(bundle).open("encoder"), OnnxRuntimeEngine(bundle)
+    seen = set()
+    for n in range(5, 30, 3):
+        images = pictures(n)
+        np.testing.assert_array_equal(encode(images), reference.open("encoder")(images))
+        seen |= batches_run(module)
+    assert seen <= {6, 8, 12, 16, 24, 32}
+
+
+def test_contexts_take_memory_by_need(bundle: Bundle, module: FakeTensorRT) -> None:
+    """And not for the profile's largest shapes, nor for a second part that never comes."""
+    api = module.api
+    encode = TensorRTEngine(bundle).open("encoder")
+    encode(pictures(1))
+    (context,) = module.contexts
+    assert context._strategy == Strategy.USER_MANAGED
+    small, most = context._memory[1], context._engine.device_memory_size_v2
+    assert small == context._engine._need({"images": (1, 8, 12, 3)}) < most / 8
+    assert sum(nbytes for _, nbytes in api.memory.values()) < most / 4
+    assert sum(nbytes for _, nbytes in api.hosts.values()) < most / 8
+    encode(pictures(4, 24, 24))
+    assert context._memory[1] == most
+    encode(pictures(1))
+    assert context._memory[1] == most  # what is there stays
+    assert len(module.contexts) == 1
+    encode(pictures(5, 24, 24))
+    assert [each._memory[1] < most for each in module.contexts] == [False, True]
+
+
+def test_memory_that_is_not_there(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, FakeCuda(memory_bytes=16_000))
+    encode = TensorRTEngine(bundle).open("encoder")
+    with pytest.raises(VqtrtError, match="out of GPU memory in cudaMalloc: a smaller --batch-size"):
+        encode(pictures(4, 24, 24))
+    images = pictures(1, 8, 8)
+    reference = OnnxRuntimeEngine(bundle).open("encoder")
+    np.testing.assert_array_equal(encode(images), reference(images))
+
+
+@pytest.mark.parametrize("h", [(2, 2), (2, 6)])
+def test_kernels_do_not_change_while_codes_are_made(
+    tiny_prior: Path, tmp_path: Path, module: FakeTensorRT, h: tuple[int, int]
+) -> None:
+    """LAZY, the library's own choice, replaces kernels while a job runs, and so its codes."""
+    bundle = Bundle.open(shutil.copytree(tiny_prior / "bundle", tmp_path / "bundle"))
+    build(bundle, "tensorrt-rtx", SIZES | {"h": h, "w": (3, 3)})
+    engine = TensorRTEngine(bundle)
+    engine.open("decoder")(engine.open("encoder")(pictures(9)))
+    sampler = BatchSampler(engine, "pixelcnn", 16, 4, 4)
+    sampler.sample(Draw(), range(4), 2, np.zeros(4, np.int32))
+    kernels = {
+        context._engine._facts["file"]: (
+            context._config.dynamic_shapes_kernel_specialization_strategy.name
+        )
+        for context in module.contexts
+    }
+    general = "EAGER" if h == (2, 2) else "NONE"  # few shapes, or too many to compile for each
+    assert set(kernels.values()) == {"EAGER", general}
+    assert kernels["encoder.onnx"] == kernels["decoder.onnx"] == general
+
+
+def test_an_engine_says_only_after_a_run_that_it_can_be_captured(
+    prior_bundle: Bundle, module: FakeTensorRT
+) -> None:
+    step = TensorRTEngine(prior_bundle).bind("priors/pixelcnn/step", {"batch": 2, "width": 4})
+    assert not module.contexts[0].is_stream_capturable(0)
+    for _ in range(6):
+        step.run()
+    assert "cudaGraphLaunch" in module.api.calls
+
+
+def test_what_is_slow_is_said_once(
+    prior_bundle: Bundle,
+    module: FakeTensorRT,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cuda._tell.cache_clear()
+    module.capturable = False
+    step = TensorRTEngine(prior_bundle).bind("priors/pixelcnn/step", {"batch": 2, "width": 4})
+    for _ in range(6):
+        step.run()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "runs without CUDA graphs, which is slower: TensorRT says that this engine cannot be "
+        "captured now"
+    )
+
+
+@pytest.mark.parametrize(("value", "graphs"), [("0", False), ("1", True), (None, True)])
+def test_cuda_graphs_are_off_by_a_variable(
+    prior_bundle: Bundle,
+    module: FakeTensorRT,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str | None,
+    graphs: bool,
+) -> None:
+    monkeypatch.delenv("VQTRT_CUDA_GRAPHS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("VQTRT_CUDA_GRAPHS", value)
+    engine = TensorRTEngine(prior_bundle)
+    BatchSampler(engine, "pixelcnn", 16, 4, 4).sample(Draw(), range(4), 6, np.zeros(4, np.int32))
+    assert ("cudaGraphLaunch" in module.api.calls) == graphs
+    assert TensorRTEngine(prior_bundle, graphs=True).graphs
+
+
+def test_a_gpu_that_rtx_does_not_support(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, gpu=Device("NVIDIA H100", "9.0"))
+    with pytest.raises(VqtrtError, match=r"does not support NVIDIA H100.*9\.0.*\[gpu\]") as error:
+        TensorRTEngine(bundle)
+    assert "build it again" not in str(error.value)
+    assert "engines run on 7.5, 8.0, 8.6, 8.9, 12.0, 12.1" in str(error.value)
+    # `auto` goes on to the next engine, and `tensorrt` is not concerned.
+    notes: list[str] = []
+    assert _loaded(bundle, EngineOptions(engine="tensorrt-rtx"), notes.append) is None
+    assert "does not support NVIDIA H100" in notes[0]
+    monkeypatch.setattr(trt_package, "device", lambda index=0: Device(GPU.name, "9.0"))
+    assert TensorRTEngine(bundle, "tensorrt").name == "tensorrt"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_the_packages_raise_is_one_line(
+    bundle: Bundle, module: FakeTensorRT, package: str
+) -> None:
+    engine = TensorRTEngine(bundle, package)
+    module.fails = {"Runtime"}
+    with pytest.raises(VqtrtError, match=r"cannot start here \(ERROR: CUDA init") as error:
+        engine.open("encoder")
+    assert "\n" not in str(error.value)
+    module.fails = {"infer_shapes"}
+    with pytest.raises(VqtrtError, match=r"cannot infer shapes \(shape inference"):
+        engine.open("encoder")(pictures(1))
+    module.fails = set()
+    reference = OnnxRuntimeEngine(bundle).open("encoder")
+    np.testing.assert_array_equal(engine.open("encoder")(pictures(1)), reference(pictures(1)))
+
+
+def test_the_first_cause_is_told(bundle: Bundle, module: FakeTensorRT) -> None:
+    engine = TensorRTEngine(bundle)
+    module.fails = {"deserialize_cuda_engine"}
+    with pytest.raises(VqtrtError, match=r"\(ERROR: the plan is for another GPU\); build it again"):
+        engine.open("encoder")
+    # What was said of an earlier call is not told of a later one.
+    module.fails = set()
+    encode = engine.open("encoder")
+    (context,) = [encode(pictures(1)) is not None and module.contexts[0]]
+    context._module.say = lambda text: None
+    with pytest.raises(VqtrtError, match=r"refuses the shape \(9, 8, 12, 3\) of images; build it"):
+        engine.plan("encoder", {}).context(captured=True, graphs=True).prepare(
+            {"images": (9, 8, 12, 3)}
+        )
+
+
+def test_a_gpu_that_loads_but_is_not_supported(bundle: Bundle, module: FakeTensorRT) -> None:
+    """The library's word, where the table of capabilities had it otherwise."""
+    engine = TensorRTEngine(bundle)
+    module.capability = "9.0"
+    with pytest.raises(VqtrtError, match="does not support this compute capability") as error:
+        engine.open("encoder")
+    assert "build it again" not in str(error.value)
+    assert "pass another --engine" in str(error.value)
+
+
+def test_the_gpu_is_chosen_by_its_number(
+    prior_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = FakeCuda(devices=3)
+    module = pretend(monkeypatch, api)
+    with pytest.raises(VqtrtError, match=r"no GPU 3: CUDA shows GPUs 0 to 2 here; see --device"):
+        TensorRTEngine(prior_bundle, device=3)
+    engine = TensorRTEngine(prior_bundle, device=2)
+    encode = engine.open("encoder")
+    step = engine.bind("priors/pixelcnn/step", {"batch": 2, "width": 4})
+    step.inputs["noise"][:] = 0.5
+    loop = engine.bind_loop("pixelcnn", "step", {"batch": 2, "width": 4}, 16)
+    images = pictures(9)
+    codes = OnnxRuntimeEngine(prior_bundle).open("encoder")(images)
+
+    def run(current: int) -> None:
+        """In a thread of another GPU, as torch may have chosen it."""
+        api.cudaSetDevice(current)
+        np.testing.assert_array_equal(encode(images), codes)
+        for _ in range(4):
+            step.run()
+        step.reset()
+        loop.begin()
+        for _ in range(4):
+            loop.draw()
+        assert loop.captured
+        assert api.cudaGetDevice() == (0, current)  # as it was
+
+    for current in (2, 0, 1):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(run, current).result()
+    assert set(api.gpus.values()) == {2}
+    assert {context._engine._device for context in module.contexts} == {2}
+
+
+def test_no_gpu_is_used_but_the_one_that_was_chosen(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA takes hundreds of MB on each GPU that a process makes its current one."""
+    api = FakeCuda(devices=2)
+    pretend(monkeypatch, api)
+    TensorRTEngine(bundle, device=1).open("encoder")(pictures(9))
+    assert api.contexts == {1}
+
+
+def test_files_are_looked_at_once(
+    bundle: Bundle, module: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, paths = plans.read_info, []
+
+    def counted(path: Path, build: str) -> PlanInfo:
+        paths.append(path)
+        return read(path, build)
+
+    monkeypatch.setattr(plans, "read_info", counted)
+    encode = TensorRTEngine(bundle).open("encoder")
+    seen = len(paths)
+    for n, side in ((1, 8), (2, 8), (3, 12), (4, 16), (9, 20)):
+        encode(pictures(n, side, side))
+    assert len(paths) == seen == 4 + 1  # each once, and again the one whose plan was loaded
+
+
+def test_engines_of_others_are_not_loaded_unasked(
+    bundle: Bundle, module: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A plan is code. `auto` goes on to an engine that does not run it."""
+    monkeypatch.setenv("VQTRT_STATE", str(tmp_path / "other"))
+    assert not module.loggers  # no runtime was made, so no plan was read
+    with pytest.raises(VqtrtError, match=r"was not built by this user .* --trust-engines") as error:
+        TensorRTEngine(bundle).open("encoder")
+    assert "\n" not in str(error.value)
+    notes: list[str] = []
+    assert _loaded(bundle, EngineOptions(engine="tensorrt-rtx"), notes.append) is None
+    assert "--trust-engines" in notes[0]
+    assert not module.loggers  # no runtime was made, so no plan was read
+    encode = TensorRTEngine(bundle, trust=True).open("encoder")
+    reference = OnnxRuntimeEngine(bundle).open("encoder")
+    np.testing.assert_array_equal(encode(pictures(3)), reference(pictures(3)))
+
+
+def test_a_copy_loads_its_own_plans(bundle: Bundle, module: FakeTensorRT) -> None:
+    engine = TensorRTEngine(bundle, "tensorrt", graphs=False)
+    codes = engine.open("encoder")(pictures(3))
+    for copy in (pickle.loads(pickle.dumps(engine)), deepcopy(engine)):  # noqa: S301
+        assert (copy.name, copy.graphs, copy.device) == ("tensorrt", False, 0)
+        np.testing.assert_array_equal(copy.open("encoder")(pictures(3)), codes)
+        assert copy.plan("encoder", {}) is not engine.plan("encoder", {})
+
+
+def test_threads_load_a_plan_once(bundle: Bundle, module: FakeTensorRT) -> None:
+    engine = TensorRTEngine(bundle)
+    encode, reference = engine.open("encoder"), OnnxRuntimeEngine(bundle).open("encoder")
+
+    def run(n: int) -> None:
+        np.testing.assert_array_equal(encode(pictures(n)), reference(pictures(n)))
+        engine.open("decoder")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(1, 9)))
+    assert len(module.loggers) == 2  # a runtime for each graph

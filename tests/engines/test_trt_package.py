@@ -5,11 +5,13 @@ from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
 import pytest
+from cuda_doubles import FakeCuda, FakeTensorRT
 
 from vqtrt.engines import trt_package
 from vqtrt.engines.trt_package import Device, Package, device, load
 from vqtrt.errors import VqtrtError
 
+GPUS = {7: b"NVIDIA L4", 8: b"NVIDIA T4"}
 FLAGS = SimpleNamespace(STRONGLY_TYPED=1)
 
 
@@ -96,17 +98,97 @@ def test_compute_capabilities():
         Package("tensorrt", module, "11.0").compute_capability("8.9")
 
 
-def test_the_real_one_of_rtx():
+def test_gpus_that_rtx_supports() -> None:
+    module = FakeTensorRT(FakeCuda())
+    package = Package("tensorrt-rtx", module, "1.7.1")
+    package.check_device(Device("NVIDIA L4", "8.9"))
+    package.check_device(None)
+    Package("tensorrt", module, "11.0").check_device(Device("NVIDIA H100", "9.0"))
+    for capability in ("9.0", "10.0", "7.0"):
+        with pytest.raises(VqtrtError, match=rf"does not support .*{capability}.*pip install"):
+            package.check_device(Device("NVIDIA X", capability))
+
+
+def test_the_real_one_of_rtx(monkeypatch):
     pytest.importorskip("tensorrt_rtx", reason='pip install "vqtrt[rtx]"')
     package = load("tensorrt-rtx")
     assert package.compute_capability("8.9") == package.module.ComputeCapability.SM89
-    severity = package.module.ILogger.Severity
+    for supported in ("8.0", "8.6", "8.9", "12.0"):
+        package.check_device(Device("a GPU", supported))
+    with pytest.raises(VqtrtError, match=r"does not support NVIDIA H100 80GB HBM3: .* 9\.0"):
+        package.check_device(Device("NVIDIA H100 80GB HBM3", "9.0"))
+    severity, mark = package.module.ILogger.Severity, package.log_mark()
     with package.logging() as lines:
         package.logger.log(severity.ERROR, "what went wrong")
         package.logger.log(severity.VERBOSE, "what nobody reads")
     package.logger.log(severity.ERROR, "after the block")
     assert lines == ["ERROR: what went wrong"]
+    assert package.reason(mark) == lines[0]
     assert package.logger is load("tensorrt-rtx").logger
+
+
+def quiet() -> Package:
+    return Package("tensorrt-rtx", FakeTensorRT(FakeCuda()), "1.7.1")
+
+
+def test_the_first_error_is_the_reason() -> None:
+    package = quiet()
+    logger, severity = package.logger, package.module.ILogger.Severity
+    logger.log(severity.ERROR, "of an earlier call")
+    mark = package.log_mark()
+    assert package.reason(mark) == ""
+    logger.log(severity.INFO, "no reason")
+    logger.log(severity.ERROR, "[x.cpp::catchCudaError::250] Error Code 1")
+    assert package.reason(mark) == "ERROR: [x.cpp::catchCudaError::250] Error Code 1"
+    logger.log(severity.INTERNAL_ERROR, "the cause,\nin two lines")
+    logger.log(severity.ERROR, "what follows from it")
+    assert package.reason(mark) == "INTERNAL_ERROR: the cause, in two lines"
+    for _ in range(200):
+        logger.log(severity.INFO, "and so on")
+    assert package.reason(mark) == ""
+    assert len(logger.recent) == 100
+
+
+def test_threads_do_not_take_each_others_lines() -> None:
+    package = quiet()
+    log = package.logger.log
+    with package.logging() as outer:
+        with package.logging() as inner:
+            log(package.module.ILogger.Severity.INFO, "in both")
+        log(package.module.ILogger.Severity.INFO, "in one")
+    log(package.module.ILogger.Severity.INFO, "in none")
+    assert (inner, outer) == (["INFO: in both"], ["INFO: in both", "INFO: in one"])
+    assert package.logger.listeners == []
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("", []),
+        ("error", ["ERROR"]),
+        ("INFO", ["ERROR", "WARNING", "INFO"]),
+        ("verbose", ["ERROR", "WARNING", "INFO", "VERBOSE"]),
+    ],
+)
+def test_the_log_is_shown_by_a_variable(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    value: str,
+    shown: list[str],
+) -> None:
+    monkeypatch.setenv("VQTRT_TRT_LOG", value)
+    package = quiet()
+    severities = package.module.ILogger.Severity
+    for name in ("ERROR", "WARNING", "INFO", "VERBOSE"):
+        package.logger.log(severities[name], "text")
+    assert capsys.readouterr().err == "".join(f"tensorrt: {name}: text\n" for name in shown)
+
+
+def test_a_severity_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, "tensorrt_rtx", "1.7.1")
+    monkeypatch.setenv("VQTRT_TRT_LOG", "loud")
+    with pytest.raises(VqtrtError, match="VQTRT_TRT_LOG is 'loud': set it to one of error, warn"):
+        load("tensorrt-rtx")
 
 
 def test_the_device(monkeypatch):
@@ -118,8 +200,8 @@ def test_the_device(monkeypatch):
         return SimpleNamespace(
             CUdevice_attribute=kind,
             cuInit=lambda flags: (status,),
-            cuDeviceGet=lambda index: (0 if count else 101, 7),
-            cuDeviceGetName=lambda length, gpu: (0, b"NVIDIA L4".ljust(length, b"\0")),
+            cuDeviceGet=lambda index: (0 if index < count else 101, 7 + index),
+            cuDeviceGetName=lambda length, gpu: (0, GPUS[gpu].ljust(length, b"\0")),
             cuDeviceGetAttribute=lambda which, gpu: (0, {"major": 8, "minor": 9}[which]),
         )
 
@@ -131,7 +213,9 @@ def test_the_device(monkeypatch):
     def no_library(flags):
         raise RuntimeError("no libcuda")
 
-    assert here(driver()) == Device("NVIDIA L4", "8.9")
+    assert here(driver(count=2)) == Device("NVIDIA L4", "8.9")
+    assert device(1) == Device("NVIDIA T4", "8.9")
+    assert device(2) is None
     assert here(driver(status=100)) is None
     assert here(driver(count=0)) is None
     assert here(SimpleNamespace(cuInit=no_library)) is None

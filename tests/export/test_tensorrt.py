@@ -4,8 +4,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from cuda_doubles import pretend
 from doubles import flip_byte, vqtrt
 from onnx import TensorProto, helper
 
@@ -18,14 +21,16 @@ from vqtrt.errors import VqtrtError
 from vqtrt.export import tensorrt as module
 from vqtrt.export.tensorrt import (
     Options,
+    activation_bytes,
     build_engines,
     build_plan,
     check_precision,
     engine_options,
     graphs_in,
+    in_loop,
 )
 from vqtrt.export.tensorrt_profiles import parse_batch, parse_sizes
-from vqtrt.export.tensorrt_report import Layer
+from vqtrt.export.tensorrt_report import Layer, check_engine, engine_layers
 from vqtrt.precision import PRECISIONS
 
 pytest.importorskip("tensorrt_rtx", reason='compiling needs pip install "vqtrt[rtx]"')
@@ -234,7 +239,7 @@ def test_an_interrupted_build_stops(package, half_run, monkeypatch):
 
     with package.logging() as log, pytest.raises(KeyboardInterrupt):
         build_plan(package, content, profile, progress=interrupt)
-    assert log == []  # the inner block had its own lines
+    assert log  # of the builder, until it stopped
     assert build_plan(package, content, profile).plan
 
 
@@ -265,9 +270,123 @@ def test_engines_of_priors_allocate_nothing_while_they_run(
 
     monkeypatch.setattr("vqtrt.export.tensorrt.build_plan", build)
     shutil.copytree(tiny_prior / "bundle", tmp_path / "bundle")
-    names = build_engines(Bundle.open(tmp_path / "bundle"), Options(package))
-    assert asked == [name.startswith("priors/") for name in names]
+    bundle = Bundle.open(tmp_path / "bundle")
+    results = build_engines(bundle, Options(package))
+    assert asked == [name.startswith("priors/") for name in results]
     assert len(set(asked)) == 2
+    # It is written down, and so are the memory of a context and the batches that it is fastest at.
+    here = {"package": RTX, "version": package.version}
+    for name, result in results.items():
+        _, info = find_plan(bundle, name, precision="fp32", **here)
+        assert info.capturable == name.startswith("priors/") == in_loop(name)
+        assert info.activation_bytes == result["activation_bytes"]
+        batches = [shapes[0] for shapes in next(iter(info.profile.values()))]
+        if name in ("encoder", "decoder"):
+            assert batches == [1, 64, 64]
+            # Of 64 pictures, and not of one or of a thousand.
+            assert 64 * 16 * 16 * 3 < result["activation_bytes"] < 2**30
+        elif name.endswith("/logits"):
+            assert batches == [1, 16, 64]
+
+
+def test_the_memory_that_a_builder_tells() -> None:
+    log = ["INFO: Total Activation Memory: 17 bytes", "INFO: Total Activation Memory: 4096 bytes"]
+    assert activation_bytes(log) == 4096
+    assert activation_bytes(["INFO: Total Weights Memory: 16 bytes"]) is None
+
+
+def refusing(package: Package, name: str) -> Package:
+    """The package, in which one class cannot be made, as pybind11 says it."""
+
+    def refuse(*given: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    class Module:
+        def __getattr__(self, asked: str) -> Any:
+            return refuse if asked == name else getattr(package.module, asked)
+
+    return dataclasses.replace(package, module=Module())
+
+
+@pytest.mark.parametrize("name", ["Builder", "OnnxParser"])
+def test_a_builder_that_cannot_start_is_one_line(
+    bundle: Bundle, package: Package, name: str
+) -> None:
+    with pytest.raises(VqtrtError, match=r"'encoder': tensorrt-rtx .* cannot build: ") as error:
+        build_engines(bundle, Options(refusing(package, name)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("told", ["", "no JSON", "[]", '{"Layers": 7}', None])
+def test_an_inspector_that_fails_is_no_reason_to_lose_a_plan(
+    monkeypatch: pytest.MonkeyPatch, told: str | None
+) -> None:
+    """It runs where a GPU is, after the build."""
+    inspector = SimpleNamespace(get_engine_information=lambda kind: told)
+    engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+    fake = pretend(monkeypatch)
+    formats = SimpleNamespace(JSON=1)
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: engine)
+    monkeypatch.setattr(fake, "LayerInformationFormat", formats, raising=False)
+    package = Package(RTX, fake, "1.7.1")
+    fake.fails = {"Runtime"}
+    assert engine_layers(package, b"plan", 0) is None
+    monkeypatch.setattr(fake, "Runtime", lambda logger: runtime)
+    assert engine_layers(package, b"plan", 0) is None
+    inspector.get_engine_information = lambda kind: '{"Layers": [{"Name": "conv"}]}'
+    assert engine_layers(package, b"plan", 0) == [{"Name": "conv"}]
+
+
+def inspected(*kinds: str) -> list[dict[str, Any]]:
+    """Layers as an inspector tells them, each of a dtype."""
+    return [
+        {"Inputs": [{"Name": "x", "Format/Datatype": f"Row major linear {kind}"}], "Outputs": []}
+        for kind in kinds
+    ]
+
+
+def test_the_engine_computes_in_no_other_half() -> None:
+    check_engine(None, "fp32", "it")
+    check_engine(["a name alone"], "fp32", "it")
+    check_engine(inspected("FP32", "Int32"), "fp32", "it")
+    check_engine(inspected("FP32", "FP16"), "fp16", "it")
+    check_engine(inspected("FP32"), "fp16", "it")  # what it does not tell proves nothing
+    check_engine(inspected("BF16"), "bf16", "it")
+    for precision, kind, name in [
+        ("fp32", "FP16", "float16"),
+        ("fp32", "Half", "float16"),
+        ("fp16", "BF16", "bfloat16"),
+    ]:
+        with pytest.raises(VqtrtError, match=f"built in {precision}, .* computes in {name}"):
+            check_engine(inspected("FP32", kind), precision, "it")
+
+
+def test_an_engine_that_others_built_is_built_again(
+    bundle: Bundle, package: Package, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The advice for an engine that is not trusted is to build: that must not adopt it."""
+    graphs = {"decoder": bundle.info.graphs["decoder"]}
+    bundle = Bundle(bundle.path, bundle.info.model_copy(update={"graphs": graphs}))
+    assert build_engines(bundle, Options(package))["decoder"]["built"]
+    monkeypatch.setenv("VQTRT_STATE", str(tmp_path / "another-user"))
+    again = build_engines(bundle, Options(package))["decoder"]
+    assert (again["built"], again["trusted"]) == (True, True)
+    assert not build_engines(bundle, Options(package))["decoder"]["built"]
+
+
+def test_without_a_state_folder_it_is_built_all_the_same(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "state").write_text("a file")
+    monkeypatch.setenv("VQTRT_STATE", str(tmp_path / "state"))
+    assert vqtrt("export", bundle.path, "--target", RTX, "--json") == 0
+    shown, said = capfd.readouterr()
+    assert {each["trusted"] for each in json.loads(shown)["engines"].values()} == {False}
+    assert "--trust-engines" in said
+    assert "VQTRT_STATE" in said
 
 
 @pytest.mark.parametrize("asked", PRECISIONS)
@@ -340,7 +459,7 @@ def test_a_precision_that_the_bundle_lacks(bundle, package):
 
 
 def test_tensorrt_needs_a_gpu(bundle, package, monkeypatch):
-    monkeypatch.setattr(trt_package, "device", lambda: None)
+    monkeypatch.setattr(trt_package, "device", lambda index: None)
     plain = dataclasses.replace(package, name="tensorrt", version="11.4.0")
     with pytest.raises(VqtrtError, match="none can be used here: take --target tensorrt-rtx"):
         build_engines(bundle, Options(plain))
@@ -368,7 +487,8 @@ def test_the_command_builds_engines_of_a_bundle(bundle, capfd):
     assert set(built) == {"encoder", "decoder"}
     assert all(Path(each["engine"]).stat().st_size == each["bytes"] for each in built.values())
     assert vqtrt(*command[:-1]) == 0
-    assert "engines.encoder.built    False" in capfd.readouterr().out
+    shown = capfd.readouterr().out.splitlines()
+    assert ["engines.encoder.built", "False"] in [line.split() for line in shown]
     assert vqtrt(*command, "--batch", "0") == 1
     assert "expected the least" in capfd.readouterr().err
 

@@ -88,7 +88,6 @@ class DeviceRowLoop:
         self._stream = stream = Stream()
         self._width, batch = sizes["width"], sizes["batch"]
         (row_plan, row_spec), (step_plan, step_spec) = row, step
-        self._new = [row_plan, step_plan]
         contexts = []
         for plan, spec in (row, step):
             shapes = input_shapes(spec, sizes)
@@ -133,11 +132,14 @@ class DeviceRowLoop:
         self._turn = 0
         self.refused: str | None = None
         """Why the row is not captured, where it cannot be."""
-        if graphs and not all(context.capturable(stream) for context in contexts):
-            self.refused = "TensorRT says that these engines cannot be captured"
-        enabled = graphs and self.refused is None
+
+        def capturable() -> bool:
+            return all(context.capturable(stream) for context in contexts)
+
         turns = self._caches[0].period
-        self._repeated = [Repeated(stream, enabled=enabled) for _ in range(turns)]
+        self._repeated = [
+            Repeated(stream, enabled=graphs, capturable=capturable) for _ in range(turns)
+        ]
         stream.wait()
 
     def _fixed(self, spec: GraphSpec) -> dict[str, int]:
@@ -173,8 +175,6 @@ class DeviceRowLoop:
         turn = self._turn
         self._repeated[turn].run(turn, lambda: self._queue(turn))
         self._finish()
-        while self._new:  # the first run has compiled what the sizes need
-            self._new.pop().save_cache()
         self.refused = self.refused or self._repeated[turn].refused
         for _ in range(self._width):
             progress()

@@ -99,8 +99,8 @@ class DeviceStepLoop:
         self._stream = stream = Stream()
         shapes = input_shapes(spec, sizes)
         plan.check(shapes)
-        self._context = plan.context(captured=True, graphs=graphs)
-        self._context.prepare(shapes)
+        self._context = context = plan.context(captured=True, graphs=graphs)
+        context.prepare(shapes)
         self._history = History(plan, spec, sizes, self.runs)
         drawn = drawn_output(spec)
         self._rows, self._unroll = drawn.resolve(sizes)
@@ -121,7 +121,9 @@ class DeviceStepLoop:
                 count = prod(tensor.resolve(sizes))
                 self._device[tensor.name] = DeviceArray(count * plan.itemsize(tensor.name))
         self._fixed = {name: memory.address for name, memory in self._device.items()}
-        self._repeated = Repeated(stream, enabled=graphs and self._context.capturable(stream))
+        self._repeated = Repeated(
+            stream, enabled=graphs, capturable=lambda: context.capturable(stream)
+        )
 
     @property
     def captured(self) -> bool:

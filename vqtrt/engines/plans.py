@@ -1,81 +1,44 @@
-"""The engine files of a bundle: what each is for, and the checks before one is used.
+"""The engine files of a bundle: which one is for what, and the checks before it is used.
 
 A plan is code: the package that gets it runs it. So a plan's bytes are handed out only after they
 were found to be those that were written, for this graph, this version of the package and this GPU.
-The hashes find damage and mistakes. They do not find an attacker, who can write new ones: load
-only engines that you built.
+These hashes find damage and mistakes. They do not find an attacker, who can write new ones:
+`trust` does, which knows what this user built. What others built needs the user's word.
 
 `BUNDLE/engines/` holds for each KEY: `KEY.engine` (the plan), `KEY.json` (a `PlanInfo`),
-`KEY.layers.json` and `KEY.log` (what was built, for people), and `KEY.runtime-cache`, which
-TensorRT for RTX keeps between runs.
+`KEY.layers.json` and `KEY.log` (what was built, for people), and `KEY.runtime-cache` with its
+SHA-256 beside it, which TensorRT for RTX keeps between runs.
 """
 
-import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from typing import Any
 
 from vqtrt.bundle import Bundle, GraphSpec, axis_size
+from vqtrt.engines.plan_info import (
+    INFO,
+    PLAN,
+    PlanInfo,
+    damaged,
+    info_text,
+    plan_sha256,
+    read_bounded,
+    read_info,
+    spans,
+)
+from vqtrt.engines.runtime_cache import digest_file
+from vqtrt.engines.trust import is_known, remember
 from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.precision import graph_key
 
 FOLDER = "engines"
-PLAN, INFO, LAYERS, LOG = ".engine", ".json", ".layers.json", ".log"
+LAYERS, LOG = ".layers.json", ".log"
 RUNTIME_CACHE, TIMING_CACHE = ".runtime-cache", ".timing-cache"
-_MAX_INFO_BYTES = 2**20
-_MAX_PLAN_BYTES = 2**33
-
-Shape = Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(max_length=8)]
-Name = Annotated[str, Field(max_length=4096)]
-Profile = dict[str, tuple[Shape, Shape, Shape]]
-"""For each input its least shape, the one to be fastest at, and its largest."""
-
-
-class PlanInfo(BaseModel):
-    """What a plan is for: the content of `KEY.json`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format_version: Literal[1] = 1
-    graph: Name
-    """Name in the bundle's table, less the precision: `encoder`, `priors/NAME/step`."""
-    graph_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    package: Literal["tensorrt", "tensorrt-rtx"]
-    package_version: Name
-    precision: Literal["fp32", "fp16", "bf16"]
-    profile: Profile = Field(max_length=4096)
-    gpu: Name | None
-    """Name of the GPU that it was built on; None for RTX, whose plans are not for one GPU."""
-    compute_capabilities: Annotated[tuple[Name, ...], Field(max_length=64)]
-    """Those that it was compiled for, such as `8.9`; none for RTX's portable plans."""
-    plan_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    plan_bytes: int = Field(ge=1, le=_MAX_PLAN_BYTES)
-    vqtrt_version: Name
-
-    @field_validator("profile")
-    @classmethod
-    def _ascending(cls, profile: Profile) -> Profile:
-        for name, (least, usual, largest) in profile.items():
-            sizes = list(zip(least, usual, largest, strict=False))
-            same = len(least) == len(usual) == len(largest)
-            if not same or any(not low <= middle <= high for low, middle, high in sizes):
-                raise ValueError(f"{name}: {least}, {usual}, {largest} do not ascend")
-        return profile
-
-    @property
-    def key(self) -> str:
-        """Name of its files: the same for the same work, whatever bytes came of it."""
-        made = {"plan_sha256", "plan_bytes", "vqtrt_version"}
-        readable = re.sub(r"[^A-Za-z0-9]+", "-", self.graph)[:60]
-        return f"{readable}-{self.precision}-{_digest(self.model_dump(mode='json', exclude=made))}"
 
 
 def graph_name(graph: str, precision: str) -> str:
@@ -88,21 +51,17 @@ def rebuild(bundle: Bundle, package: str, precision: str) -> str:
     return f"`vqtrt export {bundle.path} --target {package} --precision {precision}`"
 
 
-def plan_sha256(plan: bytes) -> str:
-    """SHA-256 of a plan, as a `PlanInfo` holds it."""
-    return hashlib.sha256(plan).hexdigest()
-
-
 def write_plan(folder: Path, info: PlanInfo, plan: bytes, layers: Any, log: Iterable[str]) -> Path:
-    """Write an engine's files into `folder`; returns the plan's path. `layers` becomes JSON.
+    """Write an engine that was built here into `folder`; returns the plan's path.
 
-    Each is written under another name and renamed, KEY.json last: what it speaks of is there.
+    `layers` becomes JSON. Each file is written under another name and renamed, KEY.json last: what
+    it speaks of is there. This user trusts the plan from now on, if `trust` can write that down.
     """
     contents = {
         LAYERS: (json.dumps(layers, indent=1) + "\n").encode(),
         LOG: "".join(f"{line}\n" for line in log).encode(),
         PLAN: plan,
-        INFO: _text(info),
+        INFO: info_text(info),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +70,9 @@ def write_plan(folder: Path, info: PlanInfo, plan: bytes, layers: Any, log: Iter
             replace_file(folder / f"{info.key}{suffix}", content)
     except OSError as error:
         raise unwritable(folder, error) from error
-    return folder / f"{info.key}{PLAN}"
+    path = folder / f"{info.key}{PLAN}"
+    remember(info.plan_sha256, path)
+    return path
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -128,10 +89,26 @@ def has_plans(bundle: Bundle, package: str, precision: str) -> bool:
     """Whether a bundle says that it has engines of this package and precision."""
     for path in (bundle.path / FOLDER).glob(f"*{INFO}"):
         with suppress(VqtrtError):
-            info = _read_info(path, "")
+            info = read_info(path, "")
             if (info.package, info.precision) == (package, precision):
                 return True
     return False
+
+
+Infos = Sequence[tuple[Path, "PlanInfo | str"]]
+"""The plans of a bundle, each with its info, or with why that cannot be read."""
+
+
+def read_infos(bundle: Bundle, build: str) -> Infos:
+    """Read each `KEY.json` of a bundle; `build` is the command that errors name."""
+    found: list[tuple[Path, PlanInfo | str]] = []
+    for path in sorted((bundle.path / FOLDER).glob(f"*{INFO}")):
+        if not path.name.endswith(LAYERS):
+            try:
+                found.append((path.with_suffix(PLAN), read_info(path, build)))
+            except VqtrtError as error:
+                found.append((path.with_suffix(PLAN), str(error)))
+    return found
 
 
 def find_plan(
@@ -143,25 +120,24 @@ def find_plan(
     precision: str,
     gpu: str | None = None,
     capability: str | None = None,
+    trusted: bool = False,
     fits: Mapping[str, int] | None = None,
+    infos: Infos | None = None,
 ) -> tuple[Path, PlanInfo]:
     """The engine of a graph for this package, its version and this GPU; reads no plan.
 
     `fits` gives a number to free sizes (`batch`, `h`, `w`, …), which the engine's profile has to
     span; those left out are free. Of several, the one with the narrowest profile is taken where
-    `fits` has all sizes, else the widest.
+    `fits` has all sizes, else the widest. `trusted` takes also what this user did not build.
+    `infos` are those of `read_infos`, if they were read before.
     """
     build = rebuild(bundle, package, precision)
     spec = bundle.graph_spec(graph_name(graph, precision))
     found: list[tuple[Path, PlanInfo]] = []
     refused = []
-    for path in sorted((bundle.path / FOLDER).glob(f"*{INFO}")):
-        if path.name.endswith(LAYERS):
-            continue
-        try:
-            info = _read_info(path, build)
-        except VqtrtError as error:
-            refused.append(str(error))
+    for path, info in read_infos(bundle, build) if infos is None else infos:
+        if isinstance(info, str):
+            refused.append(info)
             continue
         if (info.graph, info.package, info.precision) != (graph, package, precision):
             continue
@@ -169,10 +145,12 @@ def find_plan(
         if reason is None and not spans(info, spec, fits or {}):
             wanted = ", ".join(f"{name} {size}" for name, size in (fits or {}).items())
             reason = f"its profile does not span {wanted} (see --batch and --size)"
-        if reason is None:
-            found.append((path.with_suffix(PLAN), info))
+        if reason is not None:
+            refused.append(f"{path} cannot be used: {reason}; build it: {build}")
+        elif not (trusted or is_known(info.plan_sha256)):
+            refused.append(_foreign(path, build))
         else:
-            refused.append(f"{path.with_suffix(PLAN)} cannot be used: {reason}; build it: {build}")
+            found.append((path, info))
     if not found:
         missing = f"{bundle.path} has no {package} engine of {graph!r} in {precision}: {build}"
         raise VqtrtError(refused[0] if refused else missing)
@@ -189,17 +167,19 @@ def read_plan(
     version: str,
     gpu: str | None = None,
     capability: str | None = None,
+    trusted: bool = False,
 ) -> bytes:
     """The checked bytes of a plan that `find_plan` gave, ready to be deserialised.
 
     Everything is checked anew, `KEY.json` included: the bytes that are returned are those that
-    were hashed, and nothing is taken over from an earlier look.
+    were hashed, and nothing is taken over from an earlier look. Unless `trusted`, they have to be
+    bytes that this user built.
     """
     build = f"`vqtrt export {bundle.path} --target {package}`"
     inside = (bundle.path / FOLDER).resolve()
     if path.parent.resolve() != inside or path.resolve().parent != inside or path.suffix != PLAN:
         raise VqtrtError(f"{path} is no engine of {bundle.path}; build one: {build}")
-    info = _read_info(path.with_suffix(INFO), build)
+    info = read_info(path.with_suffix(INFO), build)
     build = rebuild(bundle, package, info.precision)
     spec = bundle.graph_spec(graph_name(info.graph, info.precision))
     reason = _unfit(spec, info, version=version, gpu=gpu, capability=capability)
@@ -207,14 +187,19 @@ def read_plan(
         reason = f"it is for {info.package}"
     if reason is not None:
         raise VqtrtError(f"{path} cannot be used: {reason}; build it: {build}")
-    plan = _read(path, info.plan_bytes, build)
+    plan = read_bounded(path, info.plan_bytes, build)
     if len(plan) != info.plan_bytes or plan_sha256(plan) != info.plan_sha256:
-        raise VqtrtError(_damaged(path, "size or SHA-256 is not that of its .json", build))
+        raise VqtrtError(damaged(path, "size or SHA-256 is not that of its .json", build))
+    if not (trusted or is_known(info.plan_sha256)):
+        raise VqtrtError(_foreign(path, build))
     return plan
 
 
 def whole_plan(bundle: Bundle, info: PlanInfo) -> PlanInfo | None:
-    """The engine that is there already under the key of `info`, if its bytes are whole."""
+    """The engine that is there already under the key of `info`, if it is whole and was built here.
+
+    One that somebody else built is built anew: it would not be loaded.
+    """
     path = bundle.path / FOLDER / f"{info.key}{PLAN}"
     try:
         read_plan(
@@ -225,15 +210,16 @@ def whole_plan(bundle: Bundle, info: PlanInfo) -> PlanInfo | None:
             gpu=info.gpu,
             capability=next(iter(info.compute_capabilities), None),
         )
-        return _read_info(path.with_suffix(INFO), "")
+        return read_info(path.with_suffix(INFO), "")
     except VqtrtError:
         return None
 
 
 def carry_plans(old: Path, new: Path, graphs: Mapping[str, GraphSpec]) -> int:
-    """Copy the engines of bundle folder `old` whose graphs are in `graphs`, too, into `new`.
+    """Copy the engines of bundle folder `old` whose graphs are also in `graphs` into `new`.
 
-    Returns how many engines. For an export, which replaces a bundle as a whole.
+    Returns how many engines. For an export, which replaces a bundle as a whole. Who built an
+    engine is known by its bytes, which stay the same.
     """
     hashes = {spec.sha256 for spec in graphs.values()}
     files, count = list((old / FOLDER).glob(f"*{TIMING_CACHE}")), 0
@@ -241,12 +227,13 @@ def carry_plans(old: Path, new: Path, graphs: Mapping[str, GraphSpec]) -> int:
         if path.name.endswith(LAYERS):
             continue
         try:
-            info = _read_info(path, "")
+            info = read_info(path, "")
         except VqtrtError:
             continue
         if info.graph_sha256 in hashes:
             files += [path.with_suffix(each) for each in (PLAN, LAYERS, LOG, RUNTIME_CACHE, INFO)]
             count += 1
+    files += [digest_file(file) for file in files if file.suffix in (TIMING_CACHE, RUNTIME_CACHE)]
     for file in files:
         (new / FOLDER).mkdir(exist_ok=True)
         if file.is_file():
@@ -257,21 +244,6 @@ def carry_plans(old: Path, new: Path, graphs: Mapping[str, GraphSpec]) -> int:
 def runtime_cache(plan: Path) -> Path:
     """Where TensorRT for RTX keeps the kernels of a plan."""
     return plan.with_suffix(RUNTIME_CACHE)
-
-
-def spans(info: PlanInfo, spec: GraphSpec, sizes: Mapping[str, int]) -> bool:
-    """Whether a plan's profile takes a graph's inputs at these sizes."""
-    for tensor in spec.inputs:
-        least, _, largest = info.profile.get(tensor.name, ((), (), ()))
-        if not len(least) == len(largest) == len(tensor.shape):
-            return False
-        wanted = [axis_size(size, sizes) for size in tensor.shape]
-        if any(
-            size is not None and not low <= size <= high
-            for size, low, high in zip(wanted, least, largest, strict=True)
-        ):
-            return False
-    return True
 
 
 def _unfit(
@@ -298,54 +270,8 @@ def _volume(info: PlanInfo) -> int:
     return sum(prod(largest) for _, _, largest in info.profile.values())
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _text(info: PlanInfo) -> bytes:
-    """The one way to write an info: any other byte in a file is damage."""
-    content = info.model_dump(mode="json")
-    own = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return (json.dumps(content | {"self_sha256": own}, indent=1) + "\n").encode()
-
-
-def _read_info(path: Path, build: str) -> PlanInfo:
-    content = _read(path, _MAX_INFO_BYTES, build)
-    try:
-        fields = json.loads(content)
-        fields.pop("self_sha256")
-        info = PlanInfo.model_validate(fields)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        reason = f"{where}: {error.errors()[0]['msg']}"
-        raise VqtrtError(_damaged(path, reason, build)) from None
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-        raise VqtrtError(_damaged(path, "not the JSON of an engine", build)) from None
-    if content != _text(info):
-        raise VqtrtError(
-            _damaged(path, "its content does not match its own SHA-256", build)
-        ) from None
-    if path.name != f"{info.key}{INFO}":
-        raise VqtrtError(_damaged(path, f"it is that of {info.key}", build))
-    return info
-
-
-def _read(path: Path, limit: int, build: str) -> bytes:
-    """All of a file of at most `limit` bytes."""
-    try:
-        if path.exists() and not path.is_file():
-            raise VqtrtError(_damaged(path, "not a file", build))
-        if path.stat().st_size > limit:
-            raise VqtrtError(_damaged(path, f"larger than its {limit} bytes", build))
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except FileNotFoundError:
-        raise VqtrtError(f"{path} is missing; build it: {build}") from None
-    except OSError as error:
-        raise VqtrtError(f"{path}: cannot be read ({error.strerror})") from error
-    return content
-
-
-def _damaged(path: Path, reason: str, build: str) -> str:
-    return f"{path} is damaged ({reason}); build it again: {build}"
+def _foreign(path: Path, build: str) -> str:
+    return (
+        f"{path} was not built by this user on this machine, and an engine is code that would run: "
+        f"build it: {build}, or, if you trust whoever built it, pass --trust-engines"
+    )

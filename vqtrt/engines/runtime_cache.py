@@ -1,8 +1,9 @@
-"""The runtime cache of TensorRT for RTX: kernels that were compiled where a plan ran, kept.
+"""Caches that NVIDIA's packages fill, as files: timings of a builder, kernels that a plan needs.
 
-The file is the SHA-256 of what follows it, then that. It is read and written under a lock, and
-replaced whole, so that processes that share a bundle do not see each other's half a file. It is a
-cache: what is damaged counts as missing, and a folder that cannot be written to keeps none.
+The file is what the package serialised, as NVIDIA's own tools read and write it. Beside it stands
+`FILE.sha256`, which `sha256sum --check` reads. Both are read and written under a lock, so that
+processes that share a bundle never see a partially written file. It is a cache: what is damaged
+counts as missing, and a folder that cannot be written to keeps none.
 """
 
 import fcntl
@@ -11,28 +12,32 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-_DIGEST = 32
+from vqtrt.engines.cuda import on_device
+from vqtrt.engines.trust import forget, is_known, remember
+from vqtrt.errors import VqtrtError
 
 
 def read_cache(path: Path) -> bytes | None:
-    """What was kept; None where there is nothing whole."""
+    """What was kept; None if there is nothing whole."""
     try:
         with _locked(path, fcntl.LOCK_SH):
-            content = path.read_bytes()
+            kept, digest = path.read_bytes(), digest_file(path).read_bytes()
     except OSError:
         return None
-    digest, kept = content[:_DIGEST], content[_DIGEST:]
-    return kept if kept and hashlib.sha256(kept).digest() == digest else None
+    return kept if kept and digest == _digest_line(path, kept) else None
 
 
 def write_cache(path: Path, kept: bytes) -> bool:
     """Keep it; whether that could be done."""
+    contents = {path: kept, digest_file(path): _digest_line(path, kept)}
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with _locked(path, fcntl.LOCK_EX):
-            partial.write_bytes(hashlib.sha256(kept).digest() + kept)
-            partial.replace(path)
+            for file, content in contents.items():
+                partial.write_bytes(content)
+                partial.replace(file)
     except OSError:
         with suppress(OSError):
             partial.unlink()
@@ -40,9 +45,18 @@ def write_cache(path: Path, kept: bytes) -> bool:
     return True
 
 
+def digest_file(path: Path) -> Path:
+    """The file beside a cache that holds its SHA-256."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _digest_line(path: Path, kept: bytes) -> bytes:
+    return f"{hashlib.sha256(kept).hexdigest()}  {path.name}\n".encode()
+
+
 @contextmanager
 def _locked(path: Path, how: int) -> Iterator[None]:
-    """Hold the lock beside a file. Where no lock file can be made, reading goes on without one."""
+    """Hold the lock beside a file. If no lock file can be made, reading goes on without one."""
     try:
         lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
     except OSError:
@@ -55,3 +69,50 @@ def _locked(path: Path, how: int) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+class RuntimeCache:
+    """The kernels that TensorRT for RTX compiled for a plan, as an `IRuntimeCache` and its file.
+
+    Kernels are code, as the plan is: a file is taken only if this user's own run wrote it, or if
+    the bundle's engines are trusted. Nothing is saved before `save`: a cache can have 100 MB, and
+    every new shape adds to it.
+    """
+
+    def __init__(self, file: Path, *, trusted: bool, device: int) -> None:
+        self._file, self._trusted, self._device = file, trusted, device
+        self._cache: Any = None
+        self._saved: bytes | None = None
+        self._process = os.getpid()
+
+    def attach(self, config: Any) -> None:
+        """Make the contexts of an `IRuntimeConfig` take their kernels from here, and add to it."""
+        if self._cache is None:
+            self._cache = config.create_runtime_cache()
+            kept = read_cache(self._file)
+            known = kept is not None and (self._trusted or is_known(_sha256(kept)))
+            # One of another version or another GPU is refused, and written anew.
+            if kept is not None and known and self._cache.deserialize(kept):
+                self._saved = kept
+        if not config.set_runtime_cache(self._cache):
+            self._cache = None  # the contexts compile without one
+
+    def save(self) -> None:
+        """Write what was compiled since, if there is anything new and it can be written."""
+        if self._cache is None or os.getpid() != self._process:  # a fork has no CUDA context
+            return
+        try:
+            with on_device(self._device):  # without a CUDA context there is nothing to serialise
+                kept = self._cache.serialize()
+        except (VqtrtError, RuntimeError, TypeError):
+            return
+        content = b"" if kept is None else bytes(kept)
+        if content and content != self._saved and write_cache(self._file, content):
+            remember(_sha256(content), self._file)
+            if self._saved is not None:
+                forget(_sha256(self._saved))
+            self._saved = content
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -85,8 +85,7 @@ class TensorRTBound:
         *,
         graphs: bool,
     ) -> None:
-        self._plan, self._stream = plan, Stream()
-        self._new = True
+        self._stream = Stream()
         shapes = input_shapes(spec, sizes)
         plan.check(shapes)
         self._context = plan.context(captured=True, graphs=graphs)
@@ -117,12 +116,17 @@ class TensorRTBound:
                 made.host = self.outputs[tensor.name] = pinned(shape, tensor.dtype)
                 known[made.host.ctypes.data] = made
         self._caches = Caches(plan, spec, sizes)
-        self._turn = 0
-        enabled = graphs and self._context.capturable(self._stream)
+        self._turn, self._begins = 0, True
+
+        context, stream = self._context, self._stream
+
+        def capturable() -> bool:
+            return context.capturable(stream)
+
         self._repeated = [
-            Repeated(self._stream, enabled=enabled) for _ in range(self._caches.period)
+            Repeated(stream, enabled=graphs, capturable=capturable)
+            for _ in range(self._caches.period)
         ]
-        self.reset()
 
     def run(self) -> None:
         """Run once; the caches move on."""
@@ -130,12 +134,13 @@ class TensorRTBound:
             if self.inputs[name] is not array:
                 array[...] = self.inputs[name]
         turn = self._turn
-        self._repeated[turn].run(turn, lambda: self._queue(turn))
-        self._stream.wait()
-        self._turn = (turn + 1) % self._caches.period
-        if self._new:  # the first run has compiled what the sizes need
-            self._new = False
-            self._plan.save_cache()
+        try:
+            if self._begins:
+                self._caches.zero(self._stream)
+            self._repeated[turn].run(turn, lambda: self._queue(turn))
+        finally:  # after an error too, nothing that is queued may outlive its memory
+            self._stream.wait()
+        self._turn, self._begins = (turn + 1) % self._caches.period, False
 
     def _queue(self, turn: int) -> None:
         for name, array in self._staged.items():
@@ -146,6 +151,5 @@ class TensorRTBound:
             self._stream.copy_out(array, self._device[name].address)
 
     def reset(self) -> None:
-        """Set the caches to zero."""
-        self._turn = 0
-        self._caches.zero(self._stream)
+        """Set the caches to zero: the next run does, before it begins."""
+        self._turn, self._begins = 0, True

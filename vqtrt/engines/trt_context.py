@@ -1,12 +1,17 @@
-"""A plan, deserialised, and the execution contexts that it runs in."""
+"""A plan, deserialised, and the execution contexts that it runs in.
 
+Contexts run in memory that is given to them: as much as the shapes at hand need, and not what the
+largest of the profile would.
+"""
+
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vqtrt.engines.cuda import Stream
-from vqtrt.engines.runtime_cache import read_cache, write_cache
-from vqtrt.engines.trt_package import Package
+from vqtrt.engines.cuda import DeviceArray, Stream, on_device
+from vqtrt.engines.runtime_cache import RuntimeCache
+from vqtrt.engines.trt_package import REFUSED, Package
 from vqtrt.errors import VqtrtError
 
 Shape = tuple[int, ...]
@@ -31,24 +36,40 @@ class Range(NamedTuple):
 
 
 class LoadedPlan:
-    """A plan file's checked bytes as an engine of the package.
+    """A plan file's checked bytes as an engine of the package, on the GPU `device`.
 
-    `rebuild` is the command that makes the plan; every error names it. `cache` is the file of the
-    runtime cache, for a package that has one.
+    `rebuild` is the command that makes the plan; errors name it. `few_shapes` says that the
+    profile leaves nothing but the batch free: see `_config`. `cache` keeps the compiled kernels,
+    for a package that has a runtime cache; they are saved when the plan is no longer used, at the
+    latest when the process ends.
     """
 
     def __init__(
-        self, package: Package, content: bytes, path: Path, *, cache: Path, rebuild: str
+        self,
+        package: Package,
+        content: bytes,
+        path: Path,
+        *,
+        cache: RuntimeCache,
+        rebuild: str,
+        few_shapes: bool,
+        device: int = 0,
     ) -> None:
-        self.package, self.path, self.rebuild = package, path, rebuild
-        # The engine needs its runtime for as long as it lives.
-        self._runtime = package.module.Runtime(package.logger)
-        self._engine = self._runtime.deserialize_cuda_engine(content)
+        self.package, self.path, self.rebuild, self.device = package, path, rebuild, device
+        self._few_shapes = few_shapes
+        mark = package.log_mark()
+        try:
+            with on_device(device):
+                # The engine needs its runtime for as long as it lives.
+                self._runtime = package.module.Runtime(package.logger)
+                self._engine = self._runtime.deserialize_cuda_engine(content)
+        except REFUSED as error:
+            raise self.failed("cannot start here", mark, error) from error
         if self._engine is None:
-            raise self.failed("cannot load this engine on this GPU")
-        self._cache_file = cache
-        self._cache: Any = None
-        self._saved: bytes | None = None
+            raise self.failed("cannot load this engine on this GPU", mark)
+        self._cache = cache
+        if package.has_runtime_cache:
+            weakref.finalize(self, cache.save)
         mode = package.module.TensorIOMode.INPUT
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         self.inputs = tuple(n for n in names if self._engine.get_tensor_mode(n) == mode)
@@ -82,54 +103,54 @@ class LoadedPlan:
         """An execution context.
 
         `captured` says that its runs will be captured into CUDA graphs by the caller; `graphs`
-        that TensorRT for RTX may capture them itself, where the caller does not.
+        that TensorRT for RTX may capture them itself if the caller does not.
         """
-        if self.package.has_runtime_cache:
-            context = self._engine.create_execution_context(self._config(captured, graphs))
-        else:
-            context = self._engine.create_execution_context()
+        module, mark = self.package.module, self.package.log_mark()
+        with on_device(self.device):
+            if self.package.has_runtime_cache:
+                how = self._config(captured, graphs)
+            else:
+                how = module.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = self._engine.create_execution_context(how)
         if context is None:
-            raise self.failed("cannot make an execution context; a smaller batch needs less memory")
-        self.save_cache()
+            raise self.failed("cannot make an execution context", mark)
         return Context(self, context)
 
     def _config(self, captured: bool, graphs: bool) -> Any:
+        """How TensorRT for RTX runs a context.
+
+        Its kernels for a shape are compiled before the shape's first run (EAGER), or general ones
+        are used for all shapes (NONE), if these are too many to compile for each. LAZY, the
+        default, begins with the general ones and changes over when others are compiled: the same
+        picture could get another code a minute later.
+        """
         module = self.package.module
+        graph, kernels = module.CudaGraphStrategy, module.DynamicShapesKernelSpecializationStrategy
         config = self._engine.create_runtime_config()
-        strategy, kernels = (
-            module.CudaGraphStrategy,
-            module.DynamicShapesKernelSpecializationStrategy,
-        )
         own = graphs and not captured
-        config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if own else strategy.DISABLED
-        # A graph that the caller captures would keep the slow kernels that LAZY begins with.
+        config.cuda_graph_strategy = graph.WHOLE_GRAPH_CAPTURE if own else graph.DISABLED
         config.dynamic_shapes_kernel_specialization_strategy = (
-            kernels.EAGER if captured else kernels.LAZY
+            kernels.EAGER if self._few_shapes else kernels.NONE
         )
-        if self._cache is None:
-            self._cache = config.create_runtime_cache()
-            self._saved = read_cache(self._cache_file)
-            # One of another version or GPU is not taken, and written anew.
-            if self._saved is not None and not self._cache.deserialize(self._saved):
-                self._saved = None
-        config.set_runtime_cache(self._cache)
+        config.set_execution_context_allocation_strategy(
+            module.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        self._cache.attach(config)
         return config
 
     def save_cache(self) -> None:
-        """Keep what was compiled since the plan was loaded, where the package keeps it."""
-        if self._cache is None:
-            return
-        kept = bytes(self._cache.serialize())
-        if kept != self._saved and write_cache(self._cache_file, kept):
-            self._saved = kept
+        """Keep what was compiled since the plan was loaded, if the package and the folder can."""
+        self._cache.save()
 
-    def failed(self, what: str) -> VqtrtError:
-        """An error with the package's own last words."""
-        errors = [line for line in self.package.logger.lines if "ERROR" in line.partition(":")[0]]
-        why = f" ({' '.join(errors[-1].split())[:300]})" if errors else ""
+    def failed(self, what: str, mark: int, error: Exception | None = None) -> VqtrtError:
+        """An error with what the package said since `mark`, or else with its own exception."""
+        why = self.package.reason(mark) or " ".join(str(error or "").split())
+        told = f" ({why})" if why else ""
+        # A GPU that the package does not support is not helped by a new engine.
+        unsupported = "does not support this" in why
+        mend = "pass another --engine" if unsupported else f"build it again: {self.rebuild}"
         return VqtrtError(
-            f"{self.path}: {self.package.name} {self.package.version} {what}{why}; build it again: "
-            f"{self.rebuild}"
+            f"{self.path}: {self.package.name} {self.package.version} {what}{told}; {mend}"
         )
 
 
@@ -140,19 +161,37 @@ class Context:
         self.plan = plan
         self._context = context
         self._shapes: dict[str, Shape] = {}
+        self._memory: DeviceArray | None = None
 
     def prepare(self, shapes: Mapping[str, Shape]) -> bool:
-        """Set the shapes of all inputs; whether any was another before."""
+        """Set the shapes of all inputs, and give it the memory that it needs for them.
+
+        Returns whether any shape was another before. None of its runs may be under way.
+        """
         changed = {name: shape for name, shape in shapes.items() if self._shapes.get(name) != shape}
-        for name, shape in changed.items():
-            if not self._context.set_input_shape(name, shape):
-                raise self.plan.failed(f"refuses the shape {shape} of {name}")
-            self._shapes[name] = shape
         if changed:
-            missing = self._context.infer_shapes()
-            if missing:
-                raise self.plan.failed(f"misses the shapes of {', '.join(missing)}")
+            with on_device(self.plan.device):
+                self._prepare(changed)
         return bool(changed)
+
+    def _prepare(self, changed: Mapping[str, Shape]) -> None:
+        mark = self.plan.package.log_mark()
+        for name, shape in changed.items():
+            self._shapes.pop(name, None)  # not set until TensorRT took it
+            if not self._context.set_input_shape(name, shape):
+                raise self.plan.failed(f"refuses the shape {shape} of {name}", mark)
+        try:
+            missing = self._context.infer_shapes()
+        except REFUSED as error:
+            raise self.plan.failed("cannot infer shapes", mark, error) from error
+        if missing:
+            raise self.plan.failed(f"misses the shapes of {', '.join(missing)}", mark)
+        nbytes = int(self._context.update_device_memory_size_for_shapes())
+        if self._memory is None or self._memory.nbytes < nbytes:
+            self._memory = None  # before there is more: both might not fit
+            self._memory = DeviceArray(nbytes)
+        self._context.set_device_memory(self._memory.address, self._memory.nbytes)
+        self._shapes.update(changed)
 
     def shape(self, name: str) -> Shape:
         """Of a tensor, once the inputs have theirs."""
@@ -165,8 +204,11 @@ class Context:
 
     def enqueue(self, addresses: Mapping[str, int], stream: Stream) -> None:
         """Queue a run, with every tensor at its address on the GPU."""
+        mark = self.plan.package.log_mark()
         for name, address in addresses.items():
             if not self._context.set_tensor_address(name, address):
-                raise self.plan.failed(f"refuses the address of {name}")
-        if not self._context.execute_async_v3(int(stream)):
-            raise self.plan.failed("failed to run")
+                raise self.plan.failed(f"refuses the address of {name}", mark)
+        with on_device(self.plan.device):
+            queued = self._context.execute_async_v3(int(stream))
+        if not queued:
+            raise self.plan.failed("failed to run", mark)

@@ -11,11 +11,14 @@
 
 import importlib
 import importlib.util
+import os
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import Any, Literal, get_args
 
 from vqtrt.errors import VqtrtError
@@ -26,6 +29,11 @@ _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _INSTALL = {"tensorrt": 'pip install "vqtrt[gpu]"', "tensorrt-rtx": 'pip install "vqtrt[rtx]"'}
 _VERSIONS = {"tensorrt": ((10, 13), (11, 4)), "tensorrt-rtx": ((1, 7), (1, 7))}
 """First and last that are supported, both included."""
+VARIABLE = "VQTRT_TRT_LOG"
+_SEVERITIES = ("error", "warning", "info", "verbose")
+"""What the variable may say: of messages this severe and more so, each is shown as it comes."""
+REFUSED = (TypeError, RuntimeError)
+"""What the packages' constructors and shape inference raise where they cannot."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +73,34 @@ class Package:
                 f"{self.name} compiles for the GPU that is here: leave out --compute-capability, "
                 "or take --target tensorrt-rtx"
             )
-        known = {
-            f"{name[2:-1]}.{name[-1]}": value
-            for name, value in self.module.ComputeCapability.__members__.items()
-            if name.startswith("SM")
-        }
+        known = self._capabilities()
         if text not in known:
             raise VqtrtError(
                 f"{self.name} {self.version} knows no compute capability {text!r}: choose among "
                 f"{', '.join(known)}, or leave it out for an engine that is portable"
             )
         return known[text]
+
+    def check_device(self, device: "Device | None") -> None:
+        """Raise `VqtrtError` if no engine of the package can run on a GPU."""
+        if not self.is_rtx or device is None:
+            return
+        known = self._capabilities()
+        if device.capability not in known:
+            raise VqtrtError(
+                f"{self.name} {self.version} does not support {device.name}: its compute "
+                f"capability is {device.capability}, and engines run on {', '.join(known)}. Use "
+                'TensorRT (pip install "vqtrt[gpu]", vqtrt export --target tensorrt), or pass '
+                "--engine onnxruntime-cuda"
+            )
+
+    def _capabilities(self) -> dict[str, Any]:
+        """The compute capabilities that RTX knows, by their numbers, such as `8.9`."""
+        return {
+            f"{name[2:-1]}.{name[-1]}": value
+            for name, value in self.module.ComputeCapability.__members__.items()
+            if name.startswith("SM")
+        }
 
     @property
     def logger(self) -> Any:
@@ -85,13 +110,34 @@ class Package:
     @contextmanager
     def logging(self) -> Iterator[list[str]]:
         """The lines that the package logs while the block runs, without its verbose ones."""
-        logger = self.logger
         lines: list[str] = []
-        before, logger.lines = logger.lines, lines
+        self.logger.listeners.append(lines)
         try:
             yield lines
         finally:
-            logger.lines = before
+            listeners = self.logger.listeners
+            listeners[:] = [each for each in listeners if each is not lines]
+
+    def log_mark(self) -> int:
+        """Where the log is now; see `reason`."""
+        return int(self.logger.number)
+
+    def reason(self, mark: int) -> str:
+        """The first error that was logged since `log_mark`, in one line; empty without one."""
+        lines = [line for number, line in tuple(self.logger.recent) if number > mark]
+        return telling(errors(lines), 1)[:400]
+
+
+def errors(log: Sequence[str]) -> list[str]:
+    """The lines of a log that are errors."""
+    return [line for line in log if "ERROR" in line.partition(":")[0]]
+
+
+def telling(messages: Sequence[str], most: int = 8) -> str:
+    """The first messages in one line, less what they say of CUDA failing: that only follows."""
+    parts = [[x for x in message.splitlines() if "catchCudaError" not in x] for message in messages]
+    parts = [part for part in parts if part] or [message.splitlines() for message in messages]
+    return " ".join(" ".join(line for part in parts[:most] for line in part[:8]).split())
 
 
 @dataclass(frozen=True)
@@ -109,6 +155,7 @@ def load(name: str) -> Package:
         raise VqtrtError(f"no package {name!r}: choose one of {', '.join(NAMES)}")
     if not installed(name):
         raise VqtrtError(f"{name} is not installed: {_INSTALL[name]}")
+    _shown()
     try:
         module = importlib.import_module(_MODULES[name])
     except (ImportError, OSError, RuntimeError) as error:
@@ -133,8 +180,8 @@ def installed(name: str) -> bool:
     return importlib.util.find_spec(_MODULES[name]) is not None
 
 
-def device() -> Device | None:
-    """The first GPU that CUDA shows; None where there is none, or no driver, or no cuda-python."""
+def device(index: int = 0) -> Device | None:
+    """A GPU, by CUDA's number; None if there is no such GPU, no driver or no cuda-python."""
     try:
         from cuda.bindings import driver
     except ImportError:
@@ -142,7 +189,7 @@ def device() -> Device | None:
     try:
         if driver.cuInit(0)[0]:
             return None
-        error, gpu = driver.cuDeviceGet(0)
+        error, gpu = driver.cuDeviceGet(index)
     except RuntimeError:  # of its loader: no driver library
         return None
     if error:
@@ -167,17 +214,42 @@ def _release(version: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+def _shown() -> tuple[str, ...]:
+    """The severities that are shown on standard error, as `$VQTRT_TRT_LOG` says."""
+    least = os.environ.get(VARIABLE, "").lower()
+    if not least:
+        return ()
+    if least not in _SEVERITIES:
+        raise VqtrtError(f"{VARIABLE} is {least!r}: set it to one of {', '.join(_SEVERITIES)}")
+    shown = _SEVERITIES[: _SEVERITIES.index(least) + 1]
+    return ("INTERNAL_ERROR", *(name.upper() for name in shown))
+
+
 @cache
 def _logger(module: Any) -> Any:
     class Logger(module.ILogger):  # type: ignore[misc]
-        """Keeps lines; the package would print them."""
+        """Keeps lines; the package would print them.
+
+        The package calls it from the thread that called the package, or, while it compiles, from
+        others. None of these runs on by itself: `trt_context` never asks for kernels that are
+        compiled in the background, whose messages could meet an interpreter that is ending.
+        """
 
         def __init__(self) -> None:
             module.ILogger.__init__(self)
-            self.lines: list[str] | deque[str] = deque(maxlen=100)
+            self.recent: deque[tuple[int, str]] = deque(maxlen=100)
+            self.listeners: list[list[str]] = []
+            self.number = 0
+            self._numbers, self._shown = count(1), _shown()
 
         def log(self, severity: Any, message: str) -> None:
+            line = f"{severity.name}: {message}"
+            if severity.name in self._shown:
+                print(f"{module.__name__}: {line}", file=sys.stderr, flush=True)
             if severity != module.ILogger.Severity.VERBOSE:
-                self.lines.append(f"{severity.name}: {message}")
+                self.number = next(self._numbers)
+                self.recent.append((self.number, line))
+                for lines in self.listeners:
+                    lines.append(line)
 
     return Logger()

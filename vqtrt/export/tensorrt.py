@@ -5,12 +5,11 @@ typed, so that precision is what the ONNX graph says. Nothing here asks the buil
 `check_precision` proves from the parsed network which it is.
 """
 
-import json
 import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,28 @@ import vqtrt
 from vqtrt.bundle import INFO as BUNDLE_INFO
 from vqtrt.bundle import Bundle
 from vqtrt.engines import trt_package
-from vqtrt.engines.plans import (
-    FOLDER,
-    PLAN,
-    TIMING_CACHE,
-    PlanInfo,
-    Profile,
-    plan_sha256,
-    whole_plan,
-    write_plan,
-)
+from vqtrt.engines.cuda import on_device
+from vqtrt.engines.plan_info import PLAN, PlanInfo, Profile, plan_sha256
+from vqtrt.engines.plans import FOLDER, TIMING_CACHE, whole_plan, write_plan
 from vqtrt.engines.runtime_cache import read_cache, write_cache
-from vqtrt.engines.trt_package import Device, Package
+from vqtrt.engines.trt_package import REFUSED, Device, Package, errors, telling
+from vqtrt.engines.trust import is_known
 from vqtrt.errors import VqtrtError
 from vqtrt.export.tensorrt_profiles import graph_profile, parse_batch, parse_sizes
-from vqtrt.export.tensorrt_report import Layer, as_json, check_precision, layers_of
+from vqtrt.export.tensorrt_report import (
+    Layer,
+    as_json,
+    check_engine,
+    check_precision,
+    engine_layers,
+    layers_of,
+)
 from vqtrt.precision import PRECISIONS, graph_key, require_precision
 
-BATCH = (1, 16, 64)
-"""Least batch of a profile, the one to be fastest at, and the largest."""
+BATCH = (1, 64, 64)
+"""Least batch of a profile, the one to be fastest at, and the largest: a tokenizer's own is 64."""
+LOOP_BATCH = (1, 16, 64)
+"""The same for the graphs of a loop, which draw fewer at a time."""
 _TICK = 0.05  # seconds between two looks at the builder's progress
 
 
@@ -50,6 +52,8 @@ class Built:
     """Of the network as it was parsed."""
     engine: list[Any] | None
     """Of the engine, as its inspector tells them; None where no GPU is here to ask it on."""
+    activation_bytes: int | None
+    """Memory on the GPU that a context takes at the largest shapes; None if nothing told."""
     log: list[str]
     seconds: float
 
@@ -59,17 +63,24 @@ class Options:
     """What engines are built with, and for."""
 
     package: Package
-    batch: Sequence[int] = BATCH
+    batch: Sequence[int] | None = None
+    """Least, usual and largest; None for `BATCH`, and `LOOP_BATCH` for priors and `step`."""
     sizes: Sequence[tuple[int, int]] | None = None
     """Height and width of pictures in pixels: least, usual and largest. None builds the tokenizer
     for the bundle's own size, and each prior for the grids that it was trained on."""
     compute_capabilities: Sequence[str] = ()
     """Such as `8.9`, for RTX alone; none makes engines that are portable."""
+    device: int = 0
+    """The GPU that `tensorrt` compiles on, by CUDA's number."""
+
+    def batch_of(self, graph: str) -> Sequence[int]:
+        """The batch of a graph's profile."""
+        return self.batch or (LOOP_BATCH if in_loop(graph) else BATCH)
 
 
 def engine_options(
     package: str,
-    batch: str = "1,16,64",
+    batch: str | None = None,
     size: str | None = None,
     compute_capabilities: Sequence[str] | None = None,
 ) -> Options:
@@ -78,7 +89,13 @@ def engine_options(
     for text in compute_capabilities or ():
         loaded.compute_capability(text)
     sizes = None if size is None else parse_sizes(size)
-    return Options(loaded, parse_batch(batch), sizes, tuple(compute_capabilities or ()))
+    batches = None if batch is None else parse_batch(batch)
+    return Options(loaded, batches, sizes, tuple(compute_capabilities or ()))
+
+
+def in_loop(graph: str) -> bool:
+    """Whether a graph runs again and again for a sample, and is captured into CUDA graphs."""
+    return graph == "step" or graph.startswith("priors/")
 
 
 def is_bundle(path: Path | None) -> bool:
@@ -96,11 +113,17 @@ def build_engines(
     """Compile every graph that a bundle has in `precisions`, but those that are built and whole.
 
     `progress` is told hundredths. Returns for each graph of the bundle's table `engine`, `bytes`,
-    `seconds` and `built`, which is false for one that was there.
+    `activation_bytes` (memory on the GPU of a context at the largest shapes, None if not known),
+    `seconds`, `built`, which is false for one that was there, and `trusted`, which is false if this
+    user's state folder could not be written.
     """
-    device = None if options.package.is_rtx else _device(options.package)
+    device = None if options.package.is_rtx else _device(options.package, options.device)
     work = [
-        (precision, graph, graph_profile(bundle, graph, precision, options.batch, options.sizes))
+        (
+            precision,
+            graph,
+            graph_profile(bundle, graph, precision, options.batch_of(graph), options.sizes),
+        )
         for precision in dict.fromkeys(precisions)
         for graph in graphs_in(bundle, precision)
     ]
@@ -124,23 +147,29 @@ def build_plan(
     compute_capabilities: Sequence[str] = (),
     capturable: bool = False,
     timing_cache: Path | None = None,
+    device: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Built:
     """Compile an ONNX graph for the shapes of a profile; a refusal is a `VqtrtError`.
 
     `capturable` makes an engine that allocates nothing while it runs, so that many runs can be
     captured into one CUDA graph; TensorRT for RTX may allocate otherwise.
-    `timing_cache` is read, where it exists, and written by packages that have one. `progress` is
-    told the share that is done, from 0 to 1.
+    `timing_cache` is read, where it exists, and written by packages that have one. `device` is the
+    GPU to compile on; None if no GPU is needed. `progress` is told the share that is done, from 0
+    to 1.
     """
     start, module = time.perf_counter(), package.module
-    with package.logging() as log:
-        builder = module.Builder(package.logger)
-        network = builder.create_network(package.network_flags())
-        parser = module.OnnxParser(network, package.logger)
+    with package.logging() as log, _on(device):
+        try:
+            builder = module.Builder(package.logger)
+            network = builder.create_network(package.network_flags())
+            parser = module.OnnxParser(network, package.logger)
+        except REFUSED as error:
+            why = telling(errors(log)) or str(error)
+            raise VqtrtError(f"{package.name} {package.version} cannot build: {why}") from error
         if not parser.parse(onnx_bytes):
-            errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
-            raise VqtrtError(f"{package.name} {package.version} cannot parse it: {_line(errors)}")
+            said = [str(parser.get_error(index)) for index in range(parser.num_errors)]
+            raise VqtrtError(f"{package.name} {package.version} cannot parse it: {_line(said)}")
         config = builder.create_builder_config()
         # On by default, it rounds float32 to 10 bits before a product: codes would flip.
         config.clear_flag(module.BuilderFlag.TF32)
@@ -155,18 +184,26 @@ def build_plan(
         if timing_cache is not None and package.has_timing_cache:
             cache = config.create_timing_cache(read_cache(timing_cache) or b"")
             config.set_timing_cache(cache, False)
-        plan = _compile(module, builder, network, config, progress)
+        plan = _compile(module, builder, network, config, progress, device)
         if plan is None:
             raise VqtrtError(
-                f"{package.name} {package.version} cannot build it: {_line(_errors(log))}"
+                f"{package.name} {package.version} cannot build it: {_line(errors(log))}"
             )
         if timing_cache is not None and package.has_timing_cache:
             timing_cache.parent.mkdir(parents=True, exist_ok=True)
-            if (cache := config.get_timing_cache()) is not None:
-                write_cache(timing_cache, bytes(cache.serialize()))
+            cache = config.get_timing_cache()
+            if cache is not None and (kept := cache.serialize()) is not None:
+                write_cache(timing_cache, bytes(kept))
         content, layers = bytes(plan), layers_of(network)
-        engine = _inspect(package, content)
-    return Built(content, layers, engine, log, time.perf_counter() - start)
+        engine = engine_layers(package, content, device or 0)
+    seconds = time.perf_counter() - start
+    return Built(content, layers, engine, activation_bytes(log), log, seconds)
+
+
+def activation_bytes(log: Sequence[str]) -> int | None:
+    """The memory of a context at the largest shapes, as the builder's log tells it."""
+    found = re.findall(r"Total Activation Memory: (\d+) bytes", "\n".join(log))
+    return int(found[-1]) if found else None
 
 
 def graphs_in(bundle: Bundle, precision: str) -> list[str]:
@@ -200,23 +237,25 @@ def _engine(
         profile=profile,
         gpu=device.name if device else None,
         compute_capabilities=compute_capabilities,
+        capturable=in_loop(graph),
         plan_sha256="0" * 64,
         plan_bytes=1,
+        activation_bytes=None,
         vqtrt_version=vqtrt.__version__,
     )
     folder = bundle.path / FOLDER
     there = whole_plan(bundle, info)
     if there is not None:
-        path = folder / f"{there.key}{PLAN}"
-        return {"engine": str(path), "bytes": there.plan_bytes, "seconds": 0.0, "built": False}
+        return _result(folder / f"{there.key}{PLAN}", there, 0.0, built=False)
     try:
         built = build_plan(
             package,
             bundle.graph_bytes(name),
             profile,
             compute_capabilities=options.compute_capabilities,
-            capturable=graph == "step" or graph.startswith("priors/"),
+            capturable=info.capturable,
             timing_cache=_timing_cache(folder, package, device),
+            device=options.device if device else None,
             progress=progress,
         )
     except VqtrtError as error:
@@ -224,14 +263,30 @@ def _engine(
     spectrum = bundle.info.speech is not None and graph == "encoder"
     what = f"{bundle.path}: the graph {name!r}"
     check_precision(built.layers, precision, what, spectrum=spectrum)
-    size = len(built.plan)
-    info = info.model_copy(update={"plan_sha256": plan_sha256(built.plan), "plan_bytes": size})
+    check_engine(built.engine, precision, what)
+    made = {
+        "plan_sha256": plan_sha256(built.plan),
+        "plan_bytes": len(built.plan),
+        "activation_bytes": built.activation_bytes,
+    }
+    info = info.model_copy(update=made)
     path = write_plan(folder, info, built.plan, as_json(built.layers, built.engine), built.log)
-    return {"engine": str(path), "bytes": size, "seconds": built.seconds, "built": True}
+    return _result(path, info, built.seconds, built=True)
 
 
-def _device(package: Package) -> Device:
-    device = trt_package.device()
+def _result(path: Path, info: PlanInfo, seconds: float, *, built: bool) -> dict[str, Any]:
+    return {
+        "engine": str(path),
+        "bytes": info.plan_bytes,
+        "activation_bytes": info.activation_bytes,
+        "seconds": seconds,
+        "built": built,
+        "trusted": is_known(info.plan_sha256),
+    }
+
+
+def _device(package: Package, index: int) -> Device:
+    device = trt_package.device(index)
     if device is None:
         raise VqtrtError(
             f"{package.name} compiles on the GPU that will run it, and none can be used here: "
@@ -259,11 +314,16 @@ def _add_profile(
         with suppress(ValueError):  # what it refuses, `add_optimization_profile` refuses too
             made.set_shape(name, *shapes)
     if config.add_optimization_profile(made) < 0:
-        raise VqtrtError(f"{package.name} refuses the profile {profile}: {_line(_errors(log))}")
+        raise VqtrtError(f"{package.name} refuses the profile {profile}: {_line(errors(log))}")
 
 
 def _compile(
-    module: Any, builder: Any, network: Any, config: Any, progress: Callable[[float], None]
+    module: Any,
+    builder: Any,
+    network: Any,
+    config: Any,
+    progress: Callable[[float], None],
+    device: int | None,
 ) -> Any:
     """Build in another thread: Ctrl-C must not come up inside the builder's own call of Python."""
 
@@ -291,8 +351,13 @@ def _compile(
 
     monitor = Monitor()
     config.progress_monitor = monitor
+
+    def build() -> Any:
+        with _on(device):
+            return builder.build_serialized_network(network, config)
+
     with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(builder.build_serialized_network, network, config)
+        work = pool.submit(build)
         try:
             while wait([work], _TICK).not_done:
                 progress(min(monitor.share, 1.0))
@@ -302,25 +367,10 @@ def _compile(
         return work.result()
 
 
-def _inspect(package: Package, plan: bytes) -> list[Any] | None:
-    """The engine's layers, where this plan, which was built just now, can be loaded."""
-    if trt_package.device() is None:
-        return None
-    engine = package.module.Runtime(package.logger).deserialize_cuda_engine(plan)
-    if engine is None:
-        return None
-    kind = package.module.LayerInformationFormat.JSON
-    told = json.loads(engine.create_engine_inspector().get_engine_information(kind))
-    layers: list[Any] = told.get("Layers", [])
-    return layers
-
-
-def _errors(log: Sequence[str]) -> list[str]:
-    return [line for line in log if "ERROR" in line.partition(":")[0]]
+def _on(device: int | None) -> AbstractContextManager[None]:
+    return nullcontext() if device is None else on_device(device)
 
 
 def _line(messages: Sequence[str]) -> str:
-    """What the package says, in one line, less what it says of a driver that no build needs."""
-    lines = [line for message in messages for line in message.splitlines()]
-    telling = [line for line in lines if "catchCudaError" not in line] or lines
-    return " ".join(" ".join(telling[:8]).split()) or "it gives no reason"
+    """What the package says, in one line."""
+    return telling(messages) or "it gives no reason"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from vqtrt.bundle import Bundle, GraphSpec, SpeechFacts, axis_size, of_images
-from vqtrt.engines.plans import Profile, Shape
+from vqtrt.engines.plan_info import Profile, Shape
 from vqtrt.errors import VqtrtError
 from vqtrt.precision import graph_key
 from vqtrt.speech_score import longest_run

@@ -4,11 +4,16 @@ Read from the network as the package parsed it. The networks are strongly typed:
 its tensors have there are those that the engine computes in.
 """
 
+import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vqtrt.engines import trt_package
+from vqtrt.engines.cuda import on_device
+from vqtrt.engines.trt_package import REFUSED, Package
 from vqtrt.errors import VqtrtError
 
 _PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "EINSUM", "MATRIX_MULTIPLY"}
@@ -36,6 +41,27 @@ class Layer:
 def layers_of(network: Any) -> list[Layer]:
     """The layers of an `INetworkDefinition`, in its order."""
     return [_layer(network.get_layer(index)) for index in range(network.num_layers)]
+
+
+def engine_layers(package: Package, plan: bytes, device: int) -> list[Any] | None:
+    """The layers of an engine that was built just now, if it can be loaded here and asked.
+
+    None without a GPU, and for an inspector that fails: what it says is for people, and no reason
+    to lose the plan.
+    """
+    if trt_package.device(device) is None:
+        return None
+    kind = package.module.LayerInformationFormat.JSON
+    try:
+        with on_device(device):
+            engine = package.module.Runtime(package.logger).deserialize_cuda_engine(plan)
+            if engine is None:
+                return None
+            told = json.loads(engine.create_engine_inspector().get_engine_information(kind))
+    except (*REFUSED, VqtrtError, ValueError):
+        return None
+    layers = told.get("Layers") if isinstance(told, dict) else None
+    return layers if isinstance(layers, list) else None
 
 
 def as_json(layers: Sequence[Layer], engine: Sequence[Any] | None) -> dict[str, Any]:
@@ -87,6 +113,38 @@ def check_precision(
         f"{what} was to be built in {precision}, but {reason}: export the graph in {precision}, "
         f"with `vqtrt export RUN --precision {precision}`"
     )
+
+
+def check_engine(engine: Sequence[Any] | None, precision: str, what: str) -> None:
+    """Raise `VqtrtError` if an engine's inspector tells of another precision than was asked for.
+
+    It names a dtype for each tensor of each layer that it knows of, which need not be all: what is
+    not there proves nothing, and a half precision that was not asked for is an error.
+    """
+    found = {kind for layer in engine or () for kind in _kinds(layer)}
+    if strange := sorted(found - {"float32", _WANTED[precision]}):
+        raise VqtrtError(
+            f"{what} was to be built in {precision}, but its engine computes in "
+            f"{', '.join(strange)}: build it again, and report this if it is so again"
+        )
+
+
+_KINDS = {"float32": r"FP32|Float", "float16": r"FP16|Half", "bfloat16": r"BF16|BFloat16"}
+
+
+def _kinds(layer: Any) -> set[str]:
+    """The kinds of float that an inspected layer's tensors have."""
+    if not isinstance(layer, dict):
+        return set()
+    tensors = [each for side in ("Inputs", "Outputs") for each in layer.get(side) or ()]
+    told = " ".join(
+        str(value)
+        for tensor in tensors
+        if isinstance(tensor, dict)
+        for key, value in tensor.items()
+        if "datatype" in key.lower() or "format" in key.lower()
+    )
+    return {kind for kind, names in _KINDS.items() if re.search(rf"\b({names})\b", told)}
 
 
 def _layer(parsed: Any) -> Layer:
