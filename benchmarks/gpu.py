@@ -76,11 +76,12 @@ def _report(model: Artefacts) -> None:
 
 
 def _build(model: Artefacts, package: str, precisions: list[str]) -> str:
-    from vqtrt.export.tensorrt import build_engines
+    from vqtrt.export.tensorrt import build_engines, engine_options
 
     began = time.perf_counter()
     try:
-        built = build_engines(model.open_bundle(), package, precisions, batch=BATCHES)
+        options = engine_options(package, ",".join(map(str, BATCHES)))
+        built = build_engines(model.open_bundle(), options, precisions)
     except VqtrtError as error:
         return f"- {package}: {error}"
     seconds = time.perf_counter() - began

@@ -1,4 +1,7 @@
-"""Engines on a real NVIDIA GPU: `pytest -m gpu`. Each package that is installed is tested."""
+"""Engines on a real NVIDIA GPU: `pytest -m gpu`. Each package that is installed is tested.
+
+`test_gpu_doubles.py` runs the same tests without a GPU.
+"""
 
 import shutil
 
@@ -17,7 +20,7 @@ from vqtrt.export import tensorrt, verify
 from vqtrt.sampler import BatchSampler, Draw, HostLoop, PixelCNNSampler, noise
 
 pytestmark = pytest.mark.gpu
-BATCH = (1, 4, 16)
+BATCH = "1,4,16"
 LABELS = np.arange(24, dtype=np.int32) % 3
 
 
@@ -34,7 +37,7 @@ def model(tiny_prior, tmp_path_factory, package):
     run = tmp_path_factory.mktemp("gpu") / "run"
     shutil.copytree(tiny_prior, run)
     bundle = Bundle.open(run / "bundle")
-    tensorrt.build_engines(bundle, package, batch=BATCH)
+    tensorrt.build_engines(bundle, tensorrt.engine_options(package, BATCH))
     return Artefacts(run, run / "bundle", "named")
 
 
