@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cuda_doubles import build
 from doubles import MODEL, FakeEngine, FakeSource, flip_byte
 from speech_doubles import FakeSpeech, FakeSpeechEngine
 
@@ -77,6 +78,32 @@ def test_a_bundle(tiny_run, tiny_bundle):
     assert facts["bundle_sha256"] == Bundle.open(tiny_bundle).sha256
     assert facts["from_run"] == str(tiny_run)
     json.dumps(facts)
+
+
+def test_the_engines_of_a_bundle(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert describe(tiny_bundle)["engines"] == {}
+    bundle = Bundle.open(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    sizes = {"batch": (1, 4), "h": (4, 4), "w": (4, 4)}
+    build(bundle, "tensorrt-rtx", sizes)
+    build(bundle, "tensorrt", sizes, graphs=["decoder"])
+    engines = describe(bundle.path)["engines"]
+    assert [name.split("-")[0] for name in engines] == ["decoder", "decoder", "encoder"]
+    by_kind = {(each["graph"], each["package"]): each for each in engines.values()}
+    encoder = by_kind["encoder", "tensorrt-rtx"]
+    assert encoder["profile"] == {"images": "1x16x16x3, 4x16x16x3, 4x16x16x3"}
+    assert (encoder["gpu"], encoder["trusted"], encoder["fits_the_graph"]) == (None, True, True)
+    assert by_kind["decoder", "tensorrt"]["gpu"] == "Fake GPU"
+    assert set(encoder) > {"precision", "plan_bytes", "activation_bytes", "capturable"}
+    json.dumps(engines)
+    # Of a stranger, of another graph, and damaged.
+    monkeypatch.setenv("VQTRT_STATE", str(tmp_path / "another-user"))
+    damaged = next((bundle.path / "engines").glob("encoder-*[0-9a-f].json"))
+    damaged.write_text("{}")
+    engines = describe(bundle.path)["engines"]
+    assert "is damaged" in engines.pop(damaged.stem)["problem"]
+    assert [each["trusted"] for each in engines.values()] == [False, False]
 
 
 @pytest.mark.parametrize("graph", ["encoder.onnx", "decoder.onnx"])

@@ -12,6 +12,7 @@ from vqtrt.data.clip_codes import ClipCodes, open_codes
 from vqtrt.data.codes import Header
 from vqtrt.data.files import open_file
 from vqtrt.errors import VqtrtError
+from vqtrt.precision import graph_key
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -113,6 +114,7 @@ def _bundle(path: Path) -> dict[str, Any]:
             }
             for name, spec in info.graphs.items()
         },
+        "engines": _engines(bundle),
         "opset": info.opset,
         "made_by": f"vqtrt {info.vqtrt_version}",
         "from_run": info.source.run,
@@ -121,6 +123,35 @@ def _bundle(path: Path) -> dict[str, Any]:
         "bundle_sha256": bundle.sha256,
         "hashes": "match",
     }
+
+
+def _engines(bundle: Bundle) -> dict[str, Any]:
+    """TensorRT engines by the name of their files, from their `.json`: no plan is read."""
+    from vqtrt.engines.plans import read_infos
+    from vqtrt.engines.trust import is_known
+
+    found: dict[str, Any] = {}
+    for path, info in read_infos(bundle, f"`vqtrt export {bundle.path} --target PACKAGE`"):
+        if isinstance(info, str):
+            found[path.stem] = {"problem": info}
+            continue
+        fields = info.model_dump(
+            include={
+                *("graph", "package", "package_version", "precision", "gpu", "capturable"),
+                *("compute_capabilities", "plan_bytes", "activation_bytes"),
+            }
+        )
+        shapes = {
+            name: ", ".join("x".join(map(str, shape)) for shape in each)
+            for name, each in info.profile.items()
+        }
+        graph = bundle.info.graphs.get(graph_key(info.precision, info.graph))
+        found[path.stem] = fields | {
+            "profile": shapes,
+            "fits_the_graph": graph is not None and graph.sha256 == info.graph_sha256,
+            "trusted": is_known(info.plan_sha256),
+        }
+    return found
 
 
 def _input(info: BundleInfo) -> dict[str, Any]:
