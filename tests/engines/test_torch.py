@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +45,21 @@ def test_threads(tiny_run):
     try:
         TorchEngine(tiny_run, device="cpu", threads=1)
         assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [("2", 2), ("64", 3)])
+def test_a_quota_bounds_the_threads(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, cores: str, expected: int
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setenv("PYTHON_CPU_COUNT", cores)
+    try:
+        torch.set_num_threads(3)
+        TorchEngine(tiny_run, device="cpu")
+        assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
 

@@ -159,7 +159,8 @@ def _native_errors() -> Iterator[list[str]]:
         yield messages
         return
     with tempfile.TemporaryFile() as file:
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            sys.stderr.flush()
         os.dup2(file.fileno(), 2)
         try:
             yield messages
