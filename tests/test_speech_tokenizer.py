@@ -146,7 +146,7 @@ def test_short_recordings_go_in_batches_of_like_length():
 
 
 def test_a_call_is_bounded_whatever_the_batch(monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CALL_SAMPLES", 250)
+    monkeypatch.setattr(speech_tokenizer, "CALL_SAMPLES", 500)
     seen = Seen()
     tokenizer(64, before=seen).encode([noise(1, 100)] * 5)
     assert seen.shapes == [(2, 104), (2, 104), (1, 104)]

@@ -7,7 +7,8 @@ import itertools
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,24 +20,28 @@ from vqtrt.artefacts import Artefacts
 from vqtrt.data.batches import read_batches
 from vqtrt.data.folder import ImageFolder
 from vqtrt.data.source import Images
-from vqtrt.engines import AUTO, EngineOptions, open_engine
+from vqtrt.engines import AUTO, EngineOptions, installed, open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.pipeline import encode_source, list_source
 from vqtrt.tokenizer import Tokenizer
 
 _ENGINE_IMAGES = 2048
 
+Progress = Callable[[int, int], None]
+Stage = Callable[[], float]
+"""Does some work, and returns how much: images, or seconds of audio."""
+
 
 def bench_encode(
     model: Artefacts,
-    folder: Path,
+    folder: str | Path,
     *,
     options: EngineOptions = AUTO,
     batch_size: int = 64,
     workers: int,
     repeat: int = 3,
     eager: bool = True,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Rates in images a second, the median of `repeat` turns, and the peak memory.
 
@@ -49,7 +54,7 @@ def bench_encode(
     size, one step after the other; None without the run's weights.
     `peak_rss_bytes`: of the process while it encodes, before torch is loaded for the loop.
     """
-    source = ImageFolder(folder)
+    source = ImageFolder(Path(folder))
     count = list_source(source).items
     tokenizer = Tokenizer(open_engine(model, options), batch_size=batch_size)
     size = tokenizer.preprocessing
@@ -75,26 +80,11 @@ def bench_encode(
                 tokenizer, source, out, root=str(folder), model=model, workers=workers
             ).rows
 
-    stages: dict[str, Callable[[], int]] = {
-        "decode": decode,
-        "engine": run_engine,
-        "end_to_end": end_to_end,
-    }
-    rates: dict[str, list[float]] = {name: [] for name in [*stages, "eager_loop"]}
-    turns = repeat * (len(stages) + 1)
-    done = itertools.count(1)
-    for _, (name, stage) in itertools.product(range(repeat), stages.items()):
-        rates[name].append(_rate(stage))
-        progress(next(done), turns)
-    # Kilobytes on Linux. The loop comes after it: torch is not part of encoding.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    loop = None
     if eager and model.run is not None:
-        loop = eager_loop(model.run, source, batch_size)
-        for _ in range(repeat):
-            rates["eager_loop"].append(_rate(loop))
-            # End to end again beside it, so that both saw the same machine.
-            rates["end_to_end"].append(_rate(end_to_end))
-            progress(min(next(done), turns), turns)
+        loop = partial(eager_loop, model.run, source, batch_size)
+    stages = {"decode": decode, "engine": run_engine, "end_to_end": end_to_end}
+    rates, peak = rates_in_turns(stages, loop, repeat, progress)
     figures: dict[str, Any] = {
         f"{name}_images_per_second": median(values) if values else None
         for name, values in rates.items()
@@ -110,20 +100,53 @@ def bench_encode(
     }
 
 
-def _rate(stage: Callable[[], int]) -> float:
+def rates_in_turns(
+    stages: Mapping[str, Stage],
+    eager: Callable[[], Stage] | None,
+    repeat: int,
+    progress: Progress,
+) -> tuple[dict[str, list[float]], int]:
+    """What each stage gets done per second, `repeat` times in turns, and the peak memory in bytes.
+
+    A stage returns how much it did. `eager` makes the plain loop, `eager_loop` among the rates; the
+    stage `end_to_end` is timed again beside it. Without one its rates are empty.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in [*stages, "eager_loop"]}
+    turns = repeat * (len(stages) + 1)
+    done = itertools.count(1)
+    for _, (name, stage) in itertools.product(range(repeat), stages.items()):
+        rates[name].append(_rate(stage))
+        progress(next(done), turns)
+    # Kilobytes on Linux. The loop comes after it: torch is not part of encoding.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if eager is not None:
+        loop = eager()
+        for _ in range(repeat):
+            rates["eager_loop"].append(_rate(loop))
+            # End to end again beside it, so that both saw the same machine.
+            rates["end_to_end"].append(_rate(stages["end_to_end"]))
+            progress(min(next(done), turns), turns)
+    return rates, peak
+
+
+def _rate(stage: Stage) -> float:
     began = time.perf_counter()
-    images = stage()
-    return images / (time.perf_counter() - began)
+    done = stage()
+    return done / (time.perf_counter() - began)
+
+
+def require_torch() -> None:
+    """Raise `VqtrtError` without torch, which the eager loop runs on."""
+    if not installed("torch"):
+        raise VqtrtError(
+            'the eager loop needs torch: pip install "vqtrt[train]", or pass --no-eager'
+        )
 
 
 def eager_loop(run: Path, source: ImageFolder, batch_size: int) -> Callable[[], int]:
     """The loop that `vqtrt encode` is compared with: read a batch, stack it, run the model."""
-    try:
-        import torch
-    except ImportError as error:
-        raise VqtrtError(
-            'the eager loop needs torch: pip install "vqtrt[train]", or pass --no-eager'
-        ) from error
+    require_torch()
+    import torch
 
     from vqtrt.training.run import Run
 

@@ -15,7 +15,6 @@ from vqtrt.cli_options import (
     IMAGES,
     AnyBatchSize,
     AnySplit,
-    BatchSize,
     Data,
     Exclude,
     Include,
@@ -35,7 +34,6 @@ from vqtrt.cli_options import (
     TrainOnError,
     Workers,
     file_settings,
-    find,
     main_process,
     open_named,
     refuse,
@@ -364,26 +362,29 @@ def shapes(
 @bench.command("encode")
 @with_engine
 def bench_encode(
-    folder: Annotated[Path, typer.Argument(help="Folder of images.")],
+    data: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of images or recordings.")],
     model: Model = None,
     engine: EngineOptions = AUTO,
-    batch_size: BatchSize = 64,
+    batch_size: AnyBatchSize = None,
     workers: Workers = None,
     repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
-    eager: Annotated[bool, typer.Option(help="Also time a plain Pillow and torch loop.")] = True,
+    eager: Annotated[bool, typer.Option(help="Also time a plain loop in torch.")] = True,
     as_json: Json = False,
 ) -> None:
     """Rates of reading, engine and both together, beside a plain loop; peak memory."""
     from vqtrt import terminal
-    from vqtrt.bench import bench_encode as run_bench
+    from vqtrt.bench import bench_encode as bench_images
+    from vqtrt.bench_speech import bench_encode_speech
 
-    found = find(model)
+    found, opened = open_named(model, engine)
+    speech = opened.speech is not None
     with terminal.counting("measuring") as counter:
+        run_bench = bench_encode_speech if speech else bench_images
         figures = run_bench(
             found,
-            folder,
+            data,
             options=engine,
-            batch_size=batch_size,
+            batch_size=batch_size or (BATCH if speech else IMAGES),
             workers=worker_count(workers),
             repeat=repeat,
             eager=eager,

@@ -150,14 +150,7 @@ def encoded_clips(
     Raises `AudioError` for the first that cannot be read, after those before it; or gives it with
     `on_error="skip"`.
     """
-    clips = read_clips(
-        source,
-        preprocessing,
-        most=_WHOLE * tokenizer.chunk * tokenizer.stride,
-        ahead=_AHEAD * tokenizer.batch_size,
-        workers=workers,
-        skip=skip,
-    )
+    clips = clips_ahead(tokenizer, source, preprocessing, workers=workers, skip=skip)
     begun: deque[_Begun] = deque()
 
     def recordings() -> Iterator[Iterator[Audio]]:
@@ -178,6 +171,25 @@ def encoded_clips(
             yield from unread()
             yield begun.popleft().result(codes, on_error)
         yield from unread()
+
+
+def clips_ahead(
+    tokenizer: SpeechTokenizer,
+    source: SpeechSource,
+    preprocessing: AudioPreprocessing,
+    *,
+    workers: int,
+    skip: int = 0,
+) -> Generator[Clip, None, None]:
+    """`read_clips`, as far ahead as a tokenizer works on recordings together."""
+    return read_clips(
+        source,
+        preprocessing,
+        most=_WHOLE * tokenizer.chunk * tokenizer.stride,
+        ahead=_AHEAD * tokenizer.batch_size,
+        workers=workers,
+        skip=skip,
+    )
 
 
 class _Begun:

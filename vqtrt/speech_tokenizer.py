@@ -279,7 +279,9 @@ class SpeechTokenizer:
 
     def _rows(self, length: int) -> int:
         """How many chunks of `length` codes go through a graph at once."""
-        return max(1, min(self.batch_size, CALL_SAMPLES // (length * self.stride)))
+        # A CPU gains nothing by more, and the memory of a call grows with it.
+        most = CALL_SAMPLES if self.engine.shape_specialized else CALL_SAMPLES // 2
+        return max(1, min(self.batch_size, most // (length * self.stride)))
 
     def _run_encoder(self, length: int, chunks: list[Chunk]) -> None:
         """Encode chunks of up to `length` codes; beyond the end of each there are zeros."""
