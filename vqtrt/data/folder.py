@@ -30,7 +30,8 @@ _OTHER_SUFFIXES = """
 .aae .db .idx .index .lnk .lock .md5 .sha1 .sha256 .sha512 .torrent .url
 .bin .ckpt .h5 .hdf5 .mat .npy .npz .onnx .pickle .pkl .pt .pth .safetensors
 .bat .ipynb .js .py .pyc .sh
-.aac .aiff .avi .flac .m4a .m4v .mkv .mov .mp3 .mp4 .mpeg .mpg .ogg .opus .wav .webm .wma .wmv
+.3gp .aac .aif .aiff .amr .au .avi .caf .flac .flv .m4a .m4v .mkv .mov .mp3 .mp4 .mpeg .mpg .oga
+.ogg .opus .sph .w64 .wav .webm .wma .wmv
 """
 _OTHER_NAMES = """
 _success changelog checksums copying licence license makefile md5sums notice readme sha1sums
