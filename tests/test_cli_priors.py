@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doubles import tree, vqtrt
+from doubles import tree, vqtrt, write_pictures
 from PIL import Image
 
 from vqtrt import bench_sample
 from vqtrt.artefacts import find_model
 from vqtrt.data.codes import read_codes
 from vqtrt.engines import open_engine
+from vqtrt.training import prior_start
 
 SHORT = [
     "prior.layers=2",
@@ -186,3 +187,19 @@ def test_train_prior_errors(tmp_path, tiny_prior, tiny_prior2, capfd):
     assert [path.name for path in (tiny_prior / "priors").iterdir() if path.is_dir()] == [
         "pixelcnn"
     ]
+
+
+def test_train_prior_says_what_it_skipped(
+    tiny_run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(tiny_run, "run"))
+    write_pictures(Path("data"), "a.png", "b.png", "c.png")
+    Path("data/b.png").write_bytes(b"no picture")
+    monkeypatch.setattr(prior_start, "train_planned", lambda planned, *rest, **more: planned)
+    command = ["train-prior", "--model", run, "--data", "data", "--workers", 1, *settings()]
+    assert vqtrt(*command) == 1
+    assert "--on-error skip passes over such files" in capfd.readouterr().err
+    assert vqtrt(*command, "--on-error", "skip") == 0
+    err = capfd.readouterr().err
+    assert "skipped 1 files that cannot be read: 1 .png: " in err
+    assert "see run/priors/pixelcnn.json" in err

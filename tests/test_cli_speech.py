@@ -411,15 +411,19 @@ assert not GONE & set(sys.modules)
     assert len(wavs("back")) == len(wavs("anns")) == 4
 
 
-def test_train_takes_a_speaker_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_takes_a_speaker_pattern_and_on_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vqtrt.training import any as training
 
     seen = []
     monkeypatch.setattr(training, "train_any", lambda config, *rest, **options: seen.append(config))
     pattern = r"[a-z]+_(?P<speaker>\d)"
     args = ["--out", tmp_path / "run", "--data", "2024", "--speaker-pattern", pattern]
+    assert vqtrt("train", "digits", *args, "--on-error", "skip") == 0
     assert vqtrt("train", "digits", *args) == 0
     assert (seen[0].data.path, seen[0].data.speaker_pattern) == ("2024", pattern)
+    assert [config.data.on_error for config in seen] == ["skip", "stop"]
 
 
 def test_encode_says_what_it_passed_over_and_what_would_help(
