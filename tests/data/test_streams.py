@@ -66,3 +66,13 @@ def test_a_signature_alone_is_no_stream_and_no_end(tmp_path: Path) -> None:
                 assert found(tmp_path, head, b"\1" * length) == [Stream(0, len(head) + length)]
             except DamagedError:
                 assert head.startswith(b"Ogg")
+
+
+def test_a_sphere_whose_samples_are_packed_does_not_say_how_long_it_is(tmp_path: Path) -> None:
+    head = (
+        b"NIST_1A\n   1024\nchannel_count -i 1\nsample_count -i 8000\nsample_n_bytes -i 2\n"
+        b"sample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n"
+    )
+    assert found(tmp_path, head.ljust(1024), b"x" * 900) == [Stream(0, 1924)]
+    with pytest.raises(DamagedError, match="450 of 8000 samples"):
+        found(tmp_path, head.replace(b",embedded-shorten-v2.00", b"").ljust(1024), b"x" * 900)

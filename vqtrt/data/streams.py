@@ -160,7 +160,8 @@ def _nist(data: FileBytes, start: int) -> _Extent:
             fields[words[0]] = words[2]
     sizes = [fields.get(name, b"") for name in (b"sample_count", b"sample_n_bytes")]
     sizes += [fields.get(b"channel_count", b"1"), lines[1].strip() if len(lines) > 1 else b""]
-    if not all(size.isdigit() and len(size) < 16 for size in sizes):
+    packed = b"," in fields.get(b"sample_coding", b"")  # such as pcm,embedded-shorten-v2.00
+    if packed or not all(size.isdigit() and len(size) < 16 for size in sizes):
         return _Extent(None)
     count, width, channels, header = map(int, sizes)
     end = start + header + count * width * channels
