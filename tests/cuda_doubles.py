@@ -486,7 +486,7 @@ class FakeEngine:
         return FakeRuntimeConfig(self._module)
 
     def create_execution_context(
-        self, how: "Strategy | FakeRuntimeConfig | None" = None
+        self, how: "Strategy | FakeRuntimeConfig | None" = None, /
     ) -> "FakeContext | None":
         config = how if isinstance(how, FakeRuntimeConfig) else None
         strategy = config._strategy if config else how or Strategy.STATIC

@@ -1,6 +1,12 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from cuda_doubles import GPU, build, pretend
 
 from vqtrt.artefacts import Artefacts
+from vqtrt.bundle import Bundle
 from vqtrt.cli_options import EngineName
 from vqtrt.engines import ENGINES, EngineOptions, choose, installed, open_engine
 from vqtrt.errors import VqtrtError
@@ -97,3 +103,68 @@ def test_a_precision_that_the_bundle_lacks(both):
 def test_a_name_that_is_none(both):
     with pytest.raises(VqtrtError, match="no engine 'trt': choose one of auto, "):
         open_engine(both, EngineOptions("trt"))
+
+
+SIZES = {"batch": (1, 4), "h": (2, 6), "w": (2, 6)}
+
+
+@pytest.fixture
+def with_engines(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artefacts:
+    """A bundle with engines of TensorRT for RTX that were built here, alone."""
+    monkeypatch.setenv("VQTRT_STATE", str(tmp_path / "state"))
+    folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    build(Bundle.open(folder), "tensorrt-rtx", SIZES)
+    return Artefacts(None, folder, "named")
+
+
+def test_auto_takes_engines_that_were_built_here(
+    with_engines: Artefacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch)
+    notes: list[str] = []
+    assert open_engine(with_engines, note=notes.append).name == "tensorrt-rtx"
+    assert notes == []
+
+
+def test_auto_falls_back_on_a_gpu_that_the_package_does_not_support(
+    with_engines: Artefacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an H100 is to TensorRT for RTX: its plans are there and fit, and can never load."""
+    pretend(monkeypatch, gpu=replace(GPU, capability="9.0"))
+    notes: list[str] = []
+    assert open_engine(with_engines, note=notes.append).name == "onnxruntime"
+    (note,) = notes
+    assert "not on tensorrt-rtx" in note
+    assert "9.0" in note
+    with pytest.raises(VqtrtError, match=r"9\.0"):
+        open_engine(with_engines, EngineOptions("tensorrt-rtx")).open("encoder")
+
+
+def test_auto_falls_back_where_the_package_refuses_the_driver(
+    with_engines: Artefacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its classes then raise TypeError, which is no `VqtrtError` of ours."""
+    module = pretend(monkeypatch)
+    module.fails.add("Runtime")
+    notes: list[str] = []
+    assert open_engine(with_engines, note=notes.append).name == "onnxruntime"
+    assert len(notes) == 1
+
+
+def test_auto_loads_no_engines_of_strangers_without_the_flag(
+    with_engines: Artefacts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend(monkeypatch)
+    monkeypatch.setenv("VQTRT_STATE", str(tmp_path / "of-another-user"))
+    notes: list[str] = []
+    assert open_engine(with_engines, note=notes.append).name == "onnxruntime"
+    assert "--trust-engines" in notes[0]
+    trusting = EngineOptions(trust_engines=True)
+    assert open_engine(with_engines, trusting).name == "tensorrt-rtx"
+
+
+def test_auto_without_a_driver(with_engines: Artefacts) -> None:
+    """The packages are installed, and nothing runs them: the CPU does, and a note says why."""
+    notes: list[str] = []
+    assert open_engine(with_engines, note=notes.append).name == "onnxruntime"
+    assert "driver" in notes[0]
