@@ -28,7 +28,8 @@ MAX_NPZ_BYTES = 16 * 2**30
 
 _MAX_CLASSES = 65_536
 _PLAIN_DTYPE = re.compile(r"[<>|=]?(\?|b1|[iu][1248]|f[248]|c(8|16))")
-_SHAPES = "(N, H, W, 3), (N, H, W, 1) or (N, H, W)"
+SHAPES = "(N, H, W, 3), (N, H, W, 1) or (N, H, W)"
+"""Shapes of images, for messages."""
 
 
 class ArrayImages:
@@ -174,7 +175,7 @@ def check_images(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Non
     grey = len(shape) == 3
     if not (grey or (len(shape) == 4 and shape[3] in (1, 3))):
         hint = "; transpose it from channels first" if shape[1:2] in ((1,), (3,)) else ""
-        raise VqtrtError(f"{name}: shape {shape}, but images are {_SHAPES}{hint}")
+        raise VqtrtError(f"{name}: shape {shape}, but images are {SHAPES}{hint}")
     if grey and shape[2] == 3:
         raise VqtrtError(f"{name}: shape {shape} looks like one image; save it as (1, H, W, 3)")
     if 0 in shape:

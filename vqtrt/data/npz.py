@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vqtrt.data.arrays import (
     MAX_NPZ_BYTES,
+    SHAPES,
     ArrayImages,
     Header,
     check_images,
@@ -122,8 +123,8 @@ def _arrays(
     for member in members:
         try:
             header = _header(archive, member, name)
-        except VqtrtError:
-            header = None  # an error if it is wanted
+        except Exception:  # one that is not wanted does no harm; one that is fails again
+            header = None
         yield member.filename.removesuffix(".npy"), member, header
 
 
@@ -160,6 +161,9 @@ def _default(arrays: dict[str, _Array]) -> str | None:
     fitting = [name for name, array in arrays.items() if _may_be_images(name, array)]
     # Of four axes: masks beside images have three.
     full = [name for name in fitting if len(_shape(arrays[name])) == 4]
+    if not fitting:
+        # The only one that has their shape, to say what is wrong with it.
+        full = [name for name, array in arrays.items() if len(_shape(array)) == 4]
     return next((found[0] for found in (full, fitting) if len(found) == 1), None)
 
 
@@ -173,8 +177,8 @@ def _chosen(name: str, arrays: dict[str, _Array], key: str, split: str) -> str:
         fitting = [n for n, array in arrays.items() if _may_be_images(n, array)]
         example = shown(next(iter(fitting or arrays), "images"))
         raise VqtrtError(
-            f"{name}: {len(fitting)} arrays may be the images; it holds {_listed(arrays)}; name "
-            f"one, as in {name}:{example}"
+            f"{name}: {len(fitting)} arrays may be the images, uint8 {SHAPES}; it holds "
+            f"{_listed(arrays)}; name one, as in {name}:{example}"
         )
     return chosen
 
