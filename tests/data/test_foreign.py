@@ -43,6 +43,7 @@ def test_a_data_set_is_named_for_what_it_is(
         (b"%PDF-1.4\n", "it is a PDF: convert it"),
         (b'{"caption": "cat"}', "it is a text: leave it out"),
         (b"PAR1" + bytes(100), "it is a Parquet table"),
+        (b"\xff\x0a" + bytes(100), "it is an image of a format that is not read: convert it"),
         (b"something", "no known image format"),
     ],
 )

@@ -30,6 +30,7 @@ _OTHER_SUFFIXES = """
 .aae .db .idx .index .lnk .lock .md5 .sha1 .sha256 .sha512 .torrent .url
 .bin .ckpt .h5 .hdf5 .mat .npy .npz .onnx .pickle .pkl .pt .pth .safetensors
 .bat .ipynb .js .py .pyc .sh
+.aria2 .cache .crdownload .download .part .partial .tmp
 .3gp .aac .aif .aiff .amr .au .avi .caf .flac .flv .m4a .m4v .mkv .mov .mp3 .mp4 .mpeg .mpg .oga
 .ogg .opus .sph .w64 .wav .webm .wma .wmv
 """

@@ -30,6 +30,7 @@ _CONVERT = "convert it to PNG or JPEG"
 _PSD = Foreign("a Photoshop file", _CONVERT)
 _HEIF = Foreign("a HEIF image", _CONVERT)
 _RAW = Foreign("a camera's raw file", _CONVERT)
+_OTHER_IMAGE = Foreign("an image of a format that is not read", _CONVERT)
 _VECTOR = Foreign("a drawing, not an image of pixels", _CONVERT)
 _PDF = Foreign("a PDF", _CONVERT)
 _EXR = Foreign("an image of floating-point pixels", "save it as 8 or 16 bit")
@@ -64,6 +65,12 @@ _SIGNATURES: tuple[tuple[int, bytes, Foreign], ...] = (
     (4, b"ftypmsf1", _HEIF),
     (4, b"ftypcrx", _RAW),
     (0, b"FUJIFILM", _RAW),
+    (0, b"P7\n", _OTHER_IMAGE),  # PAM
+    (0, b"\xff\x0a", _OTHER_IMAGE),  # JPEG XL, bare and in a container
+    (0, b"\0\0\0\x0cJXL ", _OTHER_IMAGE),
+    (0, b"DDS ", _OTHER_IMAGE),
+    (0, b"icns", _OTHER_IMAGE),
+    (0, b"gimp xcf", _OTHER_IMAGE),
     (0, b"%!PS", _VECTOR),
     (0, b"\xc5\xd0\xd3\xc6", _VECTOR),
     (0, b"<svg", _VECTOR),
