@@ -202,13 +202,7 @@ def open_speech(
 
 def speaker_note(source: SpeechSource) -> str | None:
     """What to tell where one speaker stands for all recordings of a source; None elsewhere."""
-    if len(source.classes) != 1:
-        return None
-    count = 0
-    for count, item in enumerate(source.items(), 1):  # noqa: B007
-        if item.label != 0:
-            return None
-    if count < 2:
+    if len(source.classes) != 1 or any(item.label != 0 for item in source.items()):
         return None
     return (
         f"one speaker, {source.classes[0]}, stands for all recordings; if their names say who "
