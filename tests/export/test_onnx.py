@@ -1,6 +1,7 @@
 import functools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,8 +13,10 @@ import torch
 from vqtrt.bundle import Bundle, TensorSpec, file_sha256
 from vqtrt.errors import VqtrtError
 from vqtrt.export import bundle as module
+from vqtrt.export import onnx as onnx_export
 from vqtrt.export.bundle import export_run
-from vqtrt.export.onnx import OPSET, write_graph
+from vqtrt.export.onnx import OPSET, FixedSizeError, write_deployed, write_graph
+from vqtrt.models.deployed import DeployedGraph
 from vqtrt.models.graphs import DecoderGraph, EncoderGraph
 from vqtrt.training.run import Run
 
@@ -231,3 +234,40 @@ def test_bundle_json_is_readable_json(tiny_bundle):
     content = json.loads((tiny_bundle / "bundle.json").read_text())
     assert content["format_version"] == 1
     assert content["graphs"]["encoder"]["inputs"][0]["dtype"] == "uint8"
+
+
+class Fixed(torch.nn.Module):
+    """Makes a size of its example a constant: of the batch, of the length, or of a loop over it."""
+
+    def __init__(self, size: str) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, audio: torch.Tensor) -> torch.Tensor:
+        if self.size == "loop over batch":
+            return torch.stack([row * 2 for row in audio])
+        if self.size == "loop over t":
+            return torch.stack([step * 2 for step in audio.unbind(1)], 1)
+        if self.size == "batch":
+            return (audio * 2).reshape(2, -1)
+        return (audio * 2).reshape(-1, 30)
+
+
+@pytest.mark.parametrize("size", ["batch", "t", "loop over batch", "loop over t"])
+def test_a_size_that_the_module_fixes_is_refused(size: str, tmp_path: Path) -> None:
+    """A free name over it would make two clips of 30 of one clip of 60."""
+    audio = TensorSpec(name="audio", dtype="float32", shape=("batch", "t"))
+    graph = DeployedGraph(Fixed(size), (audio,), (audio.model_copy(update={"name": "out"}),))
+    name = size.rpartition(" ")[2]
+    with pytest.raises(FixedSizeError, match=rf"the size '{name}' of \w+ has to be free") as caught:
+        write_deployed(graph, {"batch": 2, "t": 30}, tmp_path, "fixed.onnx")
+    assert caught.value.size == name
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_draws_random_numbers_is_known() -> None:
+    for operator, draws in (("RandomNormalLike", True), ("Bernoulli", True), ("Relu", False)):
+        node = onnx.helper.make_node(operator, ["x"], ["y"])
+        values = [onnx.helper.make_tensor_value_info(name, 1, [2]) for name in ("x", "y")]
+        made = onnx.helper.make_graph([node], "g", values[:1], values[1:])
+        assert onnx_export.draws(onnx.helper.make_model(made).SerializeToString()) is draws

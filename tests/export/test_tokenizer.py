@@ -14,7 +14,7 @@ from vector_quantize_pytorch import FSQ
 import vqtrt
 from vqtrt.bundle import Bundle
 from vqtrt.errors import VqtrtError
-from vqtrt.export import export_tokenizer, tokenizer, verify_tokenizer
+from vqtrt.export import adapt, export_tokenizer, tokenizer, verify_tokenizer
 from vqtrt.export.tokenizer import random_images
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
@@ -284,3 +284,96 @@ def test_there_is_an_example_of_each_quantizer():
     kinds = ("vq", "residual_vq", "fsq", "lfq")
     names = {f"vector_quantize_pytorch_{kind}" for kind in kinds} | {"own_codebook"}
     assert names <= {path.stem for path in EXAMPLES}
+
+
+class Scan(nn.Module):
+    """An LSTM over the pixels of a grid, which the exporter has to leave free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.lstm = nn.Conv2d(3, 6, 4, 4), nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        z = self.convolution(images)
+        scanned: torch.Tensor = self.lstm(z.flatten(2).mT)[0]
+        return scanned.mT.reshape(z.shape)
+
+
+def test_an_lstm_is_verified_at_other_lengths(tmp_path: Path) -> None:
+    made = parts() | {"encoder": Scan()}
+    bundle = export_tokenizer(tmp_path / "bundle", height=8, width=16, **made)
+    assert vqtrt.load(bundle.path).encode(random_images(3, 16, 8)).shape == (3, 4, 2)
+
+
+class Ramp(nn.Conv2d):
+    """Adds something whose length follows from a number that the exporter keeps."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        z = super().forward(images)
+        return z + torch.linspace(0, 1, int(z.shape[2]))[:, None]
+
+
+def test_a_size_that_the_encoder_fixes_is_refused_by_name(tmp_path: Path) -> None:
+    made = parts() | {"encoder": Ramp(3, 6, 4, 4)}
+    settings = {"height": 16, "width": 16} | made
+    with pytest.raises(VqtrtError, match=r"the size .h. of codes has to be free.*fixed_size=True"):
+        export_tokenizer(tmp_path / "bundle", **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_sizes_are_part_of_the_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def verify(bundle: Bundle, images: np.ndarray, parts: object) -> dict[str, object]:
+        seen.append(images.shape)
+        return real(bundle, images, parts) | {"passed": len(seen) < 3}
+
+    real = tokenizer.verify_parts
+    monkeypatch.setattr(tokenizer, "verify_parts", verify)
+    with pytest.raises(VqtrtError, match="in torch at 32x8 pixels in a batch of 1, and is not"):
+        export_tokenizer(tmp_path / "bundle", height=16, width=16, **parts())
+    assert seen == [(16, 16, 16, 3), (3, 8, 32, 3), (1, 32, 8, 3)]
+
+
+class Noise(nn.Module):
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors + 0.1 * torch.randn_like(vectors)
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_noise_in_eval_mode_is_said_as_such(name: str, tmp_path: Path) -> None:
+    made = parts()
+    made[name] = nn.Sequential(made[name], Noise())
+    with pytest.raises(VqtrtError, match=f"the {name} gives something else each time"):
+        export_tokenizer(tmp_path / "bundle", height=16, width=16, **made)
+
+
+def test_wrapped_modules_are_exported(tmp_path: Path) -> None:
+    """Verified as all are: no more has to be compared."""
+    made = parts() | {"quantizer": FSQ([8, 5], dim=6)}
+    wrapped = {name: torch.compile(module, backend="eager") for name, module in made.items()}
+    bundle = export_tokenizer(tmp_path / "bundle", height=8, width=8, **wrapped)
+    assert bundle.info.model.codebook_size == 40
+
+
+def test_an_older_package_of_quantizers_is_refused_by_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = FSQ([8, 5], dim=6)
+    monkeypatch.setattr(adapt.importlib.metadata, "version", lambda name: "1.14.24")
+    message = r'FSQ of .* 1\.14\.24 .*version 1\.30 or later is needed: pip install "vqtrt\[vq\]"'
+    with pytest.raises(VqtrtError, match=message):
+        export_tokenizer(
+            tmp_path / "bundle", height=16, width=16, **parts() | {"quantizer": module}
+        )
+
+    # Without its metadata, by what it lacks.
+    def missing(name: str) -> str:
+        raise adapt.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(adapt.importlib.metadata, "version", missing)
+    del module.bound_hard_clamp
+    with pytest.raises(VqtrtError, match=r"bound_hard_clamp.*version 1\.30 or later is needed"):
+        adapt.adapt(module)

@@ -1,5 +1,4 @@
 import copy
-import hashlib
 import json
 import shutil
 
@@ -7,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from changed_graphs import change_graph
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vqtrt.artefacts import Artefacts, find_model
-from vqtrt.bundle import Bundle
 from vqtrt.data.open import open_images
 from vqtrt.engines import EngineOptions
 from vqtrt.engines.torch import TorchEngine
@@ -53,19 +52,6 @@ def copied(tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
     return run
-
-
-def change_graph(bundle, name, change):
-    """Change a graph's file and mend the hashes, as an export from other code would."""
-    path = bundle / f"{name}.onnx"
-    proto = onnx.load(path)
-    change(proto)
-    path.write_bytes(proto.SerializeToString())
-    opened = Bundle.open(bundle)
-    spec = opened.info.graphs[name]
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    graphs = opened.info.graphs | {name: spec.model_copy(update={"sha256": sha256})}
-    Bundle.write_info(bundle, opened.info.model_copy(update={"graphs": graphs}))
 
 
 def scale_weights(proto, factor):

@@ -1,9 +1,12 @@
 """Which `GraphQuantizer` does what a user's quantizer does, and what that quantizer itself says.
 
-Read against vector-quantize-pytorch 1.32. Options that change only training make no difference
-here; one that the graph's form cannot follow is refused by name.
+Read against vector-quantize-pytorch 1.30 to 1.32; older versions lack options that are read here.
+Options that change only training make no difference; one that the graph's form cannot follow is
+refused by name.
 """
 
+import importlib.metadata
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +17,8 @@ from vqtrt.errors import VqtrtError
 from vqtrt.export.quantizers import FiniteScalar, GraphQuantizer, LookupFree, Nearest
 
 PACKAGE = "vector_quantize_pytorch"
+_LEAST = (1, 30)
+"""As in the extra `vq`: the first version whose modules all have the options that are read here."""
 Quantizer = Tensor | nn.Module
 """A codebook (K, D) or (C, K, D), or a VectorQuantize, ResidualVQ, FSQ or LFQ module."""
 
@@ -28,7 +33,34 @@ def adapt(quantizer: Quantizer) -> GraphQuantizer:
             f"no quantizer that can be exported: {type(quantizer).__name__}; pass a codebook "
             f"tensor (K, D) or (C, K, D), or one of {', '.join(_KINDS)} of vector-quantize-pytorch"
         )
-    return _KINDS[kind](quantizer)
+    version = _version()
+    if version is not None and _parsed(version) < _LEAST:
+        raise _other_version(kind, version, "older ones work in another way")
+    try:
+        return _KINDS[kind](quantizer)
+    except AttributeError as error:
+        # A version from before that is not installed as a package, or one that is newer.
+        raise _other_version(kind, version, str(error)) from error
+
+
+def _version() -> str | None:
+    """Of the package; None where it is not installed as one."""
+    try:
+        return importlib.metadata.version("vector-quantize-pytorch")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _parsed(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
+def _other_version(kind: str, version: str | None, reason: str) -> VqtrtError:
+    least = ".".join(map(str, _LEAST))
+    return VqtrtError(
+        f"{kind} of vector-quantize-pytorch {version or 'of unknown version'} cannot be exported "
+        f'({reason}): version {least} or later is needed: pip install "vqtrt[vq]"'
+    )
 
 
 def kind_of(quantizer: Any) -> str | None:

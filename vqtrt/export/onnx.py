@@ -20,6 +20,7 @@ from torch import nn
 from torch.export import Dim
 
 from vqtrt.bundle import GraphSpec, TensorSpec, axis_size
+from vqtrt.errors import VqtrtError
 from vqtrt.models.deployed import DeployedGraph
 
 OPSET = 20
@@ -32,6 +33,16 @@ _TYPES: dict[int, str] = {
     onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.FLOAT: "float32",
 }
+
+_DRAWS = ("Bernoulli", "Multinomial")
+
+
+class FixedSizeError(VqtrtError):
+    """An exported graph works at one `size` only, where its table says that any is taken."""
+
+    def __init__(self, message: str, size: str) -> None:
+        super().__init__(message)
+        self.size = size
 
 
 _MOST, _MOST_CODES = 16384, 1 << 24
@@ -83,7 +94,8 @@ def write_graph(
     """Export `module` on example `arguments`, and write it to `folder`/`file`.
 
     `free` says for each argument which axes are free, as `torch.export` takes it. `inputs` and
-    `outputs` are all tensors in the order of the flattened arguments and results.
+    `outputs` are all tensors in the order of the flattened arguments and results. Raises
+    `FixedSizeError` where the module does not leave them free.
     """
     _keep_signatures()
     with _quiet():
@@ -132,6 +144,12 @@ def write_file(
     )
 
 
+def draws(content: bytes) -> bool:
+    """Whether a graph draws random numbers: no two runs of it need give the same."""
+    nodes = onnx.load_from_string(content).graph.node
+    return any(node.op_type.startswith("Random") or node.op_type in _DRAWS for node in nodes)
+
+
 def opset_of(module: nn.Module) -> int:
     """The opset that a module is exported in."""
     state = module.state_dict().values()
@@ -141,7 +159,9 @@ def opset_of(module: nn.Module) -> int:
 def _describe(value: onnx.ValueInfoProto, tensor: TensorSpec) -> None:
     """Compare a graph's input or output with its table, whose names of sizes it then takes.
 
-    The exporter names derived sizes s39 or so, another number each time.
+    The exporter names derived sizes s39 or so, another number each time. Where a module made a size
+    of its example a constant, as a loop over an LSTM's steps does, it writes that number: a free
+    name over it would promise what the graph cannot do. Raises `FixedSizeError`.
     """
     kind = value.type.tensor_type
     same = value.name == tensor.name and _TYPES.get(kind.elem_type) == tensor.dtype
@@ -149,6 +169,12 @@ def _describe(value: onnx.ValueInfoProto, tensor: TensorSpec) -> None:
         raise RuntimeError(f"the exporter made {value}, which is not {tensor}")
     for dim, size in zip(kind.shape.dim, tensor.shape, strict=True):
         if isinstance(size, str):
+            if dim.HasField("dim_value"):
+                raise FixedSizeError(
+                    f"the size {size!r} of {tensor.name} has to be free, and the module fixes it "
+                    f"to the {dim.dim_value} of the example it is exported with",
+                    size,
+                )
             dim.dim_param = size
         elif dim.dim_value != size:
             raise RuntimeError(f"the exporter made {value}, which is not {tensor}")

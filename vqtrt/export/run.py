@@ -14,11 +14,13 @@ from vqtrt.data.open import open_images
 from vqtrt.data.selection import Selection
 from vqtrt.data.source import Images
 from vqtrt.engines import EngineOptions, installed, open_engine
+from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.bundle import export_run
 from vqtrt.export.speech import export_speech_run
-from vqtrt.export.verify import verify
+from vqtrt.export.verify import check_weights, verify
 from vqtrt.export.verify_prior import verify_prior
+from vqtrt.export.verify_sizes import verify_sizes
 from vqtrt.export.verify_speech import clips_for, verify_speech
 from vqtrt.precision import graph_key
 from vqtrt.training.run import Run
@@ -111,14 +113,17 @@ def verify_all(
 ) -> dict[str, Any]:
     """The model on images or clips, and each prior, under `priors`; `passed` is of all.
 
-    `items` as `items_for` gives them.
+    `items` as `items_for` gives them. On ONNX Runtime the graphs also run at other sizes than those
+    they were exported at; raises `VqtrtError` where one does not do there what torch does.
     """
+    opened = open_engine(model, options)
+    if opened.name == "onnxruntime" and options.precision == "fp32" and model.run is not None:
+        bundle = model.open_bundle()
+        check_weights(model, bundle)
+        verify_sizes(bundle, opened, TorchEngine(model.run, device="cpu"))
     check = verify_speech if model.run is not None and is_speech_run(model.run) else verify
     figures = check(model, items, options=options, progress=progress)
-    priors = {
-        name: verify_prior(model, name, options=options)
-        for name in open_engine(model, options).priors
-    }
+    priors = {name: verify_prior(model, name, options=options) for name in opened.priors}
     passed = figures["passed"] and all(prior["passed"] for prior in priors.values())
     return figures | {"priors": priors, "passed": passed}
 

@@ -20,8 +20,9 @@ from vqtrt.engines import installed
 from vqtrt.errors import VqtrtError
 from vqtrt.export.adapt import Quantizer
 from vqtrt.export.bundle import check_place, replacing, within_bounds
-from vqtrt.export.onnx import OPSET, write_graph
-from vqtrt.export.tokenizer_parts import Parts, one_line
+from vqtrt.export.onnx import OPSET, FixedSizeError, draws, write_graph
+from vqtrt.export.own_modules import one_line
+from vqtrt.export.tokenizer_parts import Parts
 from vqtrt.export.tokenizer_verify import verify_parts
 
 _MAX_SIDE = 16384
@@ -70,6 +71,7 @@ def export_tokenizer(
         )
     parts = Parts.of(encoder, decoder, quantizer, scale, offset)
     stride = parts.stride(height, width, fixed_size=fixed_size)
+    parts.check_repeats(height, width, stride)
     size = Preprocessing(height=height, width=width, resample=resample)
     with replacing(out) as folder, within_bounds():
         info = BundleInfo(
@@ -83,7 +85,10 @@ def export_tokenizer(
         Bundle.write_info(folder, info)
         if verify:
             shown = random_images(_IMAGES, height, width) if images is None else images
-            _check_figures(verify_parts(Bundle.open(folder), shown, parts))
+            bundle = Bundle.open(folder)
+            _check_figures(bundle, verify_parts(bundle, shown, parts))
+            if not fixed_size:
+                _check_sizes(bundle, parts, height, width, stride)
     return Bundle.open(out)
 
 
@@ -137,10 +142,11 @@ def _write_graphs(
             raise
         except Exception as error:
             # The exporter raises errors of many kinds, all of what a module does.
-            hint = "" if fixed_size else "; if it works at one size only, pass fixed_size=True"
-            raise VqtrtError(
-                f"the {name} cannot be exported to ONNX ({one_line(error)}){hint}"
-            ) from error
+            reason = str(error) if isinstance(error, FixedSizeError) else one_line(error)
+            of_batch = isinstance(error, FixedSizeError) and error.size == "batch"
+            hint = "; if it works at one size only, pass fixed_size=True"
+            hint = "" if fixed_size or of_batch else hint
+            raise VqtrtError(f"the {name} cannot be exported to ONNX ({reason}){hint}") from error
 
     return {
         "encoder": write("encoder", parts.encoder, shown, pixel_axes, images, codes),
@@ -148,12 +154,33 @@ def _write_graphs(
     }
 
 
-def _check_figures(figures: dict[str, Any]) -> None:
+def _check_sizes(bundle: Bundle, parts: Parts, height: int, width: int, stride: int) -> None:
+    """Verify at other sizes and batches than the example's, of as many pixels.
+
+    What the exporter made a constant works at the example's size. Sizes that the modules themselves
+    do not take are left out.
+    """
+    h, w = height // stride, width // stride
+    for rows, columns, count in ((max(1, h // 2), 2 * w, 3), (2 * h, max(1, w // 2), 1)):
+        images = random_images(count, rows * stride, columns * stride)
+        if not parts.take(images):
+            continue
+        where = f" at {rows * stride}x{columns * stride} pixels in a batch of {count}"
+        try:
+            figures = verify_parts(bundle, images, parts)
+        except VqtrtError as error:
+            raise VqtrtError(f"the bundle does not work{where}: {error}") from error
+        _check_figures(bundle, figures, where)
+
+
+def _check_figures(bundle: Bundle, figures: dict[str, Any], where: str = "") -> None:
     if not figures["passed"]:
+        random = [name for name in bundle.info.graphs if draws(bundle.graph_bytes(name))]
+        noise = f"; it draws random numbers in the graph of the {random[0]}" if random else ""
         raise VqtrtError(
-            "the bundle does not do what the modules do in torch, and is not kept: "
+            f"the bundle does not do what the modules do in torch{where}, and is not kept: "
             f"{figures['mismatches']} of {figures['codes']} codes differ (margin up to "
             f"{figures['max_mismatch_margin']:.2g}), pixels by up to "
             f"{figures['decoder_max_abs_diff']} levels, batch invariance "
-            f"{figures['batch_invariance']:.6g}; verify=False writes it nevertheless"
+            f"{figures['batch_invariance']:.6g}{noise}; verify=False writes it nevertheless"
         )

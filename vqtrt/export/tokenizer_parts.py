@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from vqtrt.bundle import ModelFacts
+from vqtrt.data.source import Images
 from vqtrt.errors import VqtrtError
 from vqtrt.export.adapt import Answer, Quantizer, adapt, answer
+from vqtrt.export.own_modules import check_repeats, copied, one_line
 from vqtrt.export.quantizers import GraphQuantizer
 from vqtrt.export.tensor_hash import update_with
 
@@ -87,11 +89,11 @@ class Parts:
         if isinstance(own, Tensor):
             own = own.detach().to("cpu", copy=True)
         elif isinstance(own, nn.Module):
-            own = _copy(own, "quantizer")
+            own = copied(own, "quantizer")
         form = adapt(copy.deepcopy(own)).eval().requires_grad_(False)
         return cls(
-            encoder=TokenizerEncoder(_copy(encoder, "encoder"), form, scale, offset).eval(),
-            decoder=TokenizerDecoder(_copy(decoder, "decoder"), form, scale, offset).eval(),
+            encoder=TokenizerEncoder(copied(encoder, "encoder"), form, scale, offset).eval(),
+            decoder=TokenizerDecoder(copied(decoder, "decoder"), form, scale, offset).eval(),
             form=form,
             quantizer=own,
         )
@@ -155,6 +157,27 @@ class Parts:
                 )
         return stride
 
+    def check_repeats(self, height: int, width: int, stride: int) -> None:
+        """Raise `VqtrtError` where encoder or decoder do not repeat (`own_modules`)."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (2, height, width, 3), generator=generator)
+        check_repeats(self.encoder.vectors, images.to(torch.uint8), "encoder")
+        shape = (2, height // stride, width // stride, self.form.num_codebooks)
+        codes = torch.randint(0, self.form.codebook_size, shape, generator=generator)
+        with torch.no_grad():
+            vectors = self.form.lookup(codes).permute(0, 3, 1, 2)
+        check_repeats(self.decoder.decoder, vectors, "decoder")
+
+    @torch.no_grad()
+    def take(self, images: Images) -> bool:
+        """Whether the modules themselves take images uint8 (N, H, W, 3) of this size."""
+        try:
+            z = self.encoder.vectors(torch.from_numpy(images))
+            made = self.decoder.images(self.answer(z).vectors)
+        except Exception:  # of any kind, as modules raise them
+            return False
+        return made.shape == images.shape
+
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) that the encoder makes of a size."""
         images = torch.zeros(2, height, width, 3, dtype=torch.uint8)
@@ -184,23 +207,6 @@ class Parts:
             )
 
 
-def _copy(module: Any, what: str) -> nn.Module:
-    """A copy on the CPU, in eval mode, that needs no gradients."""
-    if not isinstance(module, nn.Module):
-        raise VqtrtError(f"the {what} is a {type(module).__name__}: pass a torch.nn.Module")
-    try:
-        copied = copy.deepcopy(module).cpu().eval().requires_grad_(False)
-    except Exception as error:
-        # Modules raise what they like, RuntimeError for old weight_norm.
-        raise VqtrtError(f"the {what} cannot be copied ({one_line(error)})") from error
-    for tensor in [*copied.parameters(), *copied.buffers()]:
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            raise VqtrtError(
-                f"the {what} has weights of {tensor.dtype}: pass it in float32 ({what}.float())"
-            )
-    return copied
-
-
 def _run(module: Any, argument: Tensor, what: str) -> Any:
     try:
         return module(argument)
@@ -214,11 +220,3 @@ def _shape(value: Any, what: str) -> tuple[int, ...]:
             f"{what} gives a {type(value).__name__}: wrap it in a module that gives one tensor"
         )
     return tuple(value.shape)
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of the error that was at the root of another."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
