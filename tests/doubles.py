@@ -3,7 +3,7 @@
 import struct
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from vqtrt.artefacts import Artefacts
-from vqtrt.bundle import ModelFacts
+from vqtrt.bundle import ModelFacts, PriorFacts, SpeechFacts
 from vqtrt.cli import main
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.source import Item
+from vqtrt.engines.base import BoundGraph, Graph, StepLoop
 from vqtrt.errors import ImageError
 
 MODEL = Artefacts(Path("runs/fake"), None, "named")
@@ -36,17 +37,44 @@ from vqtrt.cli import main
 """Code that begins a process without torch, in which `main` is the command line."""
 
 
-class FakeEngine:
+class EngineDouble:
+    """What every stand-in for an engine has, so that it follows the protocol `Engine`."""
+
+    name = "fake"
+    precision = "fp32"
+    weights_sha256 = "f" * 64
+    lanes = 1
+    shape_specialized = False
+    facts: ModelFacts
+    preprocessing: Preprocessing | None = None
+    speech: SpeechFacts | None = None
+    priors: Mapping[str, PriorFacts] = {}
+
+    def open(self, graph: str) -> Graph:
+        raise AssertionError(f"this double has no graph {graph}")
+
+    def bind(
+        self,
+        graph: str,
+        sizes: Mapping[str, int],
+        *,
+        shared: Mapping[str, np.ndarray] | None = None,
+        skip: Collection[str] = (),
+        threads: int | None = None,
+    ) -> BoundGraph:
+        raise AssertionError(f"this double has no graph {graph}")
+
+    def bind_steps(
+        self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
+    ) -> StepLoop:
+        raise AssertionError(f"this double has no graph {graph}")
+
+
+class FakeEngine(EngineDouble):
     """A codebook of grey levels: a 4x4 block's code is its sum of pixels modulo K (plus c for C).
 
     `before` is called with the name and the array of each call of a graph.
     """
-
-    name = "fake"
-    precision = "fp32"
-    shape_specialized = False
-    weights_sha256 = "f" * 64
-    speech = None
 
     def __init__(
         self,
@@ -60,7 +88,7 @@ class FakeEngine:
         self.preprocessing = Preprocessing(height=16, width=16)
         self.before = before
 
-    def open(self, graph: str):
+    def open(self, graph: str) -> Graph:
         def run(array: np.ndarray) -> np.ndarray:
             self.before(graph, array)
             return (self.encoder if graph == "encoder" else self.decoder)(array)
@@ -85,9 +113,9 @@ class FakeSource:
 
     def __init__(self, count: int, bad=(), before=lambda item: None) -> None:
         self.count, self.bad, self.before = count, set(bad), before
-        self.classes = ()
+        self.classes: tuple[str, ...] = ()
 
-    def items(self):
+    def items(self) -> Iterator[Item]:
         for index in range(self.count):
             yield Item(f"{index:06}.png", -1, index)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from doubles import EngineDouble
 from shared_runs import shared
 
 from vqtrt.bundle import Bundle, BundleInfo, ModelFacts, PriorFacts, Source, SpeechFacts
@@ -35,7 +36,7 @@ def random_prior(**settings) -> WaveNetPrior:
     return prior.requires_grad_(False)
 
 
-class PriorEngine:
+class PriorEngine(EngineDouble):
     """An engine in torch whose model has the prior `wavenet` and nothing else.
 
     `bound` are the graphs that were made ready, with their sizes; `ran` the shapes of the codes
@@ -43,9 +44,6 @@ class PriorEngine:
     """
 
     name = "double"
-    precision = "fp32"
-    lanes = 1
-    shape_specialized = False
     weights_sha256 = SHA
     facts = ModelFacts(codebook_size=K, num_codebooks=1, code_dim=1, stride=STRIDE)
 

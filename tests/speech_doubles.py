@@ -1,8 +1,10 @@
 """Stand-ins for models and sources of speech, in whole numbers, so that equal means equal."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
+from doubles import EngineDouble
 
 from vqtrt.bundle import ModelFacts, SpeechFacts
 from vqtrt.data.audio import AudioPreprocessing
@@ -26,20 +28,12 @@ WAVENET = {
 """Settings of a tiny model with a WaveNet decoder, in place of the conv decoder of the fixtures."""
 
 
-class FakeSpeechEngine:
+class FakeSpeechEngine(EngineDouble):
     """A code is a hash of the samples of `context` codes on either side, zeros beyond the ends.
 
     A sample is the same of the codes around it, and of its speaker. `before` is called with the
     name and the array of each run of a graph.
     """
-
-    name = "fake"
-    precision = "fp32"
-    weights_sha256 = "f" * 64
-    preprocessing = None
-    priors: Mapping = {}
-    lanes = 1
-    shape_specialized = False
 
     def __init__(
         self,
@@ -88,6 +82,7 @@ class FakeSpeechEngine:
     def decoder(self, codes: np.ndarray, speakers: np.ndarray) -> np.ndarray:
         nothing, reach = self.facts.codebook_size, self._decoder_context
         assert 0 <= codes.min() <= codes.max() <= nothing
+        assert self.speech is not None
         assert 0 <= speakers.min() <= speakers.max() <= len(self.speech.speakers)
         values = np.where(codes == nothing, 0, codes + 1).astype(np.int64)
         values = np.pad(values, ((0, 0), (reach, reach)))
@@ -138,6 +133,9 @@ class FakeSpeech:
 
     def read(self, item: Item, preprocessing: AudioPreprocessing) -> np.ndarray:
         return np.concatenate(list(self.blocks(item, preprocessing)))
+
+    def path(self, item: Item) -> Path:
+        return Path(item.name)
 
     def text(self, item: Item) -> None:
         return None

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ FIGURES = {
     "copy_share",
 }
 PEAKS = {"matmul_flops_per_second": 1e9, "copy_bytes_per_second": 1e8}
-QUICK = {"repeat": 1, "seconds": 0.0}
+QUICK: dict[str, Any] = {"repeat": 1, "seconds": 0.0}
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from vqtrt.artefacts import find_model
@@ -48,7 +50,7 @@ def test_two_codebooks_in_torch(tiny_prior2):
 
 
 def test_random_weights():
-    sizes = {"layers": 2, "channels": 4, "codebook_size": 300}
+    sizes: dict[str, Any] = {"layers": 2, "channels": 4, "codebook_size": 300}
     figures = bench_random((5, 4), batch_size=3, repeat=1, **sizes)
     assert set(figures) == KEYS | set(sizes)
     check(figures)

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def figures(source, *, batch_size: int = 4, engine=None, **options):
     tokenizer = SpeechTokenizer(
         engine or FakeSpeechEngine(speakers=SPEAKERS), batch_size=batch_size
     )
-    settings = {"root": "voices", "workers": 2, "speaker": "zoe"} | options
+    settings: dict[str, Any] = {"root": "voices", "workers": 2, "speaker": "zoe"} | options
     return evaluate_speech(tokenizer, source, **settings)
 
 

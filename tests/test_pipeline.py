@@ -4,6 +4,7 @@ import shutil
 import threading
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def tokenizer(batch_size: int = 3, **engine) -> Tokenizer:
 
 def encode(source, out: Path, *, batch_size: int = 3, engine=None, **options):
     root = str(getattr(source, "root", "fake"))
-    settings = {"root": root, "model": MODEL, "workers": 2} | options
+    settings: dict[str, Any] = {"root": root, "model": MODEL, "workers": 2} | options
     return encode_source(
         Tokenizer(engine or FakeEngine(), batch_size=batch_size), source, out, **settings
     )

@@ -2,6 +2,7 @@ import dataclasses
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_equals_the_cross_entropy(request, run, name):
 def test_images_are_encoded_first(tiny_prior):
     model = find_model(tiny_prior)
     tokenizer = Tokenizer(open_engine(model))
-    options = {"split": "train", "workers": 1}
+    options: dict[str, Any] = {"split": "train", "workers": 1}
     codes = str(tiny_prior / "priors" / "pixelcnn.npy")
     found, expected = (
         score_data(tokenizer, model, data, "pixelcnn", **options) for data in ("shapes:200", codes)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def _small_chunks(monkeypatch):
 
 
 def convert(source, out: Path, *, batch_size: int = 2, engine=None, **options):
-    settings = {"root": "voices", "speaker": "cy", "workers": 2} | options
+    settings: dict[str, Any] = {"root": "voices", "speaker": "cy", "workers": 2} | options
     tokenizer = SpeechTokenizer(engine or FakeSpeechEngine(), batch_size=batch_size)
     return convert_speech(tokenizer, source, out, **settings)
 

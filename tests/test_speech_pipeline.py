@@ -5,6 +5,7 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def encode(source, out: Path, *, batch_size: int = 2, engine=None, **options):
-    settings = {"root": "voices", "model": MODEL, "workers": 2} | options
+    settings: dict[str, Any] = {"root": "voices", "model": MODEL, "workers": 2} | options
     tokenizer = SpeechTokenizer(engine or FakeSpeechEngine(), batch_size=batch_size)
     return encode_speech(tokenizer, source, out, **settings)
 

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -28,8 +29,13 @@ from vqtrt.engines.runtime_cache import read_cache, write_cache
 from vqtrt.errors import VqtrtError
 
 PLAN = random.Random(0).randbytes(4096)  # noqa: S311
-HERE = {"package": "tensorrt-rtx", "version": "1.7.1.116", "capability": "8.9"}
-GPU = {"package": "tensorrt", "version": "11.4.0.1", "gpu": "NVIDIA L4", "capability": "8.9"}
+HERE: dict[str, Any] = {"package": "tensorrt-rtx", "version": "1.7.1.116", "capability": "8.9"}
+GPU: dict[str, Any] = {
+    "package": "tensorrt",
+    "version": "11.4.0.1",
+    "gpu": "NVIDIA L4",
+    "capability": "8.9",
+}
 
 
 def graph(sha: str) -> GraphSpec:

@@ -1,5 +1,7 @@
 """Every graph of a model of speech compiles, in every precision."""
 
+from typing import Any
+
 import pytest
 import speech_runs
 import torch
@@ -48,7 +50,10 @@ def compiled(bundle, precisions=PRECISIONS) -> dict[str, dict]:
     return build_engines(bundle, Options(trt_package.load("tensorrt-rtx")), precisions)
 
 
-MODELS = {"conv": {"decoder": CONV}, "wavenet": {"decoder": WAVENET | {"layers": 2}} | FRONT}
+MODELS: dict[str, Any] = {
+    "conv": {"decoder": CONV},
+    "wavenet": {"decoder": WAVENET | {"layers": 2}} | FRONT,
+}
 NAMES = {"conv": ["encoder", "decoder"], "wavenet": ["encoder", "conditioning", "step"]}
 
 

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -353,7 +354,9 @@ def test_noise_in_eval_mode_is_said_as_such(name: str, tmp_path: Path) -> None:
 def test_wrapped_modules_are_exported(tmp_path: Path) -> None:
     """Verified as all are: no more has to be compared."""
     made = parts() | {"quantizer": FSQ([8, 5], dim=6)}
-    wrapped = {name: torch.compile(module, backend="eager") for name, module in made.items()}
+    wrapped: dict[str, Any] = {
+        name: torch.compile(module, backend="eager") for name, module in made.items()
+    }
     bundle = export_tokenizer(tmp_path / "bundle", height=8, width=8, **wrapped)
     assert bundle.info.model.codebook_size == 40
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import speech_runs
 import torch
@@ -14,7 +16,7 @@ from vqtrt.models.speech_graphs import (
 )
 
 K, S = 16, 2
-MODELS = {"conv": {"decoder": CONV}, "wavenet": {"decoder": WAVENET} | FRONT}
+MODELS: dict[str, Any] = {"conv": {"decoder": CONV}, "wavenet": {"decoder": WAVENET} | FRONT}
 
 
 @pytest.fixture(params=MODELS)

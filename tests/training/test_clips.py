@@ -1,5 +1,6 @@
 import threading
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def crops(lengths, pieces=None, **options):
     source = Counting(lengths)
     clips = CachedClips(source, SpeechDataConfig())
     pieces = np.arange(len(lengths)) if pieces is None else pieces
-    settings = {"batch_size": 4, "seed": 3, "steps": range(5)} | options
+    settings: dict[str, Any] = {"batch_size": 4, "seed": 3, "steps": range(5)} | options
     return list(training_crops(clips, list(source.items()), pieces, SHAPE, **settings)), source
 
 

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def test_codes_of_another_tokenizer_are_refused(run, tiny_prior2):
 
 def test_a_codes_file_is_taken_as_it_is(run, tiny_prior, tmp_path):
     codes = tiny_prior / "priors" / "pixelcnn.npy"
-    options = {"resume": False, "workers": 1}
+    options: dict[str, Any] = {"resume": False, "workers": 1}
     planned = plan_prior(find_model(run), "pixelcnn", None, [f"data.path={codes}"], **options)
     assert planned.codes.path == codes
     np.testing.assert_array_equal(planned.codes.codes, read_codes(codes).codes)
