@@ -186,7 +186,7 @@ def _fit(audio: Audio, start: int = 0) -> Audio:
 def _features(audio: Audio) -> Audio:
     """Log-mel spectrogram (frames, mels) of a second, near 0 and of deviation near 1."""
     mels = mel_spectrogram(audio, RATE, **_MELS)[:_FRAMES]
-    return (mels + 10) / 2
+    return np.asarray((mels + 10) / 2, np.float32)
 
 
 def _disturbed(audio: Audio, rng: np.random.Generator) -> Audio:

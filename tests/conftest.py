@@ -169,13 +169,16 @@ TINY_PRIOR = (
 )
 
 
-def train_tiny_prior(run: Path, name: str = "pixelcnn", *overrides: str, watcher=None, **options):
+def train_tiny_prior(
+    run: Path, name: str = "pixelcnn", *overrides: str, watcher=None, resume=False
+):
     """A prior of 4 layers on the codes of 200 pictures of shapes, in a second or so."""
     settings = ["data.path=shapes:200", *TINY_PRIOR, *overrides]
-    resume = options.get("resume", False)
     model = find_model(run)
     planned = plan_prior(model, "pixelcnn", name, settings, workers=1, resume=resume)
-    return train_prior(*planned, watcher or Log(), resume=resume)
+    config, path, codes, tokenizer, codebooks = planned
+    log = watcher or Log()
+    return train_prior(config, path, codes, tokenizer, codebooks, log, resume=resume)
 
 
 @pytest.fixture

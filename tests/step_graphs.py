@@ -8,6 +8,7 @@ import hashlib
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,15 +135,15 @@ def _step_nodes(layers: int) -> list:
 def _write(folder: Path, name: str, nodes: list, ins: list, outs: list) -> GraphSpec:
     """An ONNX file of a bundle, and its entry in the table."""
     kinds = {"int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
-    values = [
+    inputs, outputs = (
         [helper.make_tensor_value_info(t.name, kinds[t.dtype], t.shape) for t in tensors]
         for tensors in (ins, outs)
-    ]
-    constants = {"mix": MIX, "keep": KEEP, "shift": SHIFT, "zero": np.float32(0)}
+    )
+    constants: dict[str, Any] = {"mix": MIX, "keep": KEEP, "shift": SHIFT, "zero": np.float32(0)}
     constants |= {"levels_": np.float32(LEVELS), "last": np.array([-1])}
     used = {source for node in nodes for source in node.input}
     held = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items() if k in used]
-    graph = helper.make_graph(nodes, name, *values, held)
+    graph = helper.make_graph(nodes, name, inputs, outputs, held)
     opset = helper.make_opsetid("", 20)
     content = helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
     (folder / f"{name}.onnx").write_bytes(content)

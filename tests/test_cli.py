@@ -12,7 +12,8 @@ import pytest
 from doubles import BLOCKED, tree, vqtrt, write_pictures
 from PIL import Image
 
-from vqtrt import cli, pipeline
+from vqtrt import pipeline
+from vqtrt.cli_options import EngineName
 from vqtrt.config import load_config
 from vqtrt.data.codes import read_codes
 from vqtrt.engines import ENGINES
@@ -332,7 +333,7 @@ def test_which_model(capfd, tiny_run, run, pics, monkeypatch):
 
 
 def test_engine_names_are_those_of_the_engines():
-    assert tuple(name.value for name in cli.EngineName) == ENGINES
+    assert tuple(name.value for name in EngineName) == ENGINES
 
 
 def test_unknown_options_are_typer_s_business(capfd):

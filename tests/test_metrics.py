@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,8 @@ def test_undefined_values_are_none_and_json_safe() -> None:
 
 def test_wrong_arrays_are_refused() -> None:
     a = noise(2, 12, 12)
-    for other in (a[:1], a[0], a.astype(np.float32)):
+    others: list[Any] = [a[:1], a[0], a.astype(np.float32)]
+    for other in others:
         with pytest.raises(ValueError, match="two uint8 arrays"):
             ImageMetrics().update(a, other)
     with pytest.raises(ValueError, match="two uint8 arrays"):

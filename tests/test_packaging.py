@@ -32,7 +32,7 @@ def names(requirements: list[Requirement]) -> set[str]:
 
 def pins() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    found = {}
+    found: dict[str, str] = {}
     for line in lines:
         match = re.fullmatch(r"([\w.-]+)==([\w.]+)", line)
         assert match, f"not NAME==VERSION: {line!r}"

@@ -196,11 +196,13 @@ def test_a_job_that_was_broken_off_equals_an_unbroken_one(out, monkeypatch, when
     bad = [3, 4, 5, 17]
     encode(FakeSource(20, bad), whole, on_error="skip")
 
-    def crash(*_):
+    def crash(*_: object) -> Any:
         raise error
 
     calls = itertools.count()
-    engine = FakeEngine(before=lambda *_: crash() if when == "engine" and next(calls) == 3 else 0)
+    engine = FakeEngine(
+        before=lambda *_: crash() if when == "engine" and next(calls) == 3 else None
+    )
     source = FakeSource(20, bad, lambda item: crash() if when == "read" and item.key == 13 else 0)
     with pytest.raises(type(error)) as caught:
         encode(source, out, engine=engine, on_error="skip")

@@ -435,7 +435,7 @@ def test_speakers_are_found_by_name():
             return len(self.labels)
 
     header = SimpleNamespace(classes=("zoe", "cy", "ann"))
-    codes = Codes(labels=(2, 1, 2), header=header)
+    codes: Any = Codes(labels=(2, 1, 2), header=header)
     assert speaker_numbers(codes, ("ann", "bob", "cy"), None) == [0, 2, 0]
     assert speaker_numbers(codes, ("ann", "bob", "cy"), "bob") == [1, 1, 1]
     # A model that was trained without speakers has one number, for none.

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -115,7 +117,7 @@ def test_temperature_0_has_no_noise(engine):
 
 
 def test_graphs_are_bound_once():
-    engine = PriorEngine(random_prior())
+    engine: Any = PriorEngine(random_prior())
     sample(engine, 7, batch_size=3)
     assert engine.bound == [("step", {"batch": 3})]
     engine.most = lambda graph, sizes: 2 if (graph, sizes) == ("priors/wavenet/step", {}) else 0

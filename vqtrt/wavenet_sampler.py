@@ -12,7 +12,7 @@ once for each of them: binding takes longer than a short clip, and on a GPU it m
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,7 +112,7 @@ class WaveNetDecoder:
         samples: Sequence[int] | None = None,
         numbers: Sequence[int] | None = None,
         progress: Progress = lambda done, total: None,
-    ) -> Iterator[tuple[int, Iterator[Audio]]]:
+    ) -> Generator[tuple[int, Iterator[Audio]]]:
         """As `decode`: index after index as they are done, each with its audio in blocks."""
         clips = self._clips(codes, speakers, samples, numbers)
         steps = [-(-clip.samples // self.speech.unroll) for clip in clips]

@@ -2,6 +2,7 @@ import io
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from vqtrt.errors import ImageError
 
 
 def write_tiff(
-    path: Path, pixels: NDArray[np.uint8], photometric: int, extra: Sequence[int] | None
+    path: Path,
+    pixels: NDArray[np.unsignedinteger[Any]],
+    photometric: int,
+    extra: Sequence[int] | None,
 ) -> None:
     """(H, W, bands), one strip, without compression; `extra` are the ExtraSamples."""
     height, width, bands = pixels.shape

@@ -174,7 +174,9 @@ def test_draft_shrinks_early_and_changes_little(tmp_path, picture, orientation, 
     with Image.open(path) as image:
         expected = original(preprocessing, ImageOps.exif_transpose(image).convert("RGB"))
     assert sizes == [(240, 180)] if orientation == 1 else sizes == [(360, 480)]
-    assert all(a >= 2 * b for a, b in zip(sizes[0], preprocessing.scaled_size(*sizes[0]), strict=1))
+    assert all(
+        a >= 2 * b for a, b in zip(sizes[0], preprocessing.scaled_size(*sizes[0]), strict=True)
+    )
     assert abs(result.astype(int) - expected).mean() < 3
 
 
@@ -260,13 +262,14 @@ def test_missing_and_folder(tmp_path):
         decode_image(tmp_path)
 
 
-class Failing(io.RawIOBase):
+class Failing(io.BytesIO):
     name = "disk.jpg"
 
     def __init__(self, number: int) -> None:
+        super().__init__()
         self.number = number
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
         raise OSError(self.number, os.strerror(self.number))
 
 

@@ -107,7 +107,7 @@ def test_read_with_preprocessing(tmp_path):
     put(tmp_path, "1.png")
     folder = ImageFolder(tmp_path)
     image = folder.read(next(folder.items()), Preprocessing(height=3, width=3))
-    np.testing.assert_array_equal(image, np.broadcast_to(np.uint8(PNG_COLOUR), (3, 3, 3)))
+    np.testing.assert_array_equal(image, np.broadcast_to(np.array(PNG_COLOUR, np.uint8), (3, 3, 3)))
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):

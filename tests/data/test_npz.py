@@ -235,7 +235,8 @@ def test_what_is_wrong_with_the_only_array(tmp_path: Path, images: Images) -> No
 
 def test_many_arrays(tmp_path: Path, images: Images) -> None:
     path = tmp_path / "a.npz"
-    np.savez(path, **{f"image{i}": images for i in range(30)})
+    arrays: dict[str, Any] = {f"image{i}": images for i in range(30)}
+    np.savez(path, **arrays)
     with pytest.raises(VqtrtError, match=r"30 arrays may be .*, and 10 more; name"):
         open_images(path)
     with zipfile.ZipFile(path, "w") as archive:

@@ -11,7 +11,7 @@ import pytest
 
 from vqtrt.artefacts import Artefacts
 from vqtrt.bundle import Bundle
-from vqtrt.engines import cuda, trt_package
+from vqtrt.engines import Engine, cuda, trt_package
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from vqtrt.engines.tensorrt import TensorRTEngine
@@ -113,11 +113,12 @@ def agreement(one, other):
 def test_samples_are_those_of_the_cpu(model, package, draw):
     bundle = model.open_bundle()
     drawn = {}
-    for name, engine in {
+    engines: dict[str, Engine] = {
         "graphs": TensorRTEngine(bundle, package),
         "plain": TensorRTEngine(bundle, package, graphs=False),
         "cpu": OnnxRuntimeEngine(bundle),
-    }.items():
+    }
+    for name, engine in engines.items():
         sampler = BatchSampler(engine, "pixelcnn", 16, 24, 4)
         drawn[name] = [sampler.sample(draw, range(24), 6, LABELS) for _ in range(3)]
         # The first rows run plainly, the next are captured, the others replayed.
@@ -133,7 +134,7 @@ def test_the_loop_on_the_gpu_is_the_one_on_the_host(model, package):
     assert isinstance(host._loop(Draw()), HostLoop)
     loop = PixelCNNSampler(engine.bind, "pixelcnn", 16, 8, 4, engine.bind_loop)
     drawn = [each.sample(Draw(), range(8), 6, LABELS[:8]) for each in (host, loop)]
-    np.testing.assert_array_equal(*drawn)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
 
 
 def test_a_row_is_captured(model, package):

@@ -211,7 +211,7 @@ def test_an_array_of_someone_else_is_read_at_each_run(bundle: Bundle, gpu: Cuda)
             above[:] = code
             row.run()
         codes.append(row.outputs["bias"].copy())
-    np.testing.assert_allclose(*codes, atol=1e-6)
+    np.testing.assert_allclose(codes[0], codes[1], atol=1e-6)
 
 
 def test_threads_take_turns(bundle: Bundle, gpu: Cuda) -> None:

@@ -273,7 +273,7 @@ def test_the_key_is_of_the_work_and_not_of_its_result(bundle):
         "vqtrt_version": "1",
     }
     assert info.model_copy(update=made).key == info.key
-    others = [
+    others: list[dict[str, Any]] = [
         {"graph_sha256": "b" * 64},
         {"package_version": "1.7.2"},
         {"precision": "fp16"},

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from cuda_doubles import build, pretend
 from numpy.typing import NDArray
+from onnxruntime_doubles import pretend_cuda
 from step_graphs import LEVELS, VCTK, ByHand, step_bundle
 
 from vqtrt.bundle import Bundle, TensorSpec
-from vqtrt.engines import Engine, StepLoop, onnxruntime_cuda
+from vqtrt.engines import Engine, StepLoop
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from vqtrt.engines.rings import period
@@ -34,8 +35,7 @@ def opened(bundle: Bundle, name: str, patch: pytest.MonkeyPatch, **how: Any) -> 
     if name == "onnxruntime":
         return OnnxRuntimeEngine(bundle)
     if name == "onnxruntime-cuda":
-        patch.setattr(onnxruntime_cuda, "_PROVIDERS", onnxruntime_cuda._PROVIDERS[1:])
-        patch.setattr(OnnxRuntimeCudaEngine, "device", "cpu")
+        pretend_cuda(patch)
         return OnnxRuntimeCudaEngine(bundle)
     build(bundle, name, {"batch": (1, 8), "t": (1, 200)})
     return TensorRTEngine(bundle, name, **how)

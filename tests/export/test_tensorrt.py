@@ -15,8 +15,9 @@ from onnx import TensorProto, helper
 from vqtrt.artefacts import find_model
 from vqtrt.bundle import Bundle
 from vqtrt.engines import trt_package
+from vqtrt.engines.plan_info import Profile
 from vqtrt.engines.plans import find_plan, read_plan
-from vqtrt.engines.trt_package import Package
+from vqtrt.engines.trt_package import Package, PackageName
 from vqtrt.errors import VqtrtError
 from vqtrt.export import tensorrt as module
 from vqtrt.export.tensorrt import (
@@ -35,7 +36,7 @@ from vqtrt.precision import PRECISIONS
 
 pytest.importorskip("tensorrt_rtx", reason='compiling needs pip install "vqtrt[rtx]"')
 
-RTX = "tensorrt-rtx"
+RTX: PackageName = "tensorrt-rtx"
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
@@ -55,8 +56,10 @@ def bundle(tiny_run, tmp_path) -> Bundle:
 
 def model(nodes, ins, outs, constants=()) -> bytes:
     """An ONNX file; `ins` and `outs` are (name, type, shape)."""
-    values = [[helper.make_tensor_value_info(*each) for each in part] for part in (ins, outs)]
-    graph = helper.make_graph(nodes, "graph", *values, list(constants))
+    inputs, outputs = (
+        [helper.make_tensor_value_info(*each) for each in part] for part in (ins, outs)
+    )
+    graph = helper.make_graph(nodes, "graph", inputs, outputs, list(constants))
     opset = helper.make_opsetid("", 20)
     return helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
 
@@ -78,7 +81,7 @@ def products(first: str, second: str) -> bytes:
     return model(nodes, [("x", float_, ["n", 4])], [("y", float_, ["n", 4])], [weight])
 
 
-PROFILE = {"x": ((1, 4), (2, 4), (8, 4))}
+PROFILE: Profile = {"x": ((1, 4), (2, 4), (8, 4))}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -231,8 +234,8 @@ def test_an_interrupted_build_stops(package, half_run, monkeypatch):
     monkeypatch.setattr(module, "_TICK", 0.001)
     bundle = Bundle.open(half_run / "bundle")
     content = bundle.graph_bytes("priors/pixelcnn/logits")
-    shapes = tuple((n, 4, 4, 1) for n in (1, 2, 3))
-    profile = {"codes": shapes, "labels": ((1,), (2,), (3,))}
+    shapes = (1, 4, 4, 1), (2, 4, 4, 1), (3, 4, 4, 1)
+    profile: Profile = {"codes": shapes, "labels": ((1,), (2,), (3,))}
 
     def interrupt(share):
         raise KeyboardInterrupt

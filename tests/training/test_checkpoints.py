@@ -14,9 +14,8 @@ from vqtrt.training.checkpoints import Checkpoints, load_weights, save_weights, 
 
 def build(seed=0, width=3):
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width)).to(
-        memory_format=torch.channels_last
-    )
+    model = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width))
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, torch.optim.Adam(model.parameters(), 1e-2)
 
 

@@ -35,7 +35,7 @@ def samples(number, length):
 
 
 def crops(lengths, pieces=None, **options):
-    source = Counting(lengths)
+    source: Any = Counting(lengths)
     clips = CachedClips(source, SpeechDataConfig())
     pieces = np.arange(len(lengths)) if pieces is None else pieces
     settings: dict[str, Any] = {"batch_size": 4, "seed": 3, "steps": range(5)} | options
@@ -114,7 +114,7 @@ def test_ranks_partition_a_batch(world):
 
 
 def test_recordings_stay_in_memory_up_to_a_size():
-    source = Counting([1000, 2**20])
+    source: Any = Counting([1000, 2**20])
     clips = CachedClips(source, SpeechDataConfig(cache_mib=1))
     short, long = source.items()
     for item in (short, long, short, long):
@@ -144,7 +144,7 @@ class Waiting(Counting):
 
 def test_as_many_threads_read_as_there_are_workers() -> None:
     lengths = [40, 90, 13, 200, 64, 7]
-    source = Waiting(lengths, together=3)
+    source: Any = Waiting(lengths, together=3)
     clips = CachedClips(source, SpeechDataConfig(workers=3, cache_mib=0))
     made = training_crops(
         clips,
@@ -165,7 +165,7 @@ def test_as_many_threads_read_as_there_are_workers() -> None:
 
 
 def test_a_batch_of_long_recordings_is_never_in_memory_as_a_whole() -> None:
-    source = Counting([400_000] * 16)
+    source: Any = Counting([400_000] * 16)
     clips = CachedClips(source, SpeechDataConfig(workers=2, cache_mib=0))
     items = list(source.items())
     tracemalloc.start()

@@ -21,7 +21,9 @@ def run(tiny_speech, tmp_path):
 
 
 def plan(run, recipe=None, name=None, *overrides, resume=False) -> PlannedSpeech:
-    return plan_prior(find_model(run), recipe, name, overrides, resume=resume, workers=1)
+    planned = plan_prior(find_model(run), recipe, name, overrides, resume=resume, workers=1)
+    assert isinstance(planned, PlannedSpeech)
+    return planned
 
 
 def test_a_run_on_speech_gets_a_wavenet_of_its_own_recordings(run, speech_data):

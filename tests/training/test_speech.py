@@ -124,7 +124,8 @@ def test_batches_of_steps_in_which_the_decoder_rests(tmp_path, speech_data, make
 def test_each_recording_counts_by_its_length(tmp_path, make_speech_config):
     rng = np.random.default_rng(0)
     for number, samples in enumerate([100, 512, 5120, 1300]):
-        write_wav(tmp_path / "ann" / f"{number}.wav", 0.1 * rng.normal(size=samples), 8000)
+        audio = 0.1 * rng.normal(size=samples).astype(np.float32)
+        write_wav(tmp_path / "ann" / f"{number}.wav", audio, 8000)
     task = SpeechTask(make_speech_config(tmp_path))
     counts = {"ann/0.wav": 1, "ann/1.wav": 1, "ann/2.wav": 10, "ann/3.wav": 3}
     assert [counts[item.name] for item in task.items.train] == np.bincount(task.pieces).tolist()

@@ -5,13 +5,14 @@ import torch
 from PIL import Image
 from speech_doubles import WAVENET
 
+from vqtrt.config_speech import SpeechConfig
 from vqtrt.models.speech import SpeechVQVAE
 from vqtrt.training.speech_picture import SECONDS, Shown, loudest, show_clips
 
 
 @pytest.fixture
 def make(tmp_path, make_speech_config):
-    def make(speakers=("ann", "bob"), **model):
+    def make(speakers=("ann", "bob"), **model) -> tuple[SpeechVQVAE, SpeechConfig]:
         torch.manual_seed(0)
         config = make_speech_config(tmp_path, speakers=speakers, **model)
         return SpeechVQVAE(config.model, 8000).eval(), config
@@ -29,7 +30,8 @@ def test_picture_and_wavs(tmp_path, make, decoder, model):
     picture = tmp_path / "step-1.png"
     clips = [shown(0.05), shown(0.0301, 1), shown(SECONDS[decoder] + 0.1)]
     with torch.no_grad():
-        show_clips(*make(**model), clips, picture, torch.device("cpu"))
+        speech, config = make(**model)
+        show_clips(speech, config, clips, picture, torch.device("cpu"))
     with Image.open(picture) as image:
         assert image.width > image.height / 2 > 200
     names = sorted(path.name for path in (tmp_path / "step-1").iterdir())
@@ -46,7 +48,8 @@ def test_picture_and_wavs(tmp_path, make, decoder, model):
 
 def test_one_speaker_has_nobody_to_be_converted_to(tmp_path, make):
     with torch.no_grad():
-        show_clips(*make(("ann",)), [shown(0.05)], tmp_path / "p.png", torch.device("cpu"))
+        speech, config = make(("ann",))
+        show_clips(speech, config, [shown(0.05)], tmp_path / "p.png", torch.device("cpu"))
     names = sorted(path.name for path in (tmp_path / "p").iterdir())
     assert names == ["0-original.wav", "0-reconstruction.wav"]
 

@@ -7,7 +7,7 @@ cost more than a small image's decoding.
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
@@ -53,7 +53,7 @@ def read_batches(
     workers: int,
     on_error: OnError = "stop",
     skip: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Batches of a source in its order, after its first `skip` items.
 
     Raises `ImageError` for the first image that cannot be read, after the batches before it; with
@@ -71,7 +71,7 @@ def read_chunks(
     *,
     workers: int,
     on_error: OnError = "stop",
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """One batch for each chunk of items, read a few chunks ahead."""
     pending: deque[_Pending] = deque()
     chunks = iter(chunks)
