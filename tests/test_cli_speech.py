@@ -464,3 +464,29 @@ def test_encode_rejects_channels_that_cancel(
         ".wav: its N channels cancel out: their mix is N dB below the loudest of them"
     ]
     assert "1 rejected" in err
+
+
+def test_patterns_choose_recordings(
+    capfd: pytest.CaptureFixture[str], conv: Path, talk: Path
+) -> None:
+    Path(talk, "ann/._000.wav").write_bytes(b"\0")
+    chosen = ["--include", "ann", "--exclude", Path(NAMES[0]).name, "--json"]
+    over = {"system": 1, "excluded": 1, "not included": 2}
+    left = [name for name in NAMES if name.startswith("ann/")][1:]
+    assert vqtrt("encode", talk, "--out", "codes.npy", *chosen) == 0
+    assert json.loads(capfd.readouterr().out)["passed_over"] == over
+    assert list(read_clip_codes(Path("codes.npy")).files) == left
+    assert vqtrt("convert", talk, "--speaker", "bob", "--out", "bobs", *chosen) == 0
+    assert json.loads(capfd.readouterr().out)["passed_over"] == over
+    assert list(wavs("bobs")) == [f"bobs/{name}" for name in left]
+    assert vqtrt("eval", talk, *chosen) == 0
+    figures = json.loads(capfd.readouterr().out)
+    assert (figures["clips"], figures["passed_over"]) == (len(left), over)
+    args = ["probe", talk, "--alignments", align(talk), "--train-split", 0.5]
+    assert vqtrt(*args, "--include", "ann", "--json") == 0
+    figures = json.loads(capfd.readouterr().out)
+    assert figures["train_utterances"] + figures["test_utterances"] == len(left) + 1
+    # One recording is no folder to choose from.
+    assert "choose from a folder" in refused(
+        capfd, "encode", Path(talk, NAMES[0]), "--out", "c.npy", "--include", "*"
+    )
