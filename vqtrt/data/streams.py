@@ -20,6 +20,8 @@ from vqtrt.data.mp3 import is_mp3, mp3_streams
 _OPEN = 0x7FFF0000
 """Bytes from which on a size is what programs write that do not know it yet."""
 _FIELDS = 1 << 16
+_CHUNKS = 100_000
+"""Chunks that are walked; more are not looked at."""
 _STREAM_INFO = (b"\0\0\0\x22", b"\x80\0\0\x22")
 _FIRST_PAGE = (2, 6)
 """Flags of a stream's first page, which may be its last, too."""
@@ -126,7 +128,9 @@ def _au(data: FileBytes, start: int) -> _Extent:
 def _caf(data: FileBytes, start: int) -> _Extent:
     """Chunks, one after the other, up to what is none."""
     position = start + 8
-    while position < data.size and not data.kind(position):
+    for _ in range(_CHUNKS):
+        if position >= data.size or data.kind(position):
+            break
         head = data.at(position, 12)
         size = int.from_bytes(head[4:], "big", signed=True)
         if not 0 <= size <= data.size - position - 12 or not head[:4].isascii():
@@ -140,7 +144,9 @@ def _caf(data: FileBytes, start: int) -> _Extent:
 def _voc(data: FileBytes, start: int) -> _Extent:
     """Blocks, one after the other, up to the terminator; sizes have 24 bits, and may overflow."""
     position = start + data.little(start + 20, 2)
-    while position < data.size and data.at(position, 1) != b"\0":
+    for _ in range(_CHUNKS):
+        if position >= data.size or data.at(position, 1) == b"\0":
+            break
         position += 4 + data.little(position + 1, 3)
     end = position + 1
     tagged = data.size < 1 << 24 and end < data.size <= after_tags(data, end)
