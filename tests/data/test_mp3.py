@@ -7,8 +7,10 @@ import pytest
 import soundfile
 from audio_files import ID3V1, ID3V2, SAME, encoded, refused, tone, write
 
-from vqtrt.data import mp3
+from vqtrt.data import mp3, streams
 from vqtrt.data.audio import AudioPreprocessing, audio_length, read_audio
+from vqtrt.data.file_bytes import FileBytes
+from vqtrt.data.streams import find_streams
 
 FRAME = bytes.fromhex("fffb9000") + bytes(413)
 """Of MPEG 1, layer III, 128 kbit/s at 44.1 kHz: 417 bytes of silence."""
@@ -87,10 +89,7 @@ def test_a_damaged_frame_is_no_end(tmp_path: Path) -> None:
 
 
 def test_streams_of_frames(tmp_path: Path) -> None:
-    def streams(*parts: bytes) -> list[tuple[int, int]]:
-        from vqtrt.data.file_bytes import FileBytes
-        from vqtrt.data.streams import find_streams
-
+    def ranges(*parts: bytes) -> list[tuple[int, int]]:
         path = write(tmp_path / "a.mp3", *parts)
         with path.open("rb") as file:
             found = find_streams(FileBytes(file.fileno(), path.stat().st_size))
@@ -98,15 +97,15 @@ def test_streams_of_frames(tmp_path: Path) -> None:
             return [(stream.start, stream.end) for stream in found]
 
     n = 10 * len(FRAME)
-    assert streams(FRAME * 10) == [(0, n)]
-    assert streams(FRAME * 10, ID3V2, FRAME * 10) == [(0, n), (n + len(ID3V2), 2 * n + len(ID3V2))]
+    assert ranges(FRAME * 10) == [(0, n)]
+    assert ranges(FRAME * 10, ID3V2, FRAME * 10) == [(0, n), (n + len(ID3V2), 2 * n + len(ID3V2))]
     # More frames than a block holds.
-    assert streams(FRAME * 500, ID3V2, FRAME * 3)[1][0] == 500 * len(FRAME) + len(ID3V2)
+    assert ranges(FRAME * 500, ID3V2, FRAME * 3)[1][0] == 500 * len(FRAME) + len(ID3V2)
     other = bytes.fromhex("fffb9400") + bytes(380)  # 48 kHz
-    assert streams(FRAME * 10, other * 10) == [(0, n), (n, n + 10 * len(other))]
-    assert streams(FRAME * 10, b"no frames") == [(0, n + 9)]
+    assert ranges(FRAME * 10, other * 10) == [(0, n), (n, n + 10 * len(other))]
+    assert ranges(FRAME * 10, b"no frames") == [(0, n + 9)]
     # Two frames may be chance.
-    assert streams(FRAME * 10, b"x" * 2000, FRAME * 2, b"x") == [(0, n + 2001 + 2 * len(FRAME))]
+    assert ranges(FRAME * 10, b"x" * 2000, FRAME * 2, b"x") == [(0, n + 2001 + 2 * len(FRAME))]
 
 
 def test_one_bit_rate_needs_no_header(tmp_path: Path) -> None:
@@ -141,8 +140,6 @@ def test_the_length_of_a_frame(head: str, length: int) -> None:
 
 
 def test_many_streams_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vqtrt.data import streams
-
     monkeypatch.setattr(mp3, "MOST_STREAMS", 50)
     monkeypatch.setattr(streams, "MOST_STREAMS", 50)
     parts = itertools.chain.from_iterable([FRAME * 3, ID3V2] for _ in range(60))
@@ -155,3 +152,13 @@ def test_a_vbri_header_counts_too(tmp_path: Path) -> None:
     refused(path, "10 of 30 frames are there")
     path = write(tmp_path / "a.mp3", head.ljust(417, b"\0"), FRAME * 30)
     assert audio_length(path, SAME) > 0
+
+
+def test_a_file_that_is_as_its_header_says_is_left_as_it_is(tmp_path: Path) -> None:
+    data = encoded(tone(16000), "MP3")
+    for before in (b"", ID3V2):
+        path = write(tmp_path / "a.mp3", before, data, ID3V1)
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            assert find_streams(FileBytes(file.fileno(), size)) == [(0, size, b"")]
+        assert len(read_audio(path, SAME)) == 16000

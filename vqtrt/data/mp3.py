@@ -74,8 +74,13 @@ class _Walk:
         count = self.header[self.count : self.count + 4]
         return int.from_bytes(count, "big") if self.count and len(count) == 4 else None
 
-    def prefix(self) -> bytes:
-        """What has to come before the frames, for a decoder to know how many they are."""
+    def stream(self) -> tuple[int, int, bytes]:
+        """Start and end, and what has to come before them, if a decoder would not count right."""
+        if self.claimed == self.frames:
+            return self.start - len(self.header), self.end, b""
+        return self.start, self.end, self._prefix()
+
+    def _prefix(self) -> bytes:
         count = struct.pack(">I", self.frames)
         if self.count:
             return self.header[: self.count] + count + self.header[self.count + 4 :]
@@ -117,7 +122,10 @@ def mp3_streams(data: FileBytes, start: int) -> tuple[list[tuple[int, int, bytes
             raise DamagedError(f"it is cut off: {left} of {walk.claimed} frames are there")
         left -= walk.frames
         if walk.frames:
-            streams.append((walk.start, walk.end, walk.prefix()))
+            streams.append(walk.stream())
+    if streams and not streams[0][2] and walks[0].claimed == walks[0].frames:
+        # With its tags: a whole file stays one, and is not guessed from its size.
+        streams[0] = (start, *streams[0][1:])
     return streams, walks[-1].end
 
 
