@@ -165,17 +165,18 @@ def test_as_many_threads_read_as_there_are_workers() -> None:
 
 
 def test_a_batch_of_long_recordings_is_never_in_memory_as_a_whole() -> None:
-    source: Any = Counting([400_000] * 16)
+    source: Any = Counting([200_000] * 40)
     clips = CachedClips(source, SpeechDataConfig(workers=2, cache_mib=0))
     items = list(source.items())
     tracemalloc.start()
     try:
         list(
             training_crops(
-                clips, items, np.arange(16), SHAPE, batch_size=16, seed=0, steps=range(1)
+                clips, items, np.arange(40), SHAPE, batch_size=40, seed=0, steps=range(1)
             )
         )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 8 * 4 * 400_000
+    # Two are read at once, with the copies that reading makes; not all forty.
+    assert peak < 16 * 4 * 200_000
