@@ -17,6 +17,7 @@ from vqtrt.bundle import Bundle
 from vqtrt.errors import VqtrtError
 from vqtrt.export import adapt, export_tokenizer, tokenizer, verify_tokenizer
 from vqtrt.export.tokenizer import random_images
+from vqtrt.tokenizer import Tokenizer
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
@@ -88,6 +89,8 @@ def test_verification_gives_the_figures_of_verify(two):
         "max_mismatch_margin": 0,
         "decoder_max_abs_diff": figures["decoder_max_abs_diff"],
         "batch_invariance": 1,
+        "batch_invariance_beyond_margin": 1,
+        "max_batch_margin": 0,
         "images": 9,
         "codes": 9 * 4 * 6 * 2,
         "passed": True,
@@ -99,6 +102,34 @@ def test_verification_gives_the_figures_of_verify(two):
     assert figures["code_agreement"] < 0.5
     assert figures["max_mismatch_margin"] > 0.01
     assert not figures["passed"]
+
+
+def test_batches_are_judged_by_margin(two, monkeypatch):
+    """An engine that chooses kernels by the batch rounds otherwise in each."""
+    made, bundle = two
+    real, images = Tokenizer.graph, random_images(9, 16, 24)
+
+    def graph(tokenizer, name):
+        run = real(tokenizer, name)
+
+        def other(array):
+            codes = run(array)
+            if name == "encoder" and len(array) == 2:
+                codes[0, 0, 0, 0] ^= 1
+            return codes
+
+        return other
+
+    monkeypatch.setattr(Tokenizer, "graph", graph)
+    figures = verify_tokenizer(bundle, images, **made)
+    share = 1 - 4 / (3 * figures["codes"])  # 4 batches of 2, and one of 1
+    assert figures["batch_invariance"] == pytest.approx(share)
+    assert figures["batch_invariance_beyond_margin"] == pytest.approx(share)
+    assert (figures["code_agreement"], figures["passed"]) == (1, False)
+    assert figures["max_batch_margin"] > 1e-5
+    loose = verify_tokenizer(bundle, images, **made, tolerance=figures["max_batch_margin"])
+    assert loose["batch_invariance"] == pytest.approx(share)
+    assert (loose["batch_invariance_beyond_margin"], loose["passed"]) == (1, True)
 
 
 def test_uint8_stands_at_the_edges_of_the_graphs_alone(two):

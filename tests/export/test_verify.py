@@ -31,6 +31,8 @@ KEYS = {
     "decoder_max_abs_diff",
     "psnr_change_db",
     "batch_invariance",
+    "batch_invariance_beyond_margin",
+    "max_batch_margin",
     "images",
     "codes",
     "engine",
@@ -137,7 +139,7 @@ def test_psnr_change_is_that_of_the_round_trips(tiny_run):
     comparison = verify_module._Comparison(TorchEngine(tiny_run, device="cpu"), "fp16")
     images = np.full((2, 8, 8, 3), 100, np.uint8)
     comparison.add_codes(images, np.zeros((2, 2, 2)), np.zeros((2, 2, 2)))
-    comparison.batch_codes = 1
+    comparison.batches.add(1)
     # Errors of 10 and 20 grey levels: 6.02 dB apart.
     comparison.add_round_trips(images, images + 10, images - 20)
     figures = comparison.result()
@@ -210,6 +212,52 @@ def test_margins_are_the_relative_gap_in_float64(tiny_run2, images, monkeypatch)
     # The whole batch of 64 differs from the batches of 1 and 2 and 7, of three sizes compared.
     assert figures["batch_invariance"] == pytest.approx(1 - 3 / (3 * codes.size))
     assert figures["passed"] is False
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_batches_are_judged_by_margin(copied, images, monkeypatch, tie):
+    """An engine that chooses kernels by the batch decides ties otherwise in each."""
+    run = Run.open(copied)
+    model = run.load_model()
+    first = int(
+        np.bincount(TorchEngine(copied, device="cpu").open("encoder")(images).flat).argmax()
+    )
+    twin = (first + 1) % 16
+    if tie:
+        with torch.no_grad():
+            model.quantizer.codebook[0, twin] = model.quantizer.codebook[0, first]
+        save_weights(model, run.weights)
+    real = TorchEngine(copied, device="cpu").open("encoder")
+    usual = int(min(first, twin)) if tie else first
+
+    class Moody(TorchEngine):
+        def open(self, graph):
+            opened = super().open(graph)
+
+            def encode(array):
+                codes = opened(array)
+                if graph == "encoder" and len(array) == 7:
+                    codes[codes == usual] = first + twin - usual
+                return codes
+
+            return encode
+
+    monkeypatch.setattr(
+        "vqtrt.export.verify.open_engine", lambda *args, **options: Moody(copied, device="cpu")
+    )
+    figures = verify(find_model(copied), [images], options=EngineOptions("torch"))
+    codes = real(images)
+    share = (codes == usual).mean()
+    assert share > 0.02
+    assert figures["batch_invariance"] == pytest.approx(1 - share / 3)
+    assert figures["code_agreement"] == 1
+    assert figures["passed"] is tie
+    if tie:
+        assert figures["batch_invariance_beyond_margin"] == 1
+        assert figures["max_batch_margin"] <= MARGIN
+    else:
+        assert figures["batch_invariance_beyond_margin"] == pytest.approx(1 - share / 3, abs=1e-3)
+        assert figures["max_batch_margin"] > MARGIN
 
 
 class Largest(TorchDispatchMode):

@@ -4,13 +4,19 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+import speech_runs
 
 from vqtrt.artefacts import find_model
 from vqtrt.bundle import Bundle
 from vqtrt.engines import EngineOptions
+from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
+from vqtrt.export import verify_speech as verify_speech_module
+from vqtrt.export.code_agreement import MARGIN
 from vqtrt.export.run import items_for, verify_all, verify_bundle
 from vqtrt.export.verify_speech import clips_for, made_clips, verify_speech
+from vqtrt.training.checkpoints import save_weights
+from vqtrt.training.speech_run import SpeechRun
 
 
 @pytest.fixture
@@ -52,6 +58,52 @@ def test_changed_weights_of_a_graph_are_found(tiny_wavenet, clips, tmp_path):
     figures = verify_speech(find_model(run), clips, options=EngineOptions("onnxruntime"))
     assert not figures["passed"]
     assert figures["logits_max_abs_diff"] > 1e-4
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_batches_are_judged_by_margin(clips, monkeypatch, tmp_path, tie):
+    """An engine that chooses kernels by the batch decides ties otherwise in each."""
+    run = speech_runs.copied("conv", tmp_path).run
+    model = SpeechRun.open(run).load_model()
+    if tie:
+        model.quantizer.codebook[0, 5] = model.quantizer.codebook[0, 3]
+        save_weights(model, run / "model.safetensors")
+
+    class Moody(TorchEngine):
+        def open(self, graph):
+            opened = super().open(graph)
+
+            def encode(audio):
+                codes = opened(audio)
+                return np.where((codes == 3) & (len(audio) > 1), 5, codes)
+
+            return encode
+
+    monkeypatch.setattr(verify_speech_module, "open_engine", lambda *_: Moody(run, device="cpu"))
+    figures = verify_speech(find_model(run), clips, options=EngineOptions("torch"))
+    assert figures["batch_invariance"] < 1
+    assert (figures["code_agreement"], figures["chunk_invariance"]) == (1, 1)
+    assert (figures["batch_invariance_beyond_margin"] == 1) is tie
+    assert (figures["max_batch_margin"] <= MARGIN) is tie
+    assert figures["passed"] is tie
+
+
+def test_codes_that_differ_are_judged_by_what_they_see(clips):
+    """In parts of a long clip, at its ends too, as if all of it went through the encoder."""
+    model = SpeechRun.open(speech_runs.exported("conv").run).load_model()
+    comparison = verify_speech_module._Comparison(model, "fp32", model.encoder.context)
+    clip = np.concatenate(clips)[: 16 * 700 + 3]
+    codes = comparison.expected(clip)
+    other = codes.copy()
+    for place in (0, 255, 256, 300, 700):
+        other[place] = (other[place] + 1) % 16
+    parts, whole = comparison.counts(), comparison.counts()
+    comparison.judge(parts, clip, codes, other)
+    whole.add(len(codes))
+    whole.add_mismatches(comparison._vectors(clip), codes, other)
+    assert parts.mismatches == whole.mismatches == 5
+    assert parts.codes == 701
+    assert parts.max_margin == pytest.approx(whole.max_margin, rel=1e-9)
 
 
 def test_a_bundle_is_verified_on_what_its_run_held_out(tiny_speech):

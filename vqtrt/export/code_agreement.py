@@ -98,3 +98,11 @@ class CodeAgreement:
             "max_mismatch_margin": self.max_margin,
             "codes": self.codes,
         }
+
+    def invariance(self, what: str) -> dict[str, Any]:
+        """The same of codes that were made twice, in other batches or chunks: `what` says which."""
+        return {
+            f"{what}_invariance": self.share,
+            f"{what}_invariance_beyond_margin": 1 - self.beyond / self.codes,
+            f"max_{what}_margin": self.max_margin,
+        }
