@@ -13,6 +13,7 @@ from vqtrt.bundle import Bundle, BundleInfo, ModelFacts, PriorFacts, Source, Spe
 from vqtrt.config_speech import WaveNetConfig
 from vqtrt.data.audio import AudioPreprocessing
 from vqtrt.data.clip_codes import ClipCodes, ClipHeader
+from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.onnx import OPSET
@@ -98,6 +99,11 @@ class PriorEngine(EngineDouble):
         self.bound.append((part, dict(sizes)))
         made = wavenet_graph(self.prior, part)
         return TorchBound(made, sizes, shared or {}, skip, torch.device("cpu"))
+
+    def bind_steps(
+        self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
+    ) -> HostStepLoop:
+        return HostStepLoop(self.bind(graph, {"batch": batch}, skip=("logits",)), runs, start)
 
 
 def small_prior_engine() -> PriorEngine:

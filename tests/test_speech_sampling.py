@@ -1,11 +1,16 @@
+import shutil
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cuda_doubles import build, pretend
 from doubles import FakeEngine
-from prior_doubles import SHA, SPEAKERS, K, PriorEngine, random_prior
+from prior_doubles import SHA, SPEAKERS, K, PriorEngine, exported_prior, random_prior
 
+from vqtrt.bundle import Bundle
+from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.tensorrt import TensorRTEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.models.draw import draw
 from vqtrt.sampler import Draw, noise
@@ -123,6 +128,24 @@ def test_graphs_are_bound_once():
     engine.most = lambda graph, sizes: 2 if (graph, sizes) == ("priors/wavenet/step", {}) else 0
     sample(engine, 7, batch_size=3, top_k=2)
     assert engine.bound[1:] == [("step_filtered", {"batch": 2})]
+
+
+def test_200_clips_bind_one_graph(monkeypatch, tmp_path):
+    bundle = Bundle.open(shutil.copytree(exported_prior(), tmp_path / "bundle"))
+    module = pretend(monkeypatch)
+    build(bundle, "tensorrt-rtx", {"batch": (1, 16)}, graphs=["priors/wavenet/step"])
+    bound, real = [], OnnxRuntimeEngine.bind
+    monkeypatch.setattr(
+        OnnxRuntimeEngine, "bind", lambda *args, **how: bound.append(1) or real(*args, **how)
+    )
+    # A launch of 16 codes, another, and a part of one; a batch of 16 and a ragged one.
+    drawn = [
+        sample(each, 200, 37 * 4 / 8000, batch_size=16).codes
+        for each in (TensorRTEngine(bundle), OnnxRuntimeEngine(bundle))
+    ]
+    np.testing.assert_array_equal(np.stack(drawn[0]), np.stack(drawn[1]))
+    assert (len(module.contexts), len(bound)) == (1, 1)
+    assert module.api.calls.count("cudaStreamBeginCapture") == 1
 
 
 def test_progress(engine):

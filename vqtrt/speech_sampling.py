@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from vqtrt.bundle import PriorFacts, SpeechFacts
 from vqtrt.data.clip_codes import codes_in
 from vqtrt.data.codes import codes_dtype, short
-from vqtrt.engines import BoundGraph, Engine
+from vqtrt.engines import Engine, StepLoop
 from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
-from vqtrt.sampler import Bind, Draw, noise
+from vqtrt.sampler import Draw, noise
 from vqtrt.sampling import find_prior
 
+_RUNS = 16
+"""Codes of a clip that are drawn at once, where an engine can."""
 _MOST_CODES = 1 << 24
 """Of a clip: days of speech, whose noise still fits into memory."""
 
@@ -51,20 +53,29 @@ class ClipSamples(NamedTuple):
     """Of audio, that each clip stands for."""
 
 
+class BindSteps(Protocol):
+    """`Engine.bind_steps`."""
+
+    def __call__(self, graph: str, batch: int, *, runs: int, start: int) -> StepLoop:
+        """A step graph, bound to draw."""
+
+
 class ClipSampler:
     """A WaveNet prior, bound for a batch size. Threads that share one sampler take turns."""
 
-    def __init__(self, bind: Bind, name: str, codebook_size: int, batch_size: int) -> None:
+    def __init__(self, bind: BindSteps, name: str, codebook_size: int, batch_size: int) -> None:
         self.codebook_size, self.batch_size = codebook_size, batch_size
         self._bind, self._name = bind, name
-        self._steps: Opened[str, BoundGraph] = Opened()
+        self._steps: Opened[str, StepLoop] = Opened()
 
-    def _step(self, draw: Draw) -> BoundGraph:
+    def _step(self, draw: Draw) -> StepLoop:
         """The graph that a draw needs, told what it asks for."""
         filtered = draw.top_k is not None or draw.top_p < 1
         name = "step_filtered" if filtered else "step"
-        graph, sizes = f"priors/{self._name}/{name}", {"batch": self.batch_size}
-        step = self._steps.get(name, partial(self._bind, graph, sizes, skip=("logits",)))
+        graph = f"priors/{self._name}/{name}"
+        # Before the first code is none, which is what the code K stands for.
+        how = {"runs": _RUNS, "start": self.codebook_size}
+        step = self._steps.get(name, partial(self._bind, graph, self.batch_size, **how))
         step.inputs["temperature"][:] = draw.temperature
         if filtered:
             step.inputs["top_k"][:] = draw.top_k or self.codebook_size
@@ -88,7 +99,7 @@ class ClipSampler:
 
     def _sample(
         self,
-        step: BoundGraph,
+        step: StepLoop,
         draw: Draw,
         samples: range,
         length: int,
@@ -101,16 +112,16 @@ class ClipSampler:
         if speakers is not None:
             step.inputs["speakers"][:] = 0
             step.inputs["speakers"][:count] = speakers
-        previous, chance = step.inputs["previous"], step.inputs["noise"]
-        drawn = step.outputs["codes"]
+        chance, drawn = step.inputs["noise"], step.drawn
         out = np.empty((length, self.batch_size), codes_dtype(self.codebook_size))
-        step.reset()
-        previous[:] = self.codebook_size
-        for t in range(length):
-            chance[:, 0] = uniform[t]
-            step.run()
-            previous[:] = out[t] = drawn[:, 0]
-            progress()
+        step.begin()
+        for start in range(0, length, step.runs):
+            end = min(start + step.runs, length)
+            chance[: end - start, :, 0] = uniform[start:end]
+            step.draw(end - start)
+            out[start:end] = drawn[: end - start, :, 0]
+            for _ in range(start, end):
+                progress()
         return np.ascontiguousarray(out[:, :count].T)
 
 
@@ -140,7 +151,7 @@ def sample_clips(
     if most is not None:  # an engine that was compiled for batches up to a size
         batch_size = min(batch_size, most(f"priors/{request.prior}/step", {}))
     # A step is too small to be shared by cores.
-    bind = partial(engine.bind, threads=1)
+    bind = partial(engine.bind_steps, threads=1)
     sampler = ClipSampler(bind, request.prior, facts.codebook_size, batch_size)
     starts = range(0, request.num, batch_size)
     done = itertools.count(1)

@@ -63,7 +63,7 @@ def used(engine: Engine) -> list[tuple[Any, Callable[[Any], NDArray[Any]], NDArr
     ]
     if engine.name == "onnxruntime":
         clips = OnnxRuntimeEngine(Bundle.open(exported_prior()), threads=2)
-        held.append((ClipSampler(clips.bind, "wavenet", K, 2), sample_clips))
+        held.append((ClipSampler(clips.bind_steps, "wavenet", K, 2), sample_clips))
     return [(each, work, work(each)) for each, work in held]
 
 

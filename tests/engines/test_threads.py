@@ -70,7 +70,7 @@ def test_a_sampler_of_clips(request: pytest.FixtureRequest, name: str) -> None:
     else:
         run = request.getfixturevalue("tiny_speech_prior")
         engine, size = TorchEngine(run, device="cpu"), 16
-    sampler = ClipSampler(engine.bind, "wavenet", size, 2)
+    sampler = ClipSampler(engine.bind_steps, "wavenet", size, 2)
     draws = [Draw(seed=kind) for kind in range(KINDS - 1)] + [Draw(top_k=5)]
     speakers = np.array([0, 1], np.int32)
     check_threads(lambda kind: sampler.sample(draws[kind], range(2), 3, speakers))

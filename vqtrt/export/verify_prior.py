@@ -86,7 +86,9 @@ def _of_speech(
     conditional = speakers if facts.classes else None
     drawn = []
     for opened in (tested, reference):
-        sampler = ClipSampler(partial(opened.bind, threads=1), name, facts.codebook_size, size)
+        sampler = ClipSampler(
+            partial(opened.bind_steps, threads=1), name, facts.codebook_size, size
+        )
         drawn.append(
             sampler.sample(Draw(), range(size), facts.reach + _BEYOND, conditional).astype(np.int32)
         )

@@ -21,6 +21,7 @@ from vqtrt.config_speech import SpeechPriorConfig
 from vqtrt.data.clip_codes import ClipCodes, check_clip_codes
 from vqtrt.data.code_crops import Crop, code_crops, take_crops
 from vqtrt.data.grid import save_png
+from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.errors import VqtrtError
 from vqtrt.length_batches import length_batches
@@ -213,9 +214,10 @@ class SpeechPriorTask(Task):
         shown = self.held_out[:_SHOWN]
         real = [np.asarray(self.codes.clip(clip)[: self.config.data.crop]) for clip in shown]
 
-        def bind(graph: str, sizes: Any, *, shared: Any = None, skip: Any = ()) -> TorchBound:
-            part = graph.rpartition("/")[2]
-            return TorchBound(wavenet_graph(self.prior, part), sizes, shared or {}, skip, device)
+        def bind(graph: str, batch: int, *, runs: int, start: int) -> HostStepLoop:
+            part = wavenet_graph(self.prior, graph.rpartition("/")[2])
+            step = TorchBound(part, {"batch": batch}, {}, ("logits",), device)
+            return HostStepLoop(step, runs, start)
 
         # Of the same speakers, and as long as they are.
         speakers = None if self.speakers is None else self.speakers[shown]
