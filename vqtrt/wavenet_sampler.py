@@ -75,7 +75,6 @@ class WaveNetDecoder:
         self.engine, self.batch_size = engine, batch_size
         self.temperature, self.seed = temperature, seed
         most = getattr(engine, "most", None)
-        self._compiled = most is not None
         if most is not None:  # an engine that was compiled for batches up to a size
             self.batch_size = min(batch_size, most("step", {}))
         self._opened: Opened[str, _Lanes] = Opened()
@@ -236,14 +235,14 @@ class _Lanes:
 class _Lane:
     """Bound graphs that draw one batch at a time, on one core.
 
-    Graphs are bound for few batches: for each of `padded_batch`, or if the engine was compiled
-    for a range of batches, where fewer clips cost as much as more, for the largest alone.
+    Graphs are bound for few batches: for each of `padded_batch`, or if the engine prepares kernels
+    for each shape, for the largest alone.
     """
 
     def __init__(self, decoder: WaveNetDecoder, batch: int, binding: "threading.RLock") -> None:
         speech, facts = decoder.speech, decoder.facts
         self._engine, self._binding = decoder.engine, binding
-        self._batch, self._compiled = batch, decoder._compiled
+        self._batch = batch
         self._temperature, self._seed = decoder.temperature, decoder.seed
         self._nothing, self._around = facts.codebook_size, speech.decoder_context
         self._hop, self._unroll = speech.hop, speech.unroll
@@ -256,7 +255,8 @@ class _Lane:
     def draw(self, clips: Sequence[_Clip], meter: _Meter) -> list[NDArray[np.uint8]]:
         """Levels (T,) of clips, the longest of which is the first."""
         unroll = self._unroll
-        rows = self._batch if self._compiled else padded_batch(len(clips), self._batch)
+        whole = self._engine.shape_specialized
+        rows = self._batch if whole else padded_batch(len(clips), self._batch)
         conditioning, step = self._bound(rows)
         streams = [decoder_stream(self._seed, clip.number) for clip in clips]
         out = [np.empty(clip.samples, np.uint8) for clip in clips]
