@@ -44,6 +44,7 @@ def test_the_real_runtime_without_a_driver():
             "tensorrt-cu12, or tensorrt-rtx-cu12",
         ),
         (100, "no NVIDIA GPU can be used here"),
+        (3, "forked after CUDA was used: start it with multiprocessing's `spawn`"),
         (2, "out of GPU memory in cudaMalloc: a smaller --batch-size"),
         (700, r"CUDA failed in cudaMalloc \(cudaErrorFake: status 700\)"),
     ],

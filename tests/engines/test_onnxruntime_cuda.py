@@ -51,7 +51,7 @@ def test_a_machine_without_a_driver(
 ) -> None:
     """onnxruntime-gpu goes on with the CPU; `auto` takes the engine that is made for that."""
 
-    def no_driver() -> None:
+    def no_driver(device: int) -> None:
         raise VqtrtError("no CUDA driver on this machine")
 
     monkeypatch.setattr(cuda, "check_gpu", no_driver)
@@ -147,6 +147,7 @@ def test_a_graph_without_caches_shares_its_session(bundle: Bundle, gpu: Cuda) ->
 def test_what_cannot_be_captured_runs_plainly(
     bundle: Bundle, gpu: Cuda, refusal: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    cuda.warn_slower.cache_clear()  # what it has told is not told again
     gpu.capturable = refusal != "capturable"
     gpu.capture_fails = refusal == "capture_fails"
     with caplog.at_level(logging.WARNING, "vqtrt"):
@@ -157,6 +158,15 @@ def test_what_cannot_be_captured_runs_plainly(
     reason = "partitioned" if refusal == "capturable" else "CUDA failure 901"
     assert "without CUDA graphs" in caplog.text
     assert reason in caplog.text
+
+
+def test_graphs_can_be_switched_off(
+    bundle: Bundle, gpu: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQTRT_CUDA_GRAPHS", "0")
+    row = OnnxRuntimeCudaEngine(bundle).bind("priors/pixelcnn/row", {"batch": 2, "width": 4})
+    row.run()
+    assert not any(session.captures for session in gpu.sessions)
 
 
 def test_a_run_copies_its_inputs_at_once(bundle: Bundle, gpu: Cuda) -> None:

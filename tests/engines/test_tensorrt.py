@@ -461,7 +461,7 @@ def test_what_is_slow_is_said_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    cuda._tell.cache_clear()
+    cuda.warn_slower.cache_clear()
     module.capturable = False
     step = TensorRTEngine(prior_bundle).bind("priors/pixelcnn/step", {"batch": 2, "width": 4})
     for _ in range(6):
@@ -629,7 +629,9 @@ def test_engines_of_others_are_not_loaded_unasked(
 
 def test_a_copy_loads_its_own_plans(bundle: Bundle, module: FakeTensorRT) -> None:
     engine = TensorRTEngine(bundle, "tensorrt", graphs=False)
-    codes = engine.open("encoder")(pictures(3))
+    encode = engine.open("encoder")
+    codes = encode(pictures(3))
+    np.testing.assert_array_equal(deepcopy(encode)(pictures(3)), codes)
     for copy in (pickle.loads(pickle.dumps(engine)), deepcopy(engine)):  # noqa: S301
         assert (copy.name, copy.graphs, copy.device) == ("tensorrt", False, 0)
         np.testing.assert_array_equal(copy.open("encoder")(pictures(3)), codes)

@@ -11,6 +11,7 @@ depends on it runs inside of `on_device`.
 import ctypes
 import logging
 import math
+import os
 import weakref
 from collections.abc import Callable
 from functools import cache
@@ -22,12 +23,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from vqtrt.errors import VqtrtError
 
+GRAPHS_VARIABLE = "VQTRT_CUDA_GRAPHS"
 ALIGNMENT = 256
 """Bytes that a tensor's address is a multiple of: what `cudaMalloc` gives and TensorRT expects."""
 
 _OUT_OF_MEMORY = 2
 _NO_DRIVER = (34, 35)  # cudaErrorStubLibrary, cudaErrorInsufficientDriver
 _NO_DEVICE = 100
+_NOT_INITIALIZED = 3
 _NOT_CAPTURABLE = "TensorRT says that this engine cannot be captured now"
 _OTHER = "or pass --engine onnxruntime, which needs no GPU"
 
@@ -79,6 +82,11 @@ def explain(name: str, status: Any) -> str:
         )
     if code == _NO_DEVICE:
         return f"no NVIDIA GPU can be used here: see nvidia-smi and CUDA_VISIBLE_DEVICES, {_OTHER}"
+    if code == _NOT_INITIALIZED:
+        return (
+            "CUDA cannot be used in a process that was forked after CUDA was used: start it with "
+            f"multiprocessing's `spawn`, {_OTHER}"
+        )
     if code == _OUT_OF_MEMORY:
         return f"out of GPU memory in {name}: a smaller --batch-size needs less"
     title, text = (
@@ -86,6 +94,11 @@ def explain(name: str, status: Any) -> str:
         for ask in (api.cudaGetErrorName, api.cudaGetErrorString)
     )
     return f"CUDA failed in {name} ({title}: {text}); run again in a new process, {_OTHER}"
+
+
+def graphs_wanted() -> bool:
+    """Whether work may be captured as CUDA graphs: not if `$VQTRT_CUDA_GRAPHS` is 0."""
+    return os.environ.get(GRAPHS_VARIABLE) != "0"
 
 
 def check_gpu(device: int = 0) -> None:
@@ -302,7 +315,7 @@ class Repeated:
                 self._graph = self._stream.capture(work)
             except VqtrtError as error:
                 self.refused = str(error)
-                _tell(self.refused)
+                warn_slower(self.refused)
         if self._graph is None:
             work()
         else:
@@ -310,6 +323,6 @@ class Repeated:
 
 
 @cache
-def _tell(reason: str) -> None:
+def warn_slower(reason: str) -> None:
     """Say once in a process why work is slower than it could be."""
     logging.getLogger("vqtrt").warning("runs without CUDA graphs, which is slower: %s", reason)

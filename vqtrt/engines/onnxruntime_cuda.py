@@ -143,7 +143,7 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
             cuda.runtime()
         except VqtrtError:
             return  # ONNX Runtime does without cuda-python
-        cuda.check_gpu()
+        cuda.check_gpu(self.gpu)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ addresses whenever it comes, so it is captured as a CUDA graph and replayed: a s
 is hundreds of kernels, which take longer to launch one by one than to run.
 """
 
-import logging
 import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.bundle import GraphSpec, TensorSpec
+from vqtrt.engines import cuda
 from vqtrt.engines.base import CACHE, KEPT, is_cache, is_kept
 from vqtrt.engines.onnxruntime import load_onnxruntime
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
@@ -119,9 +119,9 @@ class CudaBound:
         for tensor, resident in zip(made, self._made, strict=True):
             engine.known[self.outputs[tensor.name].ctypes.data] = resident
         self._turns, self._turn = period(caches), 0
-        self.captures = bool(caches)
+        self.captures = bool(caches) and cuda.graphs_wanted()
         """Whether turns are replayed as CUDA graphs."""
-        if caches:
+        if self.captures:
             try:
                 self._use(engine.capturing_session(graph))
             except VqtrtError as error:
@@ -136,8 +136,7 @@ class CudaBound:
         self._options = [self._run_options(turn) for turn in range(self._turns)]
 
     def _run_plainly(self, error: Exception) -> None:
-        reason = " ".join(str(error).split())
-        logging.getLogger("vqtrt").warning("runs without CUDA graphs, which is slower: %s", reason)
+        cuda.warn_slower(" ".join(str(error).split()))
         self.captures = False
         self._use(self._engine._session(self._graph))
 

@@ -4,7 +4,6 @@ Memory is CUDA's own, through cuda-python; torch is not needed. Loading an engin
 `plans.read_plan` checks its bytes first, and that this user built them.
 """
 
-import os
 import threading
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +20,15 @@ from numpy.typing import NDArray
 from vqtrt.bundle import Bundle, GraphSpec, PriorFacts, TensorSpec
 from vqtrt.engines import trt_package
 from vqtrt.engines.base import BoundGraph, Graph
-from vqtrt.engines.cuda import DeviceArray, Repeated, Stream, check_gpu, on_device, pinned
+from vqtrt.engines.cuda import (
+    DeviceArray,
+    Repeated,
+    Stream,
+    check_gpu,
+    graphs_wanted,
+    on_device,
+    pinned,
+)
 from vqtrt.engines.cuda_loop import DeviceRowLoop
 from vqtrt.engines.cuda_step_loop import DeviceStepLoop
 from vqtrt.engines.opened import Opened
@@ -40,7 +47,6 @@ from vqtrt.engines.trt_context import LoadedPlan, Shape
 from vqtrt.errors import VqtrtError
 from vqtrt.precision import graph_key, require_precision
 
-GRAPHS_VARIABLE = "VQTRT_CUDA_GRAPHS"
 _SETS = 2
 """Runs of an open graph that are under way at once."""
 
@@ -74,7 +80,7 @@ class TensorRTEngine:
         self.package.check_device(gpu)
         self.name: str = self.package.name
         self.bundle, self.precision, self.device = bundle, precision, device
-        self.graphs = os.environ.get(GRAPHS_VARIABLE) != "0" if graphs is None else graphs
+        self.graphs = graphs_wanted() if graphs is None else graphs
         self.facts = bundle.info.model
         self.preprocessing = bundle.info.preprocessing
         self.speech = bundle.info.speech
@@ -242,6 +248,10 @@ class OpenGraph:
         self._chosen: dict[tuple[Shape, ...], LoadedPlan] = {}
         self._sets: dict[Path, list[_Buffers]] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Buffers stay behind: a copy has its own."""
+        return type(self), (self._engine, self._graph)
 
     def __call__(self, *arrays: NDArray[Any]) -> NDArray[Any]:
         """Run on arrays of the table's dtypes and shapes; `VqtrtError` for others."""
