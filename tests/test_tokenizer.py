@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from doubles import EngineDouble
+from doubles import EngineDouble, FakeEngine
 from speech_doubles import FakeSpeechEngine
 
 import vqtrt
@@ -179,3 +179,18 @@ def test_load_finds_the_newest(tiny_run, monkeypatch):
 def test_a_model_of_speech_is_refused():
     with pytest.raises(VqtrtError, match="this model is of speech, and this is for images"):
         Tokenizer(FakeSpeechEngine())
+
+
+@pytest.mark.parametrize(
+    ("images", "hint"),
+    [
+        (np.zeros((2, 3, 32, 32), np.float32), r"np\.moveaxis\(images, 1, -1\)"),
+        (np.zeros((3, 32, 32), np.uint8), r"np\.moveaxis\(images, 0, -1\)"),
+        (np.zeros((2, 32, 32, 3)), r"\(images \* 255\)\.round\(\)\.astype\(np\.uint8\)"),
+        (np.zeros((2, 32, 32, 4), np.uint8), r'convert\("RGB"\)'),
+        (np.zeros((32, 32), np.uint8), r"uint8 \(32, 32\)$"),
+    ],
+)
+def test_an_error_says_how_an_array_becomes_images(images: np.ndarray, hint: str) -> None:
+    with pytest.raises(VqtrtError, match=rf"must be uint8 of shape \(N, H, W, 3\), not .*{hint}"):
+        Tokenizer(FakeEngine()).encode(images)

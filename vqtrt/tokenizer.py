@@ -75,6 +75,7 @@ class Tokenizer:
         if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
             raise VqtrtError(
                 f"images must be uint8 of shape (N, H, W, 3), not {array.dtype} {array.shape}"
+                f"{_hint(array)}"
             )
         shape = self.code_shape(*array.shape[-3:-1])
         if array.ndim == 3:
@@ -126,6 +127,17 @@ def _filled(batch: NDArray[Any], size: int) -> NDArray[Any]:
     whole = np.zeros((size, *batch.shape[1:]), batch.dtype)
     whole[: len(batch)] = batch
     return whole
+
+
+def _hint(array: NDArray[Any]) -> str:
+    """How an array becomes images, if its shape or its dtype tells."""
+    if array.ndim in (3, 4) and array.shape[-3] == 3 and array.shape[-1] != 3:
+        return f"; put the channels last: np.moveaxis(images, {array.ndim - 3}, -1)"
+    if array.ndim in (3, 4) and array.shape[-1] in (1, 2, 4):
+        return '; convert the files to RGB: Image.open(path).convert("RGB")'
+    if array.dtype.kind == "f":
+        return "; bring [0, 1] to bytes: (images * 255).round().astype(np.uint8)"
+    return ""
 
 
 def load(
