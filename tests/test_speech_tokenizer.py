@@ -504,6 +504,15 @@ def test_a_forked_process_uses_a_tokenizer_that_was_used(real: SpeechTokenizer) 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_a_pickled_tokenizer_with_a_wavenet_draws_the_same() -> None:
+    engine = OnnxRuntimeEngine(exported("wavenet").open_bundle(), threads=2)
+    made = SpeechTokenizer(engine, batch_size=3, seed=5)
+    clips = [codes_of(seed, 3 + seed, 16) for seed in range(4)]
+    expected = made.decode(clips, [0, 1, 2, 0])
+    for other in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):  # noqa: S301
+        assert same(other.decode(clips, [0, 1, 2, 0]), expected)
+
+
 def test_a_spawned_process_uses_a_tokenizer_that_was_used() -> None:
     model = exported("conv")
     made = SpeechTokenizer(OnnxRuntimeEngine(model.open_bundle()))
