@@ -59,6 +59,9 @@ def export(
         list[str] | None,
         typer.Option(help="With tensorrt-rtx, kind of GPU such as 8.9; repeatable (default: any)."),
     ] = None,
+    device: Annotated[
+        int, typer.Option(min=0, help="With tensorrt, the GPU to compile on, by CUDA's number.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Write a run's bundle: ONNX graphs and what they need, then verify the files.
@@ -69,7 +72,9 @@ def export(
     from vqtrt.export.tensorrt import build_engines, engine_options, is_bundle
 
     precisions = [name.value for name in precision or ()]
-    options = engine_options(target.value, batch, size, compute_capability) if target else None
+    options = None
+    if target is not None:
+        options = engine_options(target.value, batch, size, compute_capability, device)
     model, figures = find(run), dict[str, Any]()
     if options is not None and is_bundle(run):
         if out is not None:

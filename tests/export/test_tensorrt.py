@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cuda_doubles import pretend
+from cuda_doubles import FakeCuda, pretend
 from doubles import flip_byte, vqtrt
 from onnx import TensorProto, helper
 
@@ -17,7 +17,7 @@ from vqtrt.bundle import Bundle
 from vqtrt.engines import trt_package
 from vqtrt.engines.plan_info import Profile
 from vqtrt.engines.plans import find_plan, read_plan
-from vqtrt.engines.trt_package import Package, PackageName
+from vqtrt.engines.trt_package import Device, Package, PackageName
 from vqtrt.errors import VqtrtError
 from vqtrt.export import tensorrt as module
 from vqtrt.export.tensorrt import (
@@ -459,6 +459,44 @@ def test_a_precision_that_the_bundle_lacks(bundle, package):
         build_engines(bundle, Options(package), ["fp16"])
     with pytest.raises(VqtrtError, match="no precision 'int8'"):
         build_engines(bundle, Options(package), ["int8"])
+
+
+def test_tensorrt_compiles_on_the_gpu_that_was_named(
+    bundle: Bundle, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every thread that it builds in."""
+    api, gpus = FakeCuda(devices=3), []
+    fake = pretend(monkeypatch, api)
+    monkeypatch.setattr(trt_package, "device", lambda index: Device(f"GPU {index}", "8.9"))
+
+    class Builder:
+        def __init__(self, logger: Any) -> None:
+            gpus.append(api.cudaGetDevice()[1])
+            self._real = package.module.Builder(logger)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def build_serialized_network(self, network: Any, config: Any) -> Any:
+            gpus.append(api.cudaGetDevice()[1])
+            return self._real.build_serialized_network(network, config)
+
+    class Module:
+        Runtime = fake.Runtime
+
+        def __getattr__(self, name: str) -> Any:
+            return Builder if name == "Builder" else getattr(package.module, name)
+
+    fake.fails = {"Runtime"}  # this plan is none that the stand-in can load
+    plain = Package("tensorrt", Module(), "11.4.0")
+    build_plan(plain, products("fp32", "fp32"), PROFILE, device=2)
+    assert gpus == [2, 2]
+    options = Options(plain, device=1)
+    monkeypatch.setattr(module, "build_plan", lambda *given, **how: gpus.append(how["device"]))
+    with pytest.raises(AttributeError):  # it gave no plan
+        build_engines(bundle, options)
+    assert gpus == [2, 2, 1]
+    assert engine_options(RTX, device=1).device == 1
 
 
 def test_tensorrt_needs_a_gpu(bundle, package, monkeypatch):

@@ -83,6 +83,7 @@ def engine_options(
     batch: str | None = None,
     size: str | None = None,
     compute_capabilities: Sequence[str] | None = None,
+    device: int = 0,
 ) -> Options:
     """The options of the command line, checked."""
     loaded = trt_package.load(package)
@@ -90,7 +91,7 @@ def engine_options(
         loaded.compute_capability(text)
     sizes = None if size is None else parse_sizes(size)
     batches = None if batch is None else parse_batch(batch)
-    return Options(loaded, batches, sizes, tuple(compute_capabilities or ()))
+    return Options(loaded, batches, sizes, tuple(compute_capabilities or ()), device)
 
 
 def in_loop(graph: str) -> bool:
