@@ -515,8 +515,10 @@ class FakeContext:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._memory: tuple[int | None, int] = None, 0
-        self._ran: tuple[Any, ...] | None = None
-        """The shapes of the last run that was not captured."""
+        self.ran: set[tuple[Any, ...]] = set()
+        """The shapes that it ran at."""
+        self._last: tuple[Any, ...] | None = None
+        """Those of the last run that was not captured."""
         self._need: int | None = None
         """Bytes that it said it needs at its shapes; None when they changed since."""
 
@@ -575,7 +577,7 @@ class FakeContext:
 
     def is_stream_capturable(self, stream: int) -> bool:
         # Its kernels are compiled by a run, and it cannot tell before.
-        return self._module.capturable and self._ran == self._now()
+        return self._module.capturable and self._last == self._now()
 
     def _refusal(self, stream: int) -> str | None:
         """Why it does not run, in the library's words."""
@@ -609,8 +611,9 @@ class FakeContext:
         if (refusal := self._refusal(stream_handle)) is not None:
             self._module.say(refusal)
             return False
+        self.ran.add(self._now())
         if stream_handle not in api.capturing:
-            self._ran = self._now()
+            self._last = self._now()
         self._compile()
         arrays = {
             name: array_at(self._addresses[name], self.get_tensor_shape(name), tensor["dtype"])
