@@ -546,6 +546,6 @@ def test_tensorrt_sees_few_shapes(package: str, tmp_path: Path, monkeypatch) -> 
         )
     # Two sets of buffers for each of both graphs, and a shape for each length of the grid.
     assert len(module.contexts) <= 4
-    shapes = {shape for context in module.contexts for shape in context._ran}
+    shapes = {shape for context in module.contexts for shape in context.ran}
     grid = {grid_length(count) for count in range(1, longest + 1)}
     assert len(shapes) <= 2 * (len(grid) + 1)

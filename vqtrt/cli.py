@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vqtrt.cli_bench import bench_decode, bench_engine
+from vqtrt.cli_doctor import doctor
 from vqtrt.cli_export import export, verify
 from vqtrt.cli_options import (
     IMAGES,
@@ -69,6 +70,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure how fast it is here.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.command()(doctor)
 app.command()(export)
 app.command()(verify)
 app.command()(convert)
