@@ -60,7 +60,8 @@ class FakeSpeechEngine(EngineDouble):
         self._decoder_weights = rng.integers(1, 1000, (STRIDE, 2 * decoder_context + 1))
 
     def open(self, graph: str) -> Callable[..., np.ndarray]:
-        made = {"encoder": self.encoder, "decoder": self.decoder}[graph]
+        assert graph in ("encoder", "decoder")
+        made: Callable[..., np.ndarray] = self.encoder if graph == "encoder" else self.decoder
 
         def run(*arrays: np.ndarray) -> np.ndarray:
             assert all(

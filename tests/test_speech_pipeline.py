@@ -289,12 +289,12 @@ def test_many_recordings_that_stream_are_open_a_few_at_a_time(out, monkeypatch):
     source = FakeSpeech([300] * count)
     blocks = source.blocks
 
-    def opened(item: Item, how: AudioPreprocessing) -> Iterator[np.ndarray]:
+    def opened(item: Item, preprocessing: AudioPreprocessing) -> Iterator[np.ndarray]:
         nonlocal now, most
         with lock:
             now += 1
             most = max(most, now)
-        yield from blocks(item, how)
+        yield from blocks(item, preprocessing)
         with lock:
             now -= 1
 
@@ -309,7 +309,7 @@ def test_memory_does_not_grow_with_a_recording_nor_with_their_number(tmp_path, m
 
     def peak(lengths: list[int]) -> int:
         source = FakeSpeech(lengths, block=1000)
-        source.blocks = lambda item, how: (
+        source.blocks = lambda item, preprocessing: (
             noise(block, 1000) for block in range(source.lengths[item.key] // 1000)
         )
         tracemalloc.start()
@@ -506,8 +506,8 @@ def test_a_name_that_is_too_long(tmp_path):
 
 def test_loud_audio_is_clipped_and_not_wrapped(tmp_path):
     class Loud(SpeechTokenizer):
-        def stream(self, codes, speakers):
-            for index, blocks in super().stream(codes, speakers):
+        def stream(self, codes, speakers, samples=None, numbers=None):
+            for index, blocks in super().stream(codes, speakers, samples, numbers):
                 yield index, (np.where(block > 0, 3, -3).astype(np.float32) for block in blocks)
 
     loud = Loud(FakeSpeechEngine())

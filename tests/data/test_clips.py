@@ -110,11 +110,11 @@ def test_few_recordings_are_open_and_few_samples_held(workers, long):
     source, lock = FakeSpeech(lengths), threading.Lock()
     blocks, now, most, held, most_held = source.blocks, 0, 0, 0, 0
 
-    def opened(item: Item, how: AudioPreprocessing) -> Iterator[np.ndarray]:
+    def opened(item: Item, preprocessing: AudioPreprocessing) -> Iterator[np.ndarray]:
         nonlocal now, most, held, most_held
         with lock:
             now, most = now + 1, max(most, now + 1)
-        for block in blocks(item, how):
+        for block in blocks(item, preprocessing):
             with lock:
                 held, most_held = held + len(block), max(most_held, held + len(block))
             yield block
