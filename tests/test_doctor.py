@@ -29,6 +29,11 @@ class Gpu(cuda_doubles.FakeCuda):
         return 0, 7 * 2**30, 8 * 2**30
 
 
+def test_the_gpu_of_these_tests_has_what_cuda_has() -> None:
+    bindings = pytest.importorskip("cuda.bindings.runtime")
+    assert callable(bindings.cudaMemGetInfo)
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> cuda_doubles.FakeTensorRT:
     """A machine with a GPU, and both packages of TensorRT; building writes what doubles load."""
@@ -300,3 +305,15 @@ def test_weights_need_more_bits_than_tf32_keeps() -> None:
     assert (kept != weights).mean() > 0.99
     assert -0.5 <= weights.min() < -0.4
     assert 0.4 < weights.max() < 0.5
+
+
+def test_folders_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = Report()
+    for folder in (Path(), Path("runs/a"), Path("runs/a/bundle")):
+        report.hide(folder, f"<{folder.name or 'here'}>")
+    report.ok("x", f"1.5 of {tmp_path}/runs/a/bundle/encoder.onnx and runs/a/priors, docs/a.md")
+    report.failed("y", f"{tmp_path}/x.txt, /usr/lib/x86_64/libz.so.1: gone", "see docs/tensorrt.md")
+    first, second = report.checks
+    assert first.text == "1.5 of <bundle>/encoder.onnx and <a>/priors, docs/a.md"
+    assert (second.text, second.mend) == ("<here>/x.txt, libz.so.1: gone", "see docs/tensorrt.md")

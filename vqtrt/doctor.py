@@ -5,7 +5,6 @@ of the environment three variables of CUDA's.
 """
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from vqtrt.doctor_cuda import examine_cuda
@@ -16,32 +15,21 @@ from vqtrt.doctor_packages import examine_packages
 from vqtrt.doctor_report import Report
 
 
-def examine(
-    model: Path | None = None,
-    *,
-    device: int = 0,
-    progress: Callable[[str], None] = lambda section: None,
-) -> Report:
+def examine(model: Path | None = None, *, device: int = 0) -> Report:
     """Look at machine, packages, CUDA and engines, and at a run or bundle if one is given.
 
-    About a minute at most, less without a GPU. `progress` is told what is looked at. Never raises
-    for what it finds.
+    About a minute at most, less without a GPU. Never raises for what it finds.
     """
     report = Report()
-    progress("machine")
     gpus = examine_machine(report)
-    progress("packages")
     with report.checking("packages"):
         examine_packages(report, gpus)
     if gpus:
-        progress("CUDA")
         with report.checking("CUDA"):
             examine_cuda(report, device)
-    progress("engines")
     with report.checking("engines"), tempfile.TemporaryDirectory(prefix="vqtrt-doctor-") as folder:
         examine_engines(report, Path(folder), gpus, device)
     if model is not None:
-        progress("model")
         report.hide(model, "MODEL")
         with report.checking("model"):
             examine_model(report, model, gpus, device)

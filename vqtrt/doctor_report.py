@@ -75,9 +75,10 @@ class Report:
         return results[0] if results else None
 
     def hide(self, folder: Path, name: str) -> None:
-        """Show a folder under a name."""
-        self.names[str(folder)] = name
-        self.names[str(folder.resolve())] = name
+        """Show a folder under a name; one that is named by a single word stays as it is."""
+        for path in (folder, folder.resolve()):
+            if len(path.parts) > 1:
+                self.names[str(path)] = name
 
     def log(self, package: str, lines: list[str]) -> None:
         """Keep the last lines that a package logged."""
