@@ -1,7 +1,6 @@
 """The doctor's own model on every engine that is here, compared with numpy."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +134,8 @@ def build(bundle: Bundle, name: trt_package.PackageName, device: int) -> None:
     """Compile the model's graphs into its bundle, for batches of 1, 16 and 64."""
     from vqtrt.export.tensorrt import build_engines, engine_options
 
-    options = replace(engine_options(name, ",".join(map(str, _BATCHES))), device=device)
-    build_engines(bundle, options)
+    batches = ",".join(map(str, _BATCHES))
+    build_engines(bundle, engine_options(name, batches, device=device))
 
 
 def _run_plans(bundle: Bundle, name: str, device: int) -> str:
