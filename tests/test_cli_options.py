@@ -20,8 +20,7 @@ def test_every_command_that_opens_an_engine_takes_all_its_options() -> None:
     }
     assert {"encode", "decode", "eval", "verify", "sample", "convert", "probe"} <= set(opening)
     for name, options in opening.items():
-        if name != "bench engine":  # which measures all engines and precisions
-            assert {"--engine", "--precision", "--device", "--trust-engines"} <= options, name
+        assert {"--engine", "--precision", "--device", "--trust-engines"} <= options, name
 
 
 def test_the_options_of_an_engine_reach_it_as_they_were_given() -> None:

@@ -17,7 +17,7 @@ from vqtrt.artefacts import Artefacts
 from vqtrt.bench_peaks import peaks
 from vqtrt.bundle import ModelFacts, of_images
 from vqtrt.data.preprocessing import Preprocessing
-from vqtrt.engines.base import Graph
+from vqtrt.engines import EngineOptions, Graph, open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.precision import PRECISIONS
 
@@ -57,6 +57,8 @@ def bench_engine(
     batch_sizes: Sequence[int] = (1, 16, 64),
     repeat: int = 3,
     seconds: float = 0.3,
+    gpu: int = 0,
+    trust_engines: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Latency and rate of each engine, precision, graph and batch size, on pictures of noise.
@@ -65,7 +67,8 @@ def bench_engine(
     batch N` `open_seconds`, `first_seconds` (cold: the first run of this batch), `seconds` (warm:
     the median run), `images_per_second`, and of the peaks of its device and precision the
     `matmul_share` and `copy_share`, None where not known. `peaks` has those by `DEVICE PRECISION`,
-    `unavailable` says for each engine and precision that was left out why.
+    `unavailable` says for each engine and precision that was left out why. `gpu` and
+    `trust_engines` are as in `EngineOptions`.
     """
     for name, known in ((engines, ENGINES), (precisions, PRECISIONS)):
         if unknown := [each for each in name if each not in known]:
@@ -77,7 +80,9 @@ def bench_engine(
     facts, size = _facts(model)
     for done, (engine, precision) in enumerate(pairs, 1):
         try:
-            cells += _open(model, engine, precision)
+            cells += _open(
+                model, EngineOptions(engine, precision, gpu, trust_engines=trust_engines)
+            )
         except Exception as error:
             # What a package raises that is half there is as good a reason as ours.
             unavailable[f"{engine} {precision}"] = _one_line(error)
@@ -128,35 +133,27 @@ def _facts(model: Artefacts) -> tuple[ModelFacts, Preprocessing]:
     return opened.facts, of_images(opened.preprocessing)
 
 
-def _open(model: Artefacts, engine: str, precision: str) -> list[_Cell]:
+def _open(model: Artefacts, options: EngineOptions) -> list[_Cell]:
     """The graphs of an engine, ready to run; raises what it raises."""
     began = time.perf_counter()
-    opener, device = _opener(model, engine, precision)
+    opener, device = _opener(model, options)
     made = time.perf_counter() - began
     cells = []
     for graph in GRAPHS:
         began = time.perf_counter()
         run = opener(graph)
         opened = made + time.perf_counter() - began
-        cells.append(_Cell(engine, precision, graph, device, run, opened))
+        cells.append(_Cell(options.engine, options.precision, graph, device, run, opened))
     return cells
 
 
-def _opener(model: Artefacts, engine: str, precision: str) -> tuple[Callable[[str], Graph], str]:
-    if engine in ("torch", "torch-compile"):
-        return _torch_opener(model, precision, compiled=engine == "torch-compile")
-    bundle = model.open_bundle()
-    if engine == "onnxruntime":
-        from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(bundle, precision=precision).open, "cpu"
-    if engine == "onnxruntime-cuda":
-        from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
-
-        return OnnxRuntimeCudaEngine(bundle, precision=precision).open, "cuda"
-    from vqtrt.engines.tensorrt import TensorRTEngine
-
-    return TensorRTEngine(bundle, engine, precision).open, "cuda"
+def _opener(model: Artefacts, options: EngineOptions) -> tuple[Callable[[str], Graph], str]:
+    """What opens a graph, and the kind of device that it then runs on."""
+    if options.engine in ("torch", "torch-compile"):
+        compiled = options.engine == "torch-compile"
+        return _torch_opener(model, options.precision, compiled=compiled)
+    device = "cpu" if options.engine == "onnxruntime" else "cuda"
+    return open_engine(model, options).open, device
 
 
 def _torch_opener(

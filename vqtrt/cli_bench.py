@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vqtrt.cli_options import Json, Model, PrecisionName, find, with_engine
+from vqtrt.cli_options import Device, Json, Model, PrecisionName, TrustEngines, find, with_engine
 from vqtrt.engine_options import AUTO, EngineOptions
 
 
@@ -22,6 +22,8 @@ def bench_engine(
         list[int] | None, typer.Option(min=1, help="Repeatable (default: 1, 16 and 64).")
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
+    device: Device = 0,
+    trust_engines: TrustEngines = False,
     as_json: Json = False,
 ) -> None:
     """Latency and rate of every engine beside torch, and the share of what the machine can do."""
@@ -36,6 +38,8 @@ def bench_engine(
             precisions=[name.value for name in precision or [PrecisionName.FP32]],
             batch_sizes=batch_size or (1, 16, 64),
             repeat=repeat,
+            gpu=device,
+            trust_engines=trust_engines,
             progress=counter,
         )
     terminal.show(figures, as_json)

@@ -67,6 +67,14 @@ Model = Annotated[
         help="Run or bundle. Without it: $VQTRT_MODEL, else the newest run under ./runs.",
     ),
 ]
+Device = Annotated[int, typer.Option(min=0, help="Index of the GPU; CPU engines ignore it.")]
+TrustEngines = Annotated[
+    bool,
+    typer.Option(
+        "--trust-engines",
+        help="Load TensorRT engines that this machine did not build; they run as code.",
+    ),
+]
 _ENGINE: dict[str, tuple[Any, Any]] = {
     "engine": (
         Annotated[EngineName, typer.Option(help="What runs the model.")],
@@ -78,20 +86,8 @@ _ENGINE: dict[str, tuple[Any, Any]] = {
         ],
         PrecisionName.FP32,
     ),
-    "device": (
-        Annotated[int, typer.Option(min=0, help="Index of the GPU; CPU engines ignore it.")],
-        0,
-    ),
-    "trust_engines": (
-        Annotated[
-            bool,
-            typer.Option(
-                "--trust-engines",
-                help="Load TensorRT engines that this machine did not build; they run as code.",
-            ),
-        ],
-        False,
-    ),
+    "device": (Device, 0),
+    "trust_engines": (TrustEngines, False),
 }
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one engine call.")]
 IMAGES = 64

@@ -104,6 +104,9 @@ def test_every_recipe_compiles_at_full_size(recipe, package, tmp_path):
         assert made["fp32"]["encoder"]["weights"] > 2**20
     if config.model.hidden >= 256:
         assert sum(each["weights"] for each in made["fp32"].values()) > 2**24
+    # What a context needs of the GPU at the largest batch, 64: known without one.
+    needs = [each["activation_bytes"] for plans in made.values() for each in plans.values()]
+    assert all(0 < need < 2**30 for need in needs), needs
 
 
 @pytest.mark.slow
