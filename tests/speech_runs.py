@@ -8,11 +8,12 @@ import torch
 from shared_runs import shared
 
 from vqtrt.artefacts import Artefacts, find_model
+from vqtrt.atomic import write_text
 from vqtrt.config_speech import SpeechConfig
 from vqtrt.export.run import export_bundle
 from vqtrt.models.speech import SpeechVQVAE
 from vqtrt.settings import parse_settings
-from vqtrt.training.checkpoints import save_weights, write_text
+from vqtrt.training.checkpoints import save_weights
 
 RATE, STRIDE = 8000, 16
 CONV = {"kind": "conv", "stem_hidden": 4, "blocks": 1, "stft_sizes": [64, 128]}

@@ -3,6 +3,7 @@ import json
 import shutil
 import threading
 import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from vqtrt import pipeline
 from vqtrt.artefacts import Artefacts
+from vqtrt.data import folder_writer
 from vqtrt.data.codes import Codes, read_codes
 from vqtrt.data.folder import ImageFolder
 from vqtrt.data.preprocessing import Preprocessing
@@ -220,6 +222,38 @@ def test_a_job_that_was_broken_off_equals_an_unbroken_one(out, monkeypatch, when
     assert out.read_bytes() == whole.read_bytes()
     assert out.with_suffix(".json").read_bytes() == whole.with_suffix(".json").read_bytes()
     assert left(out) == [*BOTH, "whole.json", "whole.npy"]
+
+
+def test_a_finished_encode_is_not_done_again(folder, out):
+    first = encode(ImageFolder(folder), out)
+
+    def work(*_):
+        raise AssertionError("encodes again")
+
+    before = {name: (out.parent / name).stat().st_mtime_ns for name in BOTH}
+    result = encode(ImageFolder(folder), out, engine=FakeEngine(before=work), resume=True)
+    assert result[:4] == (*first[:3], 7)
+    assert {name: (out.parent / name).stat().st_mtime_ns for name in BOTH} == before
+    # A process that was killed right at its end left its journal.
+    (out.parent / PARTIAL[1]).touch()
+    assert encode(ImageFolder(folder), out, resume=True).resumed_at == 7
+    assert left(out) == BOTH
+    other = FakeEngine()
+    other.weights_sha256 = "0" * 64
+    with pytest.raises(VqtrtError, match="the model changed since it was begun"):
+        encode(ImageFolder(folder), out, engine=other, resume=True)
+    out.with_suffix(".json").unlink()
+    with pytest.raises(VqtrtError, match=r"without a \.json that says what made it"):
+        encode(ImageFolder(folder), out, resume=True)
+
+
+def test_codes_go_where_a_link_leads(folder, out, tmp_path):
+    (tmp_path / "disk").mkdir()
+    out.symlink_to(tmp_path / "disk/codes.npy")
+    encode(ImageFolder(folder), out)
+    assert out.is_symlink()
+    assert tree(tmp_path / "disk") == ["codes.npy"]
+    assert len(read_codes(out).files) == 7
 
 
 def test_resume_without_a_partial_begins(folder, out):
@@ -522,6 +556,56 @@ def test_the_folder_is_as_public_as_any(tmp_path):
     (tmp_path / "plain").mkdir()
     decode(codes_of(tmp_path, "a"), tmp_path / "back")
     assert (tmp_path / "back").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_interrupted_decode_equals_an_unbroken_one(tmp_path, monkeypatch, there):
+    monkeypatch.setattr(folder_writer, "_COMMIT_SECONDS", -1)
+    codes, back = codes_of(tmp_path, *"abcdefg", "x/h"), tmp_path / "back"
+    decode(codes, tmp_path / "whole")
+    if there:
+        back.mkdir()
+    calls = itertools.count()
+
+    def crash(*_):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        decode(codes, back, before=crash)
+    assert "6 files are kept in" in caught.value.__notes__[0]
+    assert tree(back) == [] if not there else True
+    told: list[int] = []
+    sizes: list[int] = []
+    count = decode_codes(
+        tokenizer(3, before=lambda name, array: sizes.append(len(array))),
+        codes,
+        back,
+        workers=2,
+        resume=True,
+        resumed=told.append,
+    )
+    assert (count, told, sizes) == (8, [6], [2])
+    assert tree(back) == tree(tmp_path / "whole")
+    for path in back.rglob("*.png"):
+        same = tmp_path / "whole" / path.relative_to(back)
+        assert path.read_bytes() == same.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"back", "whole"}
+
+
+def test_a_finished_decode_is_not_done_again(tmp_path):
+    def work(*_):
+        raise AssertionError("decodes again")
+
+    codes, told = codes_of(tmp_path, *"abc"), []
+    decode(codes, tmp_path / "back")
+    idle = tokenizer(before=work)
+    again = partial(decode_codes, idle, workers=1, resume=True, resumed=told.append)
+    assert again(codes, tmp_path / "back") == 3
+    assert told == [3]
+    other = Codes(codes.path, codes.codes + 1, None, codes.files)
+    with pytest.raises(VqtrtError, match="the codes changed since it was begun"):
+        again(other, tmp_path / "back")
 
 
 def test_decode_progress(tmp_path):

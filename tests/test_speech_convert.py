@@ -8,6 +8,7 @@ from doubles import tree
 from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 
 from vqtrt import speech_tokenizer
+from vqtrt.data import folder_writer
 from vqtrt.data.audio import AudioPreprocessing, read_audio
 from vqtrt.data.speech import SpeechFolder
 from vqtrt.errors import AudioError, VqtrtError
@@ -197,3 +198,34 @@ def test_no_file_for_one(tmp_path, one, out, message):
     with pytest.raises(VqtrtError, match=message):
         convert(one, tmp_path / out, root=str(tmp_path / "in.wav"))
     assert tree(tmp_path) == ["in.wav"]
+
+
+def test_an_interrupted_conversion_equals_an_unbroken_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_writer, "_COMMIT_SECONDS", -1)
+    monkeypatch.setattr(speech_tokenizer, "CALL_SAMPLES", 1)
+    convert(FakeSpeech(LENGTHS), tmp_path / "whole")
+
+    journal = tmp_path / "out.partial/.vqtrt.jsonl"
+
+    def crash(name, array):
+        if name == "decoder" and journal.read_bytes().count(b"\n") > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(FakeSpeech(LENGTHS), tmp_path / "out", engine=FakeSpeechEngine(before=crash))
+    told: list[int] = []
+    convert(FakeSpeech(LENGTHS), tmp_path / "out", resume=True, resumed=told.append)
+    assert 0 < told[0] < len(LENGTHS)
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_place_that_cannot_be_written_is_seen_before_the_work(tmp_path):
+    def work(*_):
+        raise AssertionError("encodes")
+
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file/out"):
+        with pytest.raises(VqtrtError, match="file"):
+            convert(FakeSpeech(LENGTHS), out, engine=FakeSpeechEngine(before=work))

@@ -14,6 +14,7 @@ from doubles import MODEL, tree
 from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 
 from vqtrt import speech_pipeline, speech_tokenizer
+from vqtrt.data import folder_writer
 from vqtrt.data.audio import AudioPreprocessing, read_audio
 from vqtrt.data.clip_codes import ClipCodes, ClipHeader, read_clip_codes
 from vqtrt.data.clips import MOST_OPEN
@@ -506,8 +507,8 @@ def test_a_name_that_is_too_long(tmp_path):
 
 def test_loud_audio_is_clipped_and_not_wrapped(tmp_path):
     class Loud(SpeechTokenizer):
-        def stream(self, codes, speakers, samples=None, numbers=None):
-            for index, blocks in super().stream(codes, speakers, samples, numbers):
+        def stream(self, codes, speakers, samples=None, numbers=None, done=()):
+            for index, blocks in super().stream(codes, speakers, samples, numbers, done):
                 yield index, (np.where(block > 0, 3, -3).astype(np.float32) for block in blocks)
 
     loud = Loud(FakeSpeechEngine())
@@ -548,3 +549,51 @@ def test_a_long_clip_is_decoded_in_flat_memory(tmp_path, monkeypatch):
 
     peak(10_000)
     assert peak(1_000_000) - peak(50_000) < 500_000
+
+
+def test_an_interrupted_decode_equals_an_unbroken_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_writer, "_COMMIT_SECONDS", -1)
+    # Of one clip each.
+    monkeypatch.setattr(speech_tokenizer, "CALL_SAMPLES", 1)
+    codes, back = codes_of(tmp_path, [400, 8, 1600, 90, 33]), tmp_path / "back"
+    decode(codes, tmp_path / "whole")
+    journal = tmp_path / "back.partial/.vqtrt.jsonl"
+
+    def crash(*_):
+        if journal.read_bytes().count(b"\n") > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        decode(codes, back, before=crash)
+    assert "files are kept in" in caught.value.__notes__[0]
+    assert not back.exists()
+    told: list[int] = []
+    assert decode(codes, back, resume=True, resumed=told.append) == 5
+    assert 0 < told[0] < 5
+    assert wavs(back) == wavs(tmp_path / "whole")
+
+    def work(*_):
+        raise AssertionError("decodes again")
+
+    assert decode(codes, back, before=work, resume=True, resumed=told.append) == 5
+    assert told[1:] == [5]
+    with pytest.raises(VqtrtError, match=r"the job's speakers changed since it was begun"):
+        decode(codes, back, before=work, resume=True, speaker="cy")
+
+
+def wavs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_finished_encode_is_not_done_again(out):
+    def work(*_):
+        raise AssertionError("encodes again")
+
+    encode(FakeSpeech([50, 400, 7], bad=[2]), out, on_error="skip")
+    before = out.stat().st_mtime_ns
+    engine = FakeSpeechEngine(before=work)
+    result = encode(FakeSpeech([50, 400, 7], bad=[2]), out, engine=engine, resume=True)
+    assert result[:4] == (out, 2, 1, 3)
+    assert out.stat().st_mtime_ns == before
+    with pytest.raises(VqtrtError, match="the data's list of files changed"):
+        encode(FakeSpeech([50, 400]), out, engine=engine, resume=True)

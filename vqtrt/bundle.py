@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -24,10 +25,12 @@ from pydantic import (
     model_validator,
 )
 
+from vqtrt.atomic import followed
 from vqtrt.data.audio import AudioPreprocessing
 from vqtrt.data.files import open_file, read_file
 from vqtrt.data.preprocessing import MAX_SIDE, Preprocessing
-from vqtrt.errors import VqtrtError
+from vqtrt.errors import VqtrtError, unwritable
+from vqtrt.locks import only_writer
 
 FORMAT_VERSION = 1
 INFO = "bundle.json"
@@ -372,3 +375,16 @@ def _read_info(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise VqtrtError(_damaged(path, "not a JSON object"))
     return content
+
+
+@contextmanager
+def only_export(out: Path) -> Iterator[None]:
+    """Be the only process that writes a bundle; `VqtrtError` where another one does."""
+    target = followed(out)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(out, error) from error
+    # Beside it: the folder itself is replaced.
+    with only_writer(target.parent / f".{target.name}.lock", out):
+        yield

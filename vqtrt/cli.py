@@ -3,12 +3,14 @@
 Nothing heavy is imported at the top: `vqtrt --help` answers before torch would have been found.
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vqtrt import interrupts
 from vqtrt.cli_bench import bench_decode, bench_engine
 from vqtrt.cli_doctor import doctor
 from vqtrt.cli_export import export, verify
@@ -25,6 +27,7 @@ from vqtrt.cli_options import (
     OnErrorName,
     OnErrorOption,
     Resume,
+    ResumeJob,
     Seed,
     Settings,
     Size,
@@ -34,6 +37,7 @@ from vqtrt.cli_options import (
     Temperature,
     TrainOnError,
     Workers,
+    Written,
     file_settings,
     main_process,
     open_named,
@@ -58,7 +62,7 @@ from vqtrt.cli_speech import (
 )
 from vqtrt.engine_options import AUTO, EngineOptions
 from vqtrt.errors import Interrupted, VqtrtError, explain
-from vqtrt.terminal import Commands, fail
+from vqtrt.terminal import Commands, fail, warnings_shown
 
 app = typer.Typer(
     cls=Commands,
@@ -135,16 +139,18 @@ def encode(
     exclude: Exclude = None,
     level_db: LevelDb = None,
     speaker_pattern: SpeakerPattern = None,
-    resume: Annotated[bool, typer.Option(help="Continue an encode that was interrupted.")] = False,
+    resume: ResumeJob = False,
     as_json: Json = False,
 ) -> None:
     """Turn images or recordings into codes."""
     from vqtrt import terminal
+    from vqtrt.data.codes_writer import check_codes_out
     from vqtrt.data.open import open_images
     from vqtrt.data.selection import in_words
     from vqtrt.pipeline import encode_source
     from vqtrt.tokenizer import Tokenizer
 
+    check_codes_out(out)
     chosen = selection(include, exclude)
     found, opened = open_named(model, engine)
     if opened.speech is not None:
@@ -179,13 +185,17 @@ def encode(
                 resume=resume,
                 progress=counter,
             )
-    if result.resumed_at:
-        terminal.note(f"resumed after {result.resumed_at} files")
     tell_passed_over(result.passed_over, speech=opened.speech is not None)
     kinds = in_words(result.rejected_kinds)
     rejected = f", {result.rejected} rejected (see the .json): {kinds}" if result.rejected else ""
     what = "rows" if opened.speech is None else "recordings"
-    terminal.note(f"wrote {result.rows} {what} to {result.out}{rejected}")
+    if result.resumed_at == result.rows + result.rejected:
+        done = f"{out} is complete already: {result.rows} {what}{rejected}"
+        terminal.note(f"{done}; nothing was left to do")
+    else:
+        if result.resumed_at:
+            terminal.note(f"resumed after {result.resumed_at} files")
+        terminal.note(f"wrote {result.rows} {what} to {result.out}{rejected}")
     if as_json:
         terminal.show(
             {
@@ -211,14 +221,18 @@ def decode(
     speaker: Speaker = None,
     temperature: Temperature = None,
     seed: Seed = None,
+    resume: ResumeJob = False,
     as_json: Json = False,
 ) -> None:
     """Turn codes back into images, as PNG, or into recordings, as wav."""
     from vqtrt import terminal
+    from vqtrt.atomic import check_folder
     from vqtrt.data.codes import read_codes
     from vqtrt.pipeline import decode_codes
     from vqtrt.tokenizer import Tokenizer
 
+    check_folder(out)
+    written = Written()
     _, opened = open_named(model, engine)
     if opened.speech is not None:
         refuse({"workers": workers}, "images", "speech")
@@ -230,6 +244,8 @@ def decode(
             speaker=speaker,
             temperature=temperature,
             seed=seed,
+            resume=resume,
+            resumed=written.resumed,
         )
     else:
         refuse({"speaker": speaker, "temperature": temperature, "seed": seed}, "speech", "images")
@@ -243,10 +259,12 @@ def decode(
                 out,
                 workers=worker_count(workers),
                 note=terminal.note,
+                resume=resume,
+                resumed=written.resumed,
                 progress=counter,
             )
     what = "pictures" if opened.speech is None else "wavs"
-    terminal.note(f"wrote {count} {what} into {out}")
+    written.tell(out, count, what, f"wrote {count} {what} into {out}")
     if as_json:
         terminal.show({"out": str(out), what: count}, True)
 
@@ -396,9 +414,24 @@ def bench_encode(
 
 
 def main() -> None:
-    """Run a command; a `VqtrtError` is printed as one line, with exit status 1."""
-    try:
-        app()
-    except (VqtrtError, MemoryError, OSError) as error:
-        fail(explain(error))
-        sys.exit(130 if isinstance(error, Interrupted) else 1)
+    """Run a command; a `VqtrtError` is printed as one line, with exit status 1.
+
+    One that a signal ended has the exit status that a shell gives for it: 128 and the number.
+    """
+    with interrupts.handled(), warnings_shown():
+        try:
+            app()
+        except (Interrupted, KeyboardInterrupt) as error:
+            # The second, where a signal comes while Typer puts its commands together.
+            number = interrupts.received() or signal.SIGINT
+            ended = error if isinstance(error, Interrupted) else Interrupted(number)
+            if main_process():
+                fail(explain(ended))
+            sys.exit(ended.status)
+        except (VqtrtError, MemoryError, OSError) as error:
+            fail(explain(error))
+            sys.exit(1)
+        except SystemExit as end:
+            # Typer's own, where a signal came before the command began.
+            came = interrupts.received()
+            sys.exit(Interrupted(came).status if came and end.code else end.code)

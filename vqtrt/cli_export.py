@@ -92,10 +92,11 @@ def export(
             with terminal.waiting("verifying"):
                 figures = verify_bundle(model)
     if options is not None and figures.get("passed", True):
-        with terminal.counting("building engines", 100) as counter:
-            engines = build_engines(
-                model.open_bundle(), options, precisions or ["fp32"], progress=counter
-            )
+        from vqtrt.bundle import only_export
+
+        bundle = model.open_bundle()
+        with only_export(bundle.path), terminal.counting("building engines", 100) as counter:
+            engines = build_engines(bundle, options, precisions or ["fp32"], progress=counter)
         if not all(each["trusted"] for each in engines.values()):
             terminal.note(
                 "the folder that keeps which engines you built cannot be written: name another "

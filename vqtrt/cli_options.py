@@ -157,6 +157,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value, such as train.steps=2000; repeatable."),
 ]
+ResumeJob = Annotated[
+    bool, typer.Option("--resume", help="Continue this job, if it was interrupted.")
+]
 Resume = Annotated[bool, typer.Option(help="Continue from the newest checkpoint.")]
 
 
@@ -309,6 +312,28 @@ def warn_of_others(codes: Path, header: "Header | None", engine: "OpenedEngine")
 
     if header and header.weights_sha256 != engine.weights_sha256:
         terminal.note(f"warning: another model made {codes}: {header.model.get('path')}")
+
+
+class Written:
+    """What a job that fills a folder has to say at its end."""
+
+    def __init__(self) -> None:
+        self._before = 0
+
+    def resumed(self, count: int) -> None:
+        """Take note of the files that an earlier, interrupted job had made."""
+        self._before = count
+
+    def tell(self, out: Path, count: int, what: str, wrote: str) -> None:
+        """Say that `out` has all files; `wrote` tells of them if there was anything to do."""
+        from vqtrt import terminal
+
+        if 0 < count == self._before:
+            terminal.note(f"{out} is complete already: {count} {what}; nothing was left to do")
+            return
+        if self._before:
+            terminal.note(f"resumed after {self._before} files")
+        terminal.note(wrote)
 
 
 def require_passed(figures: dict[str, Any]) -> None:

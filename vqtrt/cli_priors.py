@@ -137,6 +137,8 @@ def sample(
 ) -> None:
     """Draw new codes from a prior, and decode them to pictures or wavs."""
     from vqtrt import terminal
+    from vqtrt.atomic import check_folder
+    from vqtrt.data.codes_writer import check_codes_out
     from vqtrt.data.grid import check_png
     from vqtrt.generate import read_prefix
     from vqtrt.sampler import Draw
@@ -148,6 +150,8 @@ def sample(
         raise VqtrtError("nothing to write: pass --out FOLDER, --out codes.npy or --grid PNG")
     if grid is not None:
         check_png(grid)
+    if out is not None:
+        (check_codes_out if out.suffix == ".npy" else check_folder)(out)
     found, opened = open_named(model, engine)
     draw = Draw(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     if opened.speech is None:
@@ -216,7 +220,7 @@ def _sample_clips(
         return
     decoder = SpeechTokenizer(engine, batch_size=batch_size, seed=request.draw.seed)
     with terminal.counting("decoding") as counter:
-        decode_speech(decoder, codes, out, progress=counter)
+        decode_speech(decoder, codes, out, keep=False, progress=counter)
 
 
 @with_engine

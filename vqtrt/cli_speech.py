@@ -15,10 +15,12 @@ from vqtrt.cli_options import (
     Model,
     OnErrorName,
     OnErrorOption,
+    ResumeJob,
     Seed,
     SpeakerPattern,
     Temperature,
     Workers,
+    Written,
     open_named,
     refuse,
     selection,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from vqtrt.data.audio import AudioPreprocessing
     from vqtrt.data.selection import Selection
     from vqtrt.engines import Engine as OpenedEngine
-    from vqtrt.pipeline import EncodeResult
+    from vqtrt.pipeline import EncodeResult, Resumed
     from vqtrt.speech_tokenizer import SpeechTokenizer
 
 BATCH = 16
@@ -71,9 +73,10 @@ def convert(
     level_db: LevelDb = None,
     temperature: Temperature = None,
     seed: Seed = None,
+    resume: ResumeJob = False,
     as_json: Json = False,
 ) -> None:
-    """Say what was said in another voice: recordings to codes, and back as another speaker."""
+    """Voice conversion: re-synthesize recordings as another speaker."""
     from vqtrt import terminal
     from vqtrt.data.folder import passed_over
     from vqtrt.data.rejects import reject_kinds
@@ -83,6 +86,7 @@ def convert(
     found, opened = open_named(model, engine)
     tokenizer = _tokenizer(opened, batch_size, temperature, seed)
     source = open_recordings(found, data, selection=selection(include, exclude))
+    written = Written()
     with terminal.counting("converting") as counter, skippable():
         result = convert_speech(
             tokenizer,
@@ -94,11 +98,14 @@ def convert(
             workers=worker_count(workers),
             on_error=on_error.value,
             note=terminal.note,
+            resume=resume,
+            resumed=written.resumed,
             progress=counter,
         )
     tell_passed_over(passed_over(source), speech=True)
     _tell(result.rejected)
-    terminal.note(f"wrote {result.recordings} recordings as {speaker}: {out}")
+    what = f"{result.recordings} recordings as {speaker}"
+    written.tell(out, result.recordings, f"recordings as {speaker}", f"wrote {what}: {out}")
     if as_json:
         rejected = [{"file": name, "reason": reason} for name, reason in result.rejected]
         figures = {"out": str(out), "recordings": result.recordings, "speaker": speaker}
@@ -217,6 +224,8 @@ def decode_recordings(
     speaker: str | None,
     temperature: float | None,
     seed: int | None,
+    resume: bool,
+    resumed: "Resumed",
 ) -> int:
     """`vqtrt decode` of speech: how many wavs it wrote."""
     from vqtrt import terminal
@@ -228,7 +237,14 @@ def decode_recordings(
     warn_of_others(codes, opened.header, engine)
     with terminal.counting("decoding") as counter:
         return decode_speech(
-            tokenizer, opened, out, speaker=speaker, note=terminal.note, progress=counter
+            tokenizer,
+            opened,
+            out,
+            speaker=speaker,
+            note=terminal.note,
+            resume=resume,
+            resumed=resumed,
+            progress=counter,
         )
 
 

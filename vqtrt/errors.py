@@ -5,6 +5,8 @@ The CLI prints it without a traceback and exits with status 1.
 """
 
 import errno
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -23,7 +25,18 @@ class AudioError(VqtrtError):
 
 
 class Interrupted(VqtrtError):  # noqa: N818
-    """Ctrl-C, with what the interrupted work had to say."""
+    """A command that a signal ended; carries the notes of its work, such as how to resume."""
+
+    def __init__(self, number: int, notes: Sequence[str] = ()) -> None:
+        name = signal.Signals(number).name
+        by = "" if number == signal.SIGINT else f" by {name}"
+        super().__init__("; ".join([f"interrupted{by}", *notes]))
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """The exit status: what a shell gives for the signal."""
+        return 128 + self.number
 
 
 def unwritable(path: Path, error: OSError) -> VqtrtError:

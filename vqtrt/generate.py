@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 import vqtrt
 from vqtrt.artefacts import Artefacts
+from vqtrt.atomic import merging_folder
 from vqtrt.data.codes import CodesHeader, read_codes
 from vqtrt.data.codes_writer import CodesWriter
 from vqtrt.data.grid import image_grid, save_png
 from vqtrt.errors import VqtrtError
-from vqtrt.pipeline import staged
 from vqtrt.sampling import Request, Samples, find_prior
 from vqtrt.tokenizer import Tokenizer
 
@@ -58,7 +58,7 @@ def write_codes(
 
 def write_pictures(tokenizer: Tokenizer, samples: Samples, out: Path) -> None:
     """Write a PNG a sample into the folder `out`; they appear when all are decoded."""
-    with staged(out) as stage:
+    with merging_folder(out) as stage:
         names = _names(len(samples.codes))
         for name, image in zip(names, tokenizer.decode(samples.codes), strict=True):
             save_png(stage / f"{name}.png", image)

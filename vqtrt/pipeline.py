@@ -7,26 +7,28 @@ common with images is here, too; the rest is in `speech_pipeline.py`.
 
 import hashlib
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 import vqtrt
 from vqtrt.artefacts import Artefacts
+from vqtrt.atomic import check_folder
 from vqtrt.data.batches import OnError, read_batches
-from vqtrt.data.codes import Codes, CodesHeader, check_codes
-from vqtrt.data.codes_writer import CodesWriter, ItemsWriter
+from vqtrt.data.codes import Codes, CodesHeader, Rejected, check_codes, read_codes
+from vqtrt.data.codes_writer import CodesWriter, ItemsWriter, check_codes_out, is_complete
 from vqtrt.data.folder import ImageFolder, passed_over
+from vqtrt.data.folder_writer import FolderWriter, is_finished
 from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.rejects import reject_kinds
 from vqtrt.data.source import Images, ImageSource, Item
-from vqtrt.errors import VqtrtError, unwritable
+from vqtrt.errors import VqtrtError
 from vqtrt.output_names import NameLimits, name_limits, output_names
 from vqtrt.tokenizer import Tokenizer
 
@@ -35,7 +37,12 @@ Progress = Callable[[int, int], None]
 Note = Callable[[str], None]
 """Called with a line for the user."""
 
+Resumed = Callable[[int], None]
+"""Called with the number of files that an earlier, interrupted job had made already."""
+
 _COMMIT_SECONDS = 2.0
+_HASHED = 1 << 12
+"""Rows of codes that are hashed at once."""
 
 
 class Source(Protocol):
@@ -96,13 +103,14 @@ def encode_source(
 
     `preprocessing` replaces the model's own. Where an image cannot be read, raises `ImageError`
     and leaves no `out`; with `on_error="skip"` the .json lists it as rejected. What was done when
-    a job stopped is kept beside `out`, and `resume` continues it. Where no image at all can be
-    read, raises `VqtrtError` and leaves nothing.
+    a job stopped is kept beside `out`, and `resume` continues it; an `out` that this very job has
+    finished stays. Where no image at all can be read, raises `VqtrtError` and leaves nothing.
     """
     if isinstance(source, ImageFolder):
         require_outside(out, source.root, root)
     size = preprocessing or tokenizer.preprocessing
     shape = tokenizer.code_shape(size.height, size.width)
+    check_codes_out(out)
     listing = list_source(source)
     header = CodesHeader(
         codebook_size=tokenizer.codebook_size,
@@ -118,6 +126,9 @@ def encode_source(
         preprocessing=size.model_dump(mode="json"),
         vqtrt_version=vqtrt.__version__,
     )
+    if resume and is_complete(out, header):
+        done = read_codes(out)
+        return already_done(out, len(done.codes), done.rejected, listing)
     with CodesWriter(out, header=header, resume=resume) as writer:
         resumed_at, committed = writer.files_done, time.monotonic()
         progress(resumed_at, listing.items)
@@ -170,6 +181,14 @@ def finish(
     return EncodeResult(writer.finish(), rows, total - rows, resumed_at, listing.passed_over, kinds)
 
 
+def already_done(
+    out: Path, rows: int, rejected: Sequence[Rejected], listing: Listing
+) -> EncodeResult:
+    """The result of an encode that an earlier job has finished."""
+    kinds = reject_kinds((reject.file, reject.reason) for reject in rejected)
+    return EncodeResult(out, rows, len(rejected), listing.items, listing.passed_over, kinds)
+
+
 def decode_codes(
     tokenizer: Tokenizer,
     codes: Codes,
@@ -177,29 +196,60 @@ def decode_codes(
     *,
     workers: int,
     note: Note = lambda text: None,
+    resume: bool = False,
+    resumed: Resumed = lambda count: None,
     progress: Progress = lambda done, total: None,
 ) -> int:
     """Write every row of `codes` as a PNG below the folder `out`; returns how many.
 
     A picture is named like the file that its row came from, or by its row; `note` is told where
-    names are too long and had to be shortened. All codes are checked
-    first, and pictures appear in `out` only when all of them are decoded.
+    names are too long and had to be shortened. All codes are checked first, and pictures appear in
+    `out` only when all of them are decoded. What was done when a job stopped is kept (see
+    `FolderWriter`), and `resume` continues it, and calls `resumed`; an `out` that this very job has
+    finished stays. Raises `VqtrtError` before any work where `out` cannot be written.
     """
+    check_folder(out)
     check_codes(
         codes.codes, tokenizer.codebook_size, None, tokenizer.num_codebooks, name=str(codes.path)
     )
-    rows = len(codes.codes)
+    rows, size = len(codes.codes), tokenizer.batch_size
     names = picture_names(codes, name_limits(out), note)
-    progress(0, rows)
-    with staged(out) as stage, ThreadPoolExecutor(workers) as pool:
-        for start in range(0, rows, tokenizer.batch_size):
-            stop = min(start + tokenizer.batch_size, rows)
-            images = tokenizer.decode(codes.codes[start:stop])
-            targets = [stage / name for name in names[start:stop]]
+    job = {
+        "kind": "pictures",
+        "codes_sha256": codes_sha256(codes.codes),
+        "weights_sha256": tokenizer.engine.weights_sha256,
+        "precision": tokenizer.engine.precision,
+    }
+    if resume and is_finished(out, job, names):
+        resumed(rows)
+        return rows
+    with (
+        FolderWriter(out, job, names, resume=resume) as writer,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        resumed(len(writer.done))
+        progress(len(writer.done), rows)
+        for start in range(0, rows, size):
+            batch = range(start, min(start + size, rows))
+            # The whole batch or nothing of it, so that each picture is what it would have been.
+            if writer.done.issuperset(batch):
+                continue
+            images = tokenizer.decode(codes.codes[batch.start : batch.stop])
+            targets = [writer.path(row) for row in batch]
             # The list waits for the batch: at most one batch of pictures is in memory.
             list(pool.map(_write_picture, targets, images))
-            progress(stop, rows)
+            writer.wrote(batch)
+            progress(len(writer.done), rows)
+        writer.finish()
     return rows
+
+
+def codes_sha256(codes: NDArray[Any]) -> str:
+    """SHA-256 of codes and their shape, whatever integers they are stored as."""
+    digest = hashlib.sha256(str(codes.shape).encode())
+    for start in range(0, len(codes), _HASHED):
+        digest.update(np.ascontiguousarray(codes[start : start + _HASHED], "<i8").tobytes())
+    return digest.hexdigest()
 
 
 def picture_names(
@@ -210,45 +260,5 @@ def picture_names(
 
 
 def _write_picture(path: Path, image: Images) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The folder is not in place yet, so the file need not appear all at once.
     Image.fromarray(image).save(path, "PNG")
-
-
-@contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` whose content moves into it at the end; removed if anything fails."""
-    if out.exists() and not out.is_dir():
-        raise VqtrtError(f"{out} is a file: name a folder with --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise unwritable(out, error) from error
-    try:
-        yield stage
-        stage.chmod(0o777 & ~_umask())
-        _merge(stage, out)
-    except OSError as error:
-        raise unwritable(out, error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _merge(stage: Path, out: Path) -> None:
-    if not out.exists():
-        stage.rename(out)
-        return
-    for path in sorted(stage.rglob("*")):
-        target = out / path.relative_to(stage)
-        if path.is_dir():
-            target.mkdir(exist_ok=True)
-        else:
-            path.replace(target)
-
-
-def _umask() -> int:
-    # The only way to read it is to set it; mkdtemp made the folder private.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -4,7 +4,6 @@ Codes are small, an hour of speech a megabyte at most: all recordings are encode
 decoder can take those of like length together. Audio lies in memory as for encode and decode.
 """
 
-import os
 from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vqtrt.data.audio import AudioPreprocessing, write_blocks
+from vqtrt.atomic import check_file, check_folder
+from vqtrt.data.audio import AudioPreprocessing, write_stream
 from vqtrt.data.batches import OnError
 from vqtrt.data.clip_codes import ClipCodes
 from vqtrt.data.source import Item
 from vqtrt.data.speech import SpeechFolder, SpeechSource
-from vqtrt.errors import VqtrtError, unwritable
-from vqtrt.pipeline import Note, Progress, require_outside
+from vqtrt.errors import VqtrtError
+from vqtrt.pipeline import Note, Progress, Resumed, require_outside
 from vqtrt.speech_pipeline import decode_speech, encoded_clips, speaker_number
 from vqtrt.speech_tokenizer import SpeechTokenizer
 
@@ -98,13 +98,17 @@ def convert_speech(
     workers: int,
     on_error: OnError = "stop",
     note: Note = lambda text: None,
+    resume: bool = False,
+    resumed: Resumed = lambda count: None,
     progress: Progress = lambda done, total: None,
 ) -> Converted:
     """Write every recording of a source in the voice of `speaker`, 16 bit, as long as it was.
 
     A single recording becomes the wav `out`; else `out` is a folder, as for `decode_speech`.
-    `progress` counts each recording twice, encoded and decoded. Raises as `encode_all`, and before
-    any work for an unknown speaker or a place that cannot be written.
+    `resume` continues with the wavs that an interrupted job has made; recordings are encoded again,
+    which tells whether they are the same. `progress` counts each recording twice, encoded and
+    decoded. Raises as `encode_all`, and before any work for an unknown speaker or a place that
+    cannot be written.
     """
     number = speaker_number(tokenizer.speech.speakers, speaker)
     single = isinstance(source, SpeechFolder) and source.root.is_file()
@@ -112,8 +116,10 @@ def convert_speech(
         _check_file(out, Path(root))
     elif out.is_file():
         raise VqtrtError(f"{out}: is a file; several recordings need a folder: name one with --out")
-    elif isinstance(source, SpeechFolder):
-        require_outside(out / "x", source.root, root)
+    else:
+        check_folder(out)
+        if isinstance(source, SpeechFolder):
+            require_outside(out / "x", source.root, root)
     encoded = encode_all(
         tokenizer,
         source,
@@ -133,6 +139,8 @@ def convert_speech(
             out,
             speaker=speaker,
             note=note,
+            resume=resume,
+            resumed=resumed,
             progress=lambda done, total: progress(count + 2 * lost + done, 2 * (count + lost)),
         )
     progress(2 * (count + lost), 2 * (count + lost))
@@ -142,20 +150,12 @@ def convert_speech(
 def _check_file(out: Path, root: Path) -> None:
     if out.is_dir() or out.suffix.lower() != ".wav":
         raise VqtrtError(f"{out}: one recording becomes one file; --out must end in .wav")
-    if not out.parent.is_dir():
-        raise VqtrtError(f"{out.parent}: no such folder; create it first")
+    check_file(out)
     if out.exists() and out.samefile(root):
         raise VqtrtError(f"{out}: is the recording itself; give --out another name")
 
 
 def _write_one(tokenizer: SpeechTokenizer, codes: ClipCodes, speaker: int, out: Path) -> None:
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     rate = tokenizer.preprocessing.sample_rate
-    try:
-        for _, blocks in tokenizer.stream([codes.clip(0)], [speaker]):
-            write_blocks(temporary, blocks, codes.samples[0], rate)
-        temporary.replace(out)
-    except OSError as error:
-        raise unwritable(out, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    for _, blocks in tokenizer.stream([codes.clip(0)], [speaker]):
+        write_stream(out, blocks, codes.samples[0], rate)

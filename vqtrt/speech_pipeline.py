@@ -6,7 +6,7 @@ memory holds a few batches and one chunk, however many recordings there are and 
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 import vqtrt
 from vqtrt.artefacts import Artefacts
+from vqtrt.atomic import check_folder
 from vqtrt.bundle import ModelFacts, SpeechFacts
 from vqtrt.data.audio import AudioPreprocessing, write_blocks
 from vqtrt.data.batches import OnError
-from vqtrt.data.clip_codes import ClipCodes, ClipHeader, check_clip_codes
+from vqtrt.data.clip_codes import ClipCodes, ClipHeader, check_clip_codes, read_clip_codes
 from vqtrt.data.clips import Clip, CountedBlocks, read_clips
 from vqtrt.data.codes import short
-from vqtrt.data.codes_writer import ClipWriter
+from vqtrt.data.codes_writer import ClipWriter, check_codes_out, is_complete
+from vqtrt.data.folder_writer import FolderWriter, is_finished
 from vqtrt.data.source import Item
 from vqtrt.data.speech import SpeechFolder, SpeechSource
 from vqtrt.errors import AudioError, VqtrtError
@@ -30,10 +32,12 @@ from vqtrt.pipeline import (
     EncodeResult,
     Note,
     Progress,
+    Resumed,
+    already_done,
+    codes_sha256,
     finish,
     list_source,
     require_outside,
-    staged,
 )
 from vqtrt.speech_tokenizer import Audio, SpeechTokenizer
 
@@ -55,12 +59,20 @@ class SpeechDecoder(Protocol):
     def speech(self) -> SpeechFacts:
         """Speakers and sample rate."""
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What the audio depends on besides the codes: weights, precision, noise."""
+
     def stream(
-        self, codes: Sequence[NDArray[Any]], speakers: Sequence[int]
+        self,
+        codes: Sequence[NDArray[Any]],
+        speakers: Sequence[int],
+        *,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, Iterator[Audio]]]:
         """Index after index in any order, each with the audio (t·stride,) of that clip in blocks.
 
-        A clip's blocks are taken before the next clip is asked for.
+        A clip's blocks are taken before the next clip is asked for. Batches whose clips are all in
+        `done` are left out, and the others are what they would be without it.
         """
 
 
@@ -82,7 +94,8 @@ def encode_speech(
     `preprocessing` replaces the model's own; its sample rate has to be the same. Where a recording
     cannot be read, raises `AudioError` and leaves no `out`; with `on_error="skip"` the .json lists
     it as rejected. What was done when a job stopped is kept beside `out`, and `resume` continues
-    it. Where no recording at all can be read, raises `VqtrtError` and leaves nothing.
+    it; an `out` that this very job has finished stays. Where no recording at all can be read,
+    raises `VqtrtError` and leaves nothing.
     """
     if isinstance(source, SpeechFolder) and source.root.is_dir():
         require_outside(out, source.root, root)
@@ -91,6 +104,7 @@ def encode_speech(
         raise VqtrtError(
             f"sample rate {how.sample_rate}: the model takes {tokenizer.preprocessing.sample_rate}"
         )
+    check_codes_out(out)
     listing = list_source(source)
     header = ClipHeader(
         codebook_size=tokenizer.codebook_size,
@@ -105,6 +119,9 @@ def encode_speech(
         preprocessing=how.model_dump(mode="json"),
         vqtrt_version=vqtrt.__version__,
     )
+    if resume and is_complete(out, header):
+        done = read_clip_codes(out)
+        return already_done(out, len(done), done.rejected, listing)
     with ClipWriter(out, header=header, resume=resume) as writer:
         resumed_at, committed = writer.files_done, time.monotonic()
         progress(resumed_at, listing.items)
@@ -225,28 +242,46 @@ def decode_speech(
     *,
     speaker: str | None = None,
     note: Note = lambda text: None,
+    resume: bool = False,
+    resumed: Resumed = lambda count: None,
+    keep: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> int:
     """Write every clip of `codes` as a .wav (16 bit) below the folder `out`; returns how many.
 
     Each in the voice of `speaker`, or its own. A wav is named like the file that its clip came
     from, or by its number, and as long as that file was; `note` is told where names had to be
-    shortened. All codes are checked first, and wavs
-    appear in `out` only when all of them are decoded. Raises `VqtrtError` for codes that are not of
+    shortened. All codes are checked first, and wavs appear in `out` only when all of them are
+    decoded; `resume` is as for `decode_codes`, and without `keep` there will be nothing to resume.
+    Raises `VqtrtError` for codes that are not of
     such a model, and for an unknown speaker.
     """
+    check_folder(out)
     _require_fit(decoder, codes)
     numbers = speaker_numbers(codes, decoder.speech.speakers, speaker)
     count = len(codes)
     names = output_names(codes.files, count, codes.path, ".wav", name_limits(out), note)
-    progress(0, count)
-    with staged(out) as stage:
+    job = {
+        "kind": "wavs",
+        "codes_sha256": codes_sha256(codes.codes),
+        "clips": [list(codes.offsets), list(codes.samples or ())],
+        "speakers": numbers,
+        **decoder.fingerprint(),
+    }
+    if resume and is_finished(out, job, names):
+        resumed(count)
+        return count
+    with FolderWriter(out, job, names, resume=resume, keep=keep) as writer:
+        resumed(len(writer.done))
+        progress(len(writer.done), count)
         clips = [codes.clip(index) for index in range(count)]
         rate = decoder.speech.preprocessing.sample_rate
-        for done, (index, blocks) in enumerate(decoder.stream(clips, numbers), 1):
+        for index, blocks in decoder.stream(clips, numbers, done=frozenset(writer.done)):
             samples = codes.samples[index] if codes.samples else None
-            write_blocks(stage / names[index], blocks, samples, rate)
-            progress(done, count)
+            write_blocks(writer.path(index), blocks, samples, rate)
+            writer.wrote([index])
+            progress(len(writer.done), count)
+        writer.finish()
     return count
 
 

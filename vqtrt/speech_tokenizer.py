@@ -7,7 +7,7 @@ what it works on to itself, so any number of threads may use one tokenizer.
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -191,25 +191,33 @@ class SpeechTokenizer:
             out[index] = np.concatenate([np.zeros(0, np.float32), *blocks])
         return out
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What decoded audio depends on, besides codes and speakers."""
+        if self._wavenet is not None:
+            return self._wavenet.fingerprint()
+        return {"weights_sha256": self.engine.weights_sha256, "precision": self.engine.precision}
+
     def stream(
         self,
         codes: Sequence[NDArray[Any]],
         speakers: Sequence[int],
         samples: Sequence[int] | None = None,
         numbers: Sequence[int] | None = None,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, Iterator[Audio]]]:
         """As `decode`, in flat memory: index after index, each with its audio block by block.
 
         The longest clips come first. A clip's blocks are to be taken before the next clip's.
+        Batches whose clips are all in `done` are left out; the others are what they would be.
         """
         if self._wavenet is not None:
-            yield from self._wavenet.stream(codes, speakers, samples, numbers)
+            yield from self._wavenet.stream(codes, speakers, samples, numbers, done=done)
             return
-        for index, blocks in self._convolved(codes, speakers):
+        for index, blocks in self._convolved(codes, speakers, frozenset(done)):
             yield index, (blocks if samples is None else first_samples(blocks, samples[index]))
 
     def _convolved(
-        self, codes: Sequence[NDArray[Any]], speakers: Sequence[int]
+        self, codes: Sequence[NDArray[Any]], speakers: Sequence[int], done: frozenset[int]
     ) -> Iterator[tuple[int, Iterator[Audio]]]:
         """As `stream`, of whole codes, with a conv decoder."""
         if len(codes) != len(speakers):
@@ -217,6 +225,8 @@ class SpeechTokenizer:
         for index, (clip, speaker) in enumerate(zip(codes, speakers, strict=True)):
             check_clip(index, clip, speaker, self.facts, self.speech)
         for group in self._groups([len(clip) for clip in codes]):
+            if done.issuperset(group):
+                continue
             cut_up = [self._cut_codes(codes[index], speakers[index]) for index in group]
             if len(group) == 1:
                 yield group[0], self._decode_one(cut_up[0])

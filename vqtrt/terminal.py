@@ -1,9 +1,11 @@
 """What the commands show: bars and choices on standard error, results on standard output."""
 
 import json
+import logging
+import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from rich.progress import (
 from rich.text import Text
 from typer.core import TyperGroup
 
+from vqtrt import interrupts
 from vqtrt.errors import Interrupted, VqtrtError
 
 console = Console(stderr=True, highlight=False)
@@ -38,7 +41,27 @@ _EXTRAS = {
 
 def note(message: str) -> None:
     """A line on standard error, as it is."""
-    console.print(printable(message), markup=False, emoji=False, soft_wrap=True)
+    with suppress(OSError):  # a terminal that was closed is no reason to lose work
+        console.print(printable(message), markup=False, emoji=False, soft_wrap=True)
+
+
+class _Notes(logging.Handler):
+    """What the package has to say, as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        note(record.getMessage())
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Show what `vqtrt` logs while the block runs."""
+    logger, handler = logging.getLogger("vqtrt"), _Notes()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def printable(text: str) -> str:
@@ -108,6 +131,7 @@ class Counter:
 
     def __call__(self, done: int, total: int | None = None) -> None:
         """Show `done` items, of `total` where that is known only now."""
+        interrupts.check()
         self._progress.update(self._task, completed=done)
         if total is not None:
             self._progress.update(self._task, total=total)
@@ -147,8 +171,14 @@ class Commands(TyperGroup):
             ) from error
         except KeyboardInterrupt as error:
             # Typer would exit in silence, and drop where the work can go on.
-            notes = getattr(error, "__notes__", [])
-            raise Interrupted("; ".join(["interrupted", *notes])) from error
+            number = getattr(error, "number", signal.SIGINT)
+            raise Interrupted(number, getattr(error, "__notes__", [])) from error
+        except Exception as error:
+            # Libraries that are interrupted while they are imported raise errors of their own.
+            caught = interrupts.received()
+            if caught is None or isinstance(error, VqtrtError):
+                raise
+            raise Interrupted(caught, getattr(error, "__notes__", [])) from error
 
 
 def _line(figures: Mapping[str, float | None]) -> str:
@@ -176,7 +206,9 @@ class TrainingBar:
         """Start the bar at `step` of `steps`."""
         self._progress.start()
         self._progress.update(self._task, total=steps, completed=step)
-        if step:
+        if step >= steps:
+            note(f"all {steps} steps are done already; --set train.steps=N trains up to N")
+        elif step:
             note(f"resumed at step {step}")
 
     def advanced(self, step: int) -> None:
@@ -205,4 +237,5 @@ class TrainingBar:
 
 def fail(message: str) -> None:
     """One line on standard error."""
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ once for each of them: binding takes longer than a short clip, and on a GPU it m
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +84,15 @@ class WaveNetDecoder:
         """Codebook size and stride, which is samples a code."""
         return self.engine.facts
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What decoded audio depends on, besides codes and speakers."""
+        return {
+            "weights_sha256": self.engine.weights_sha256,
+            "precision": self.engine.precision,
+            "temperature": self.temperature,
+            "seed": self.seed,
+        }
+
     def decode(
         self,
         codes: Sequence[NDArray[Any]],
@@ -111,14 +120,19 @@ class WaveNetDecoder:
         samples: Sequence[int] | None = None,
         numbers: Sequence[int] | None = None,
         progress: Progress = lambda done, total: None,
+        done: Collection[int] = (),
     ) -> Generator[tuple[int, Iterator[Audio]]]:
-        """As `decode`: index after index as they are done, each with its audio in blocks."""
+        """As `decode`: index after index as they are done, each with its audio in blocks.
+
+        Batches whose clips are all in `done` are left out; the others are what they would be.
+        """
         clips = self._clips(codes, speakers, samples, numbers)
         steps = [-(-clip.samples // self.speech.unroll) for clip in clips]
         lanes = self._opened.get("lanes", partial(_Lanes, self, self._opened.lock))
         # A step is too small to be shared by cores, but clips do not depend on each other.
         fair = max(_LANE_BATCH, -(-len(clips) // lanes.count))
         batches = length_batches(steps, min(fair, lanes.batch))
+        batches = [batch for batch in batches if not set(batch).issubset(done)]
         meter = _Meter(sum(clip.samples for clip in clips), progress)
 
         def draw(indices: list[int]) -> list[NDArray[np.uint8]]:

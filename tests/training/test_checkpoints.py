@@ -9,7 +9,7 @@ from torch import nn
 
 from vqtrt.errors import VqtrtError
 from vqtrt.training import checkpoints as module
-from vqtrt.training.checkpoints import Checkpoints, load_weights, save_weights, write_text
+from vqtrt.training.checkpoints import Checkpoints, load_weights, save_weights
 
 
 def build(seed=0, width=3):
@@ -219,11 +219,3 @@ def test_a_damaged_state_is_one_line(tmp_path, text):
     with pytest.raises(VqtrtError, match=r"step-00000001.*damaged") as error:
         checkpoints.load_newest(*build())
     assert "\n" not in str(error.value)
-
-
-def test_write_text_replaces(tmp_path):
-    path = tmp_path / "a.json"
-    write_text(path, "1")
-    write_text(path, "2")
-    assert path.read_text() == "2"
-    assert list(tmp_path.iterdir()) == [path]

@@ -1,6 +1,8 @@
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
+from vqtrt import interrupts
 from vqtrt.errors import VqtrtError
 from vqtrt.training import checkpoints, image, loop
 from vqtrt.training.image import train
@@ -138,6 +141,123 @@ def test_a_finished_run_resumes_to_itself(tmp_path, make_config, make_log):
     train(config, tmp_path / "run", make_log(), resume=True)
     assert_equal(weights(tmp_path / "run"), before)
     assert figures(tmp_path / "run") == lines
+
+
+class Signals:
+    """A watcher that sends this process a signal once, when it is told something."""
+
+    def __init__(self, log, call, step, number=signal.SIGTERM):
+        self._log, self._at, self._number = log, (call, step), number
+
+    def __getattr__(self, call):
+        def tell(*arguments):
+            getattr(self._log, call)(*arguments)
+            if (call, arguments[0]) == self._at:
+                os.kill(os.getpid(), self._number)
+
+        return tell
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 11])
+def test_a_signal_is_waited_for_to_the_end_of_a_step(tmp_path, make_config, make_log, step):
+    config = make_config(restart_below=0.7, decay=0.8)
+    config = with_train(config, steps=12, log_every=4, evaluate_every=6, checkpoint_every=6)
+    train(config, tmp_path / "unbroken", make_log())
+    path = tmp_path / "broken"
+    with interrupts.handled(), pytest.raises(interrupts.Terminated) as caught:
+        train(config, path, Signals(make_log(), "advanced", step))
+    assert caught.value.number == signal.SIGTERM
+    assert f"step {step} of 12 is kept in {path}/checkpoints" in caught.value.__notes__[0]
+    assert "--resume goes on" in caught.value.__notes__[0]
+    log = make_log()
+    train(config, path, log, resume=True)
+    assert log.named("started") == [(step, 12)]
+    assert_equal(weights(path), weights(tmp_path / "unbroken"))
+    evaluations = [line for line in figures(path) if "evaluation" in line]
+    assert evaluations == [f for f in figures(tmp_path / "unbroken") if "evaluation" in f]
+    assert not list(path.rglob(".*"))
+
+
+def test_a_signal_breaks_off_an_evaluation(tmp_path, make_config, make_log, monkeypatch):
+    config = with_train(make_config(), steps=4, log_every=4, evaluate_every=2, checkpoint_every=3)
+    train(config, tmp_path / "unbroken", make_log())
+    evaluate, steps = image.ImageTask.evaluate, []
+
+    def asked(self, device, picture):
+        steps.append(picture.stem)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, device, picture)
+
+    # Halfway, where no checkpoint would be written, and at the end.
+    for step in (2, 4):
+        with monkeypatch.context() as patch, interrupts.handled():
+            patch.setattr(image.ImageTask, "evaluate", asked)
+            with pytest.raises(interrupts.Terminated) as caught:
+                train(config, tmp_path / "broken", make_log(), resume=step == 4)
+        if step == 2:
+            # It is made up for before the next step.
+            train(with_train(config, steps=3), tmp_path / "broken", make_log(), resume=True)
+    assert "all 4 steps are done; --resume makes the last evaluation" in caught.value.__notes__
+    assert steps == ["step-00000002", "step-00000004"]
+    train(config, tmp_path / "broken", make_log(), resume=True)
+    assert_equal(weights(tmp_path / "broken"), weights(tmp_path / "unbroken"))
+    found, expected = (
+        [line["step"] for line in figures(tmp_path / name) if "evaluation" in line]
+        for name in ("broken", "unbroken")
+    )
+    assert set(found) >= set(expected) == {2, 4}
+
+
+def test_weights_of_the_checkpoint_before_are_replaced(tmp_path, make_config, make_log):
+    """A process was killed between a checkpoint and the run's weights."""
+    config = with_train(make_config(), steps=4, checkpoint_every=2)
+    train(config, tmp_path / "run", make_log())
+    before = weights(tmp_path / "run")
+    (tmp_path / "run/model.safetensors").unlink()  # it is mapped
+    old = tmp_path / "run/checkpoints/step-00000002/model.safetensors"
+    shutil.copy(old, tmp_path / "run/model.safetensors")
+    train(config, tmp_path / "run", make_log(), resume=True)
+    assert_equal(weights(tmp_path / "run"), before)
+
+
+def test_one_process_trains_in_a_run(tmp_path, make_config, make_log):
+    config = with_train(make_config(), steps=2)
+    path, tried = tmp_path / "run", []
+
+    class Second(make_log().__class__):
+        def advanced(self, step):
+            before = (path / "config.yaml").read_bytes()
+            with pytest.raises(VqtrtError, match="run: another process is writing it"):
+                train(with_train(config, steps=9), path, make_log(), resume=True)
+            assert (path / "config.yaml").read_bytes() == before
+            tried.append(step)
+
+    train(config, path, Second())
+    assert tried == [1, 2]
+    assert not (path / ".lock").exists()
+
+
+def test_settings_are_kept_where_a_checkpoint_does_not_load(tmp_path, make_config, make_log):
+    config = with_train(make_config(), steps=2)
+    train(config, tmp_path / "run", make_log())
+    before = (tmp_path / "run/config.yaml").read_bytes()
+    (tmp_path / "run/checkpoints/step-00000002/state.json").write_text("{")
+    with pytest.raises(VqtrtError, match="damaged"):
+        train(with_train(config, steps=4), tmp_path / "run", make_log(), resume=True)
+    assert (tmp_path / "run/config.yaml").read_bytes() == before
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path, make_config, make_log):
+    config = with_train(make_config(), steps=2)
+    train(config, tmp_path / "run", make_log())
+    for change, message in (
+        ({"path": "shapes:201"}, "200 items then, 201 now"),
+        ({"holdout": 9}, "other items would be held out"),
+    ):
+        other = config.model_copy(update={"data": config.data.model_copy(update=change)})
+        with pytest.raises(VqtrtError, match=message):
+            train(other, tmp_path / "run", make_log(), resume=True)
+    assert Run.open(tmp_path / "run").config == config
 
 
 def spoil_from(monkeypatch, step, value):

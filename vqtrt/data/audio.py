@@ -7,10 +7,8 @@ Notable:
 """
 
 import math
-import os
 import wave
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from vqtrt.atomic import replacing_file
 from vqtrt.data.decode import shown
 from vqtrt.data.recording import ESTIMATED, UNKNOWN, Recording, damaged
 from vqtrt.errors import AudioError, VqtrtError, unwritable
@@ -108,15 +107,17 @@ def write_wav(path: Path, audio: Audio, sample_rate: int) -> None:
     Folders on the way are made. Raises `VqtrtError` where it cannot be written, or as
     `write_blocks`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    write_stream(path, [audio], None, sample_rate)
+
+
+def write_stream(path: Path, blocks: Iterable[Audio], samples: int | None, rate: int) -> None:
+    """The same of blocks (n,), of which the first `samples` are written, or all."""
     try:
-        write_blocks(temporary, [audio], None, sample_rate)
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_file(path) as stage:
+            write_blocks(stage, blocks, samples, rate)
     except OSError as error:
         raise unwritable(path, error) from error
-    finally:
-        with suppress(OSError):  # such as the one that has just been raised
-            temporary.unlink(missing_ok=True)
 
 
 def write_blocks(path: Path, blocks: Iterable[Audio], samples: int | None, rate: int) -> None:

@@ -7,7 +7,6 @@ it is whole and adds up to its numbers: after a power cut, a file may hold anyth
 sync.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from vqtrt.data.codes import Header, Numbers
 from vqtrt.errors import VqtrtError
+from vqtrt.locks import open_locked
 
 BUFFER_BYTES = 1 << 20
 MAX_LINE_BYTES = 16 << 20
@@ -78,16 +78,13 @@ class Appender:
             raise OSError("short write of the header")
         os.fsync(self._fd)
 
-    def lock(self) -> None:
-        """Take the file for this descriptor alone; `BlockingIOError` if another has it."""
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    @classmethod
+    def open_alone(cls, path: Path, out: Path) -> Self:
+        """Open for appending as the only process that does, until it is closed or killed.
 
-    def is_at(self, path: Path) -> bool:
-        """Whether `path` still names this file."""
-        try:
-            return os.path.samestat(os.fstat(self._fd), path.lstat())
-        except FileNotFoundError:
-            return False
+        Raises `VqtrtError` where another process has it, which is then writing `out`.
+        """
+        return cls(open_locked(path, out))
 
     def close(self) -> None:
         """Close without flushing: what is not synced is given up."""
@@ -113,7 +110,7 @@ def last_commit(journal: Path, header: Header, rows_on_disk: int) -> Commit | No
         return None
     found: Commit | None = None
     rows = files = written = end = 0
-    for line in _lines(journal):
+    for line in whole_lines(journal):
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):
@@ -122,7 +119,7 @@ def last_commit(journal: Path, header: Header, rows_on_disk: int) -> Commit | No
         if end == len(line):
             if not isinstance(entry, dict) or not isinstance(entry.get("header"), dict):
                 break
-            _compare(entry["header"], header, journal)
+            require_same(entry["header"], header, journal.with_suffix(""))
         elif isinstance(entry, list):
             more = _rows_of(entry, header)
             if more is None:
@@ -179,7 +176,7 @@ def _append_list(out: Appender, elements: Iterator[bytes]) -> None:
 
 def _items(journal: Path) -> Iterator[tuple[str, Numbers]]:
     """Names of what has rows, and what else is known of it."""
-    for line in _lines(journal):
+    for line in whole_lines(journal):
         if line.startswith(b"["):
             name, *numbers = json.loads(line)
             yield name, tuple(numbers)
@@ -187,7 +184,7 @@ def _items(journal: Path) -> Iterator[tuple[str, Numbers]]:
 
 def rejects(journal: Path) -> Iterator[tuple[str, str]]:
     """Names of the items without a row, each with the reason."""
-    for line in _lines(journal):
+    for line in whole_lines(journal):
         if line.startswith(b'{"reject"'):
             entry = json.loads(line)
             yield str(entry["reject"]), str(entry.get("reason", ""))
@@ -198,7 +195,7 @@ def _reject_element(reject: tuple[str, str]) -> bytes:
     return json.dumps({"file": file, "reason": reason}).encode("ascii")
 
 
-def _lines(journal: Path) -> Iterator[bytes]:
+def whole_lines(journal: Path) -> Iterator[bytes]:
     """Whole lines with their newline; ends before a torn or endless one."""
     with journal.open("rb") as file:
         while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
@@ -209,7 +206,8 @@ _IN_WORDS = {"listing_sha256": "the data's list of files", "weights_sha256": "th
 """What it means that one of the hashes differs: the hash itself says nothing to a user."""
 
 
-def _compare(old: dict[str, Any], header: Header, journal: Path) -> None:
+def require_same(old: dict[str, Any], header: Header, begun: Path) -> None:
+    """Raise `VqtrtError` where `begun` has the header `old`, of another job than `header`."""
     # Through JSON, which makes lists of tuples, as it did with the old one. The hashes say what
     # the data and the model are; how their paths were typed does not matter.
     new = json.loads(json.dumps(header.model_dump(exclude={"root", "model"})))
@@ -220,6 +218,4 @@ def _compare(old: dict[str, Any], header: Header, journal: Path) -> None:
             what = f"begun with another {ascii(field)[1:-1][:60]} ({then} then, {now} now)"
             if field in _IN_WORDS:
                 what = f"{_IN_WORDS[field]} changed since it was begun"
-            raise VqtrtError(
-                f"{journal.with_suffix('')}: {what}; mend that, or start anew without --resume"
-            )
+            raise VqtrtError(f"{begun}: {what}; mend that, or start anew without --resume")

@@ -6,9 +6,7 @@ that whatever the journal says is on disk, is. Resuming goes back to the last co
 renamed into place last: if it exists, it is whole.
 """
 
-import errno
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,11 +16,21 @@ from typing import Any, Generic, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.data.clip_codes import ClipHeader, codes_in
-from vqtrt.data.codes import FORMAT_VERSION, CodesHeader, H, Numbers
-from vqtrt.data.codes_journal import Appender, Commit, last_commit, rejects, write_json
+from vqtrt.atomic import check_file, followed, sync_folder
+from vqtrt.data.clip_codes import ClipHeader, codes_in, read_clip_codes
+from vqtrt.data.codes import FORMAT_VERSION, CodesHeader, H, Numbers, read_codes
+from vqtrt.data.codes_journal import (
+    Appender,
+    Commit,
+    last_commit,
+    rejects,
+    require_same,
+    write_json,
+)
 from vqtrt.data.rejects import reject_kinds
 from vqtrt.errors import VqtrtError, unwritable
+from vqtrt.interrupts import check, noted
+from vqtrt.locks import only_writer
 
 _NOTHING = Commit(0, 0, 0, 0)
 
@@ -40,6 +48,45 @@ def npy_header(dtype: np.dtype[Any], row_shape: tuple[int, ...], rows: int) -> b
     return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body.encode("ascii")
 
 
+def partials(out: Path) -> tuple[Path, Path]:
+    """Where the rows and the journal of `out` are while it is written."""
+    return out.parent / f"{out.name}.partial", out.parent / f"{out.name}.partial.jsonl"
+
+
+def check_codes_out(out: Path) -> None:
+    """Raise `VqtrtError` where no codes file `out` can be written, before the work is done."""
+    if out.is_dir():
+        raise VqtrtError(f"{out}: is a folder; give --out a file name that ends in .npy")
+    if out.suffix != ".npy":
+        raise VqtrtError(f"{out}: --out must end in .npy")
+    check_file(out)
+    json_path = out.with_suffix(".json")
+    if json_path.is_dir():
+        raise VqtrtError(f"{json_path}: is a folder; move it away or change --out")
+
+
+def is_complete(out: Path, header: CodesHeader | ClipHeader) -> bool:
+    """Whether an earlier job with this header has written all of `out`.
+
+    Raises `VqtrtError` where `out` is there, and is of another job or of an unknown one.
+    """
+    partial, journal = partials(followed(out))
+    if not out.is_file() or partial.exists():
+        return False
+    read = read_clip_codes if isinstance(header, ClipHeader) else read_codes
+    old = read(out).header
+    if old is None:
+        raise VqtrtError(
+            f"{out}: is there, without a .json that says what made it; start anew without --resume"
+        )
+    require_same(old.model_dump(mode="json"), header, out)
+    if journal.exists():
+        # Left by a process that was killed right at its end, unless one has just begun.
+        with suppress(VqtrtError), only_writer(journal, out):
+            pass
+    return True
+
+
 class ItemsWriter(Generic[H]):
     """Streams codes to `out` (.npy) and what is known of them to the .json beside it.
 
@@ -53,27 +100,34 @@ class ItemsWriter(Generic[H]):
     """
 
     def __init__(self, out: Path, *, header: H, resume: bool) -> None:
-        self.out, self.header = out, header
-        self.json_path = out.with_suffix(".json") if out.name else out
-        self.partial = out.parent / f"{out.name}.partial"
-        self.journal = out.parent / f"{out.name}.partial.jsonl"
-        self._json_partial = out.parent / f"{self.json_path.name}.partial"
+        self.header = header
+        self.json_path = followed(out.with_suffix(".json") if out.name else out)
+        # Where a link leads: renamed over the link, the codes would not be where it says.
+        self.out = out = followed(out)
+        self.partial, self.journal = partials(out)
+        self._json_partial = self.json_path.parent / f"{self.json_path.name}.partial"
         self._row_bytes = int(np.prod(header.row_shape)) * header.dtype.itemsize
         self._committed = _NOTHING
         self._broken = self._closed = False
-        self._check_out()
+        check_codes_out(self.out)
         with self._reporting():
-            self._log = self._lock()
+            self._log = Appender.open_alone(self.journal, self.out)
         try:
-            with self._reporting():
-                self._data = Appender.open(self.partial)
-            self._start(resume)
+            with noted():
+                with self._reporting():
+                    self._data = Appender.open(self.partial)
+                self._start(resume)
         except BaseException:
             # An empty journal is one that we made; the lock is still ours until the close.
             if not self._closed and not self._log.size:
                 with suppress(OSError):
                     self.journal.unlink(missing_ok=True)
             self._close()
+            raise
+        try:
+            check()
+        except BaseException:
+            self.abort()
             raise
 
     @property
@@ -149,14 +203,15 @@ class ItemsWriter(Generic[H]):
             head = {"format_version": FORMAT_VERSION, **self.header.model_dump()}
             head["rows"] = self.written
             write_json(self._json_partial, self.header, head, self.journal)
-            # An older result must not stand beside the new JSON, not even for a moment.
-            self.out.unlink(missing_ok=True)
-            self._json_partial.replace(self.json_path)
-            self._sync_folder()
-            self.partial.replace(self.out)
-            self._sync_folder()
-            self.journal.unlink(missing_ok=True)
-            self._close()
+            with noted():
+                # An older result must not stand beside the new JSON, not even for a moment.
+                self.out.unlink(missing_ok=True)
+                self._json_partial.replace(self.json_path)
+                sync_folder(self.json_path.parent)
+                self.partial.replace(self.out)
+                sync_folder(self.out.parent)
+                self.journal.unlink(missing_ok=True)
+                self._close()
         return self.out
 
     def abort(self) -> Path | None:
@@ -196,39 +251,6 @@ class ItemsWriter(Generic[H]):
         else:
             error.add_note(hint)
 
-    def _check_out(self) -> None:
-        out = self.out
-        if out.is_dir():
-            raise VqtrtError(f"{out}: is a folder; give --out a file name that ends in .npy")
-        if out.suffix != ".npy":
-            raise VqtrtError(f"{out}: --out must end in .npy")
-        if not out.parent.is_dir():
-            raise VqtrtError(f"{out.parent}: no such folder; create it first")
-        if self.json_path.is_dir():
-            raise VqtrtError(f"{self.json_path}: is a folder; move it away or change --out")
-
-    def _lock(self) -> Appender:
-        """Open the journal and lock it; the lock goes with the descriptor, even if we are killed.
-
-        The journal, because it is the last of our files to go: whoever holds it owns them all.
-        """
-        while True:
-            log = Appender.open(self.journal)
-            try:
-                log.lock()
-                # Another writer may have removed it between our open and our lock.
-                if log.is_at(self.journal):
-                    return log
-            except BlockingIOError as err:
-                log.close()
-                raise VqtrtError(
-                    f"{self.out}: another process is writing it; wait for it or change --out"
-                ) from err
-            except BaseException:
-                log.close()
-                raise
-            log.close()
-
     def _start(self, resume: bool) -> None:
         """Truncate data and journal to the last commit, or to nothing."""
         head = self._npy_header(0)
@@ -257,18 +279,6 @@ class ItemsWriter(Generic[H]):
 
     def _npy_header(self, rows: int) -> bytes:
         return npy_header(self.header.dtype, self.header.row_shape, rows)
-
-    def _sync_folder(self) -> None:
-        """A rename is durable once its folder is synced."""
-        fd = os.open(self.out.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        except OSError as err:
-            # Some network file systems cannot; no reason to refuse hours of work.
-            if err.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise
-        finally:
-            os.close(fd)
 
     def _close(self) -> None:
         self._closed = True

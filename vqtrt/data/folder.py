@@ -136,7 +136,11 @@ class ImageFolder(FileTree):
 
     def read(self, item: Item, preprocessing: Preprocessing | None = None) -> Images:
         """The image as (H, W, 3) uint8; `ImageError` where it cannot be read."""
-        return decode_image(self.root / (item.key or item.name), preprocessing)
+        return decode_image(self.path(item), preprocessing)
+
+    def path(self, item: Item) -> Path:
+        """Where an image is."""
+        return self.root / str(item.key or item.name)
 
 
 def image_kind(name: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vqtrt.atomic import write_bytes
 from vqtrt.errors import VqtrtError
 
 BACKGROUND = 255
@@ -92,13 +93,8 @@ def save_png(path: Path, image: NDArray[np.uint8]) -> None:
     """
     data = io.BytesIO()
     Image.fromarray(image).save(data, "PNG")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        try:
-            temporary.write_bytes(data.getbuffer())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_bytes(path, data.getbuffer())
     except OSError as err:
         raise VqtrtError(
             f"{path}: cannot be written ({err.strerror}); mend that or give another name"

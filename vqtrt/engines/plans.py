@@ -11,7 +11,6 @@ SHA-256 beside it, which TensorRT for RTX keeps between runs.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from vqtrt.atomic import write_bytes
 from vqtrt.bundle import Bundle, GraphSpec, axis_size
 from vqtrt.engines.plan_info import (
     INFO,
@@ -77,12 +77,7 @@ def write_plan(folder: Path, info: PlanInfo, plan: bytes, layers: Any, log: Iter
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file under another name, then rename it: readers see the old one or the new one."""
-    stage = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        stage.write_bytes(content)
-        stage.replace(path)
-    finally:
-        stage.unlink(missing_ok=True)
+    write_bytes(path, content)
 
 
 def has_plans(bundle: Bundle, package: str, precision: str) -> bool:

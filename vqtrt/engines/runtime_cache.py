@@ -6,23 +6,24 @@ processes that share a bundle never see a partially written file. It is a cache:
 counts as missing, and a folder that cannot be written to keeps none.
 """
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vqtrt.atomic import write_bytes
 from vqtrt.engines.cuda import on_device
 from vqtrt.engines.trust import forget, is_known, remember
 from vqtrt.errors import VqtrtError
+from vqtrt.locks import EXCLUSIVE, SHARED, lock
 
 
 def read_cache(path: Path) -> bytes | None:
     """What was kept; None if there is nothing whole."""
     try:
-        with _locked(path, fcntl.LOCK_SH):
+        with _locked(path, SHARED):
             kept, digest = path.read_bytes(), digest_file(path).read_bytes()
     except OSError:
         return None
@@ -32,15 +33,11 @@ def read_cache(path: Path) -> bytes | None:
 def write_cache(path: Path, kept: bytes) -> bool:
     """Keep it; whether that could be done."""
     contents = {path: kept, digest_file(path): _digest_line(path, kept)}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with _locked(path, fcntl.LOCK_EX):
+        with _locked(path, EXCLUSIVE):
             for file, content in contents.items():
-                partial.write_bytes(content)
-                partial.replace(file)
+                write_bytes(file, content)
     except OSError:
-        with suppress(OSError):
-            partial.unlink()
         return False
     return True
 
@@ -57,18 +54,19 @@ def _digest_line(path: Path, kept: bytes) -> bytes:
 @contextmanager
 def _locked(path: Path, how: int) -> Iterator[None]:
     """Hold the lock beside a file. If no lock file can be made, reading goes on without one."""
+    beside = path.with_name(f"{path.name}.lock")
     try:
-        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError:
-        if how == fcntl.LOCK_EX:
+        if how == EXCLUSIVE:
             raise
         yield
         return
     try:
-        fcntl.flock(lock, how)
+        lock(fd, how, beside)
         yield
     finally:
-        os.close(lock)
+        os.close(fd)
 
 
 class RuntimeCache:

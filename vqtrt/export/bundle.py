@@ -1,7 +1,6 @@
 """From a run to its bundle: every graph of the tokenizer and of its priors, and `bundle.json`."""
 
-import shutil
-import tempfile
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +8,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 import vqtrt
-from vqtrt.bundle import INFO, Bundle, BundleInfo, GraphSpec, Source, file_sha256
+from vqtrt.atomic import check_folder, followed, replacing_folder
+from vqtrt.bundle import INFO, Bundle, BundleInfo, GraphSpec, Source, file_sha256, only_export
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.engines.plans import carry_plans
-from vqtrt.errors import VqtrtError, unwritable
+from vqtrt.errors import VqtrtError
 from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.onnx import OPSET
 from vqtrt.models.facts import model_facts
@@ -138,35 +138,16 @@ def prior_graphs(
 
 
 def check_place(out: Path) -> None:
-    """Raise `VqtrtError` where no bundle can be written: a file, or a folder with other things."""
-    if out.exists() and not out.is_dir():
-        raise VqtrtError(f"{out} is a file: name a folder with --out")
+    """Raise `VqtrtError` where no bundle can be written, such as a folder with other things."""
+    check_folder(out)
+    if os.path.ismount(followed(out)):
+        raise VqtrtError(f"{out}: is where a disk is mounted; name a folder in it with --out")
     if out.exists() and any(out.iterdir()) and not (out / INFO).is_file():
         raise VqtrtError(f"{out} is not empty and no bundle: name another folder with --out")
 
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `out` when all went well."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise unwritable(out, error) from error
-    old = stage.with_suffix(".old")
-    try:
+    """A new folder that takes the place of `out` when all went well; no other export writes it."""
+    with only_export(out), replacing_folder(out) as stage:
         yield stage
-        stage.chmod(0o755)
-        if out.exists():
-            out.rename(old)
-        try:
-            stage.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-    except OSError as error:
-        raise unwritable(out, error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

@@ -16,7 +16,7 @@ from vqtrt.data.source import Images
 from vqtrt.engines import EngineOptions, installed, open_engine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
-from vqtrt.export.bundle import export_run
+from vqtrt.export.bundle import check_place, export_run
 from vqtrt.export.speech import export_speech_run
 from vqtrt.export.verify import check_weights, verify
 from vqtrt.export.verify_prior import verify_prior
@@ -45,6 +45,7 @@ def export_bundle(
     if model.run is None:
         raise VqtrtError(f"{model.path} is a bundle already: name the run to export")
     place = out or model.run / "bundle"
+    check_place(place)
     if is_speech_run(model.run):
         bundle = export_speech_run(SpeechRun.open(model.run), place, precisions, kept)
     else:

@@ -7,7 +7,6 @@ a small state. A crash at any moment leaves the checkpoint before it whole. Noth
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vqtrt.atomic import remove_folder, replacing_file, replacing_folder, write_text
 from vqtrt.errors import VqtrtError, unwritable
 
 FORMAT_VERSION = 1
@@ -52,6 +52,11 @@ class Checkpoints:
         names = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
         return sorted(int(match[1]) for match in names if match)
 
+    @property
+    def newest(self) -> Path:
+        """The checkpoint of the most steps; there has to be one."""
+        return self._path(self.steps()[-1])
+
     def save(
         self,
         step: int,
@@ -64,26 +69,19 @@ class Checkpoints:
         Raises `VqtrtError` where it cannot be written; the checkpoints before it are then whole.
         """
         final = self._path(step)
-        temporary = final.with_name(f".{final.name}.partial")
         tensors, groups = _flatten(optimizer.state_dict())
         state = {"format_version": FORMAT_VERSION, "step": step, "param_groups": groups}
         # The scale of float16's gradients: part of what the next step does.
         state["scaler"] = scaler.state_dict() if scaler else None
+        with replacing_folder(final) as stage:
+            save_weights(model, stage / "model.safetensors")
+            _save_tensors(tensors, stage / "optimizer.safetensors")
+            write_text(stage / "state.json", json.dumps(state, indent=1))
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            save_weights(model, temporary / "model.safetensors")
-            _save_tensors(tensors, temporary / "optimizer.safetensors")
-            write_text(temporary / "state.json", json.dumps(state, indent=1))
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
             for old in self.steps()[: -self.keep]:
-                shutil.rmtree(self._path(old))
+                remove_folder(self._path(old))
         except OSError as error:
             raise unwritable(final, error) from error
-        finally:
-            # After a failure only: a disk that is full needs the room.
-            shutil.rmtree(temporary, ignore_errors=True)
         return final
 
     def load_newest(
@@ -98,7 +96,7 @@ class Checkpoints:
             raise VqtrtError(
                 f"{self.folder}: no checkpoint to resume from; train again without --resume"
             )
-        path = self._path(steps[-1])
+        path = self.newest
         load_weights(model, path / "model.safetensors")
         tensors = _load_tensors(path / "optimizer.safetensors")
         try:
@@ -125,30 +123,17 @@ class Checkpoints:
         return self.folder / f"step-{step:08d}"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a small text file atomically."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    # A new name, then a rename: writing over a file that is mapped would destroy it.
-    temporary = path.with_name(f".{path.name}.partial")
     content = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    try:
-        save_file(content, temporary)
-    except SafetensorError as error:
-        # What it makes of an OSError, whose number stands in the text alone.
-        if code := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-        raise OSError(str(error)) from error
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    # A new name, then a rename: writing over a file that is mapped would destroy it.
+    with replacing_file(path) as stage:
+        try:
+            save_file(content, stage)
+        except SafetensorError as error:
+            # What it makes of an OSError, whose number stands in the text alone.
+            if code := re.search(r"\(os error (\d+)\)", str(error)):
+                raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+            raise OSError(str(error)) from error
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

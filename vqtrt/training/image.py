@@ -16,9 +16,10 @@ from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.metrics import CodeUsage, ImageMetrics
 from vqtrt.models.graphs import to_bytes, to_unit
 from vqtrt.models.vqvae import VQVAE
+from vqtrt.training.data_record import describe_items
 from vqtrt.training.loader import CachedSource, PatchedSource, split_items, training_batches
 from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
-from vqtrt.training.run import Run, open_folder
+from vqtrt.training.run import Run, open_folder, require_new
 from vqtrt.training.skipped import Skipped, data_notes
 
 _GRID_IMAGES = 32
@@ -34,18 +35,23 @@ def train(config: Config, path: Path, watcher: Watcher, *, resume: bool = False)
     """
     torch.manual_seed(config.train.seed)
     accelerator = accelerator_for(config.train)
+    if accelerator.is_main_process and not resume:
+        require_new(path, "--out")
     task = ImageTask(config)
-    with open_folder(path, config, accelerator, resume=resume, option="--out"):
+    with open_folder(
+        path, config, accelerator, task.record, resume=resume, option="--out"
+    ) as begin:
         trainer = Trainer(task, path, config.train, accelerator, watcher, "reconstructions")
         start = trainer.start(resume=resume)
-    task.skipped.begin(path, watcher.noted)
-    if accelerator.is_main_process:
-        for text in data_notes(task.data):
-            watcher.noted(text)
-    trainer.train(start)
-    summary = task.skipped.summary()
-    if accelerator.is_main_process and summary:
-        watcher.noted(summary)
+        begin()
+        task.skipped.begin(path, watcher.noted)
+        if accelerator.is_main_process:
+            for text in data_notes(task.data):
+                watcher.noted(text)
+        trainer.train(start)
+        summary = task.skipped.summary()
+        if accelerator.is_main_process and summary:
+            watcher.noted(summary)
     return Run(path, config)
 
 
@@ -62,6 +68,7 @@ class ImageTask(Task):
         self.module: nn.Module = self.model
         self.data = _open(config.data)
         self.items = split_items(self.data, config.data.holdout, config.train.seed)
+        self.record = describe_items(self.data, *self.items)
         count = len(self.items.train) + len(self.items.held_out)
         self.source: ImageSource = CachedSource(self.data, count, config.data)
         self.skipped = Skipped(config.data.on_error, self.items.train)

@@ -4,7 +4,9 @@ Everything random in a step is keyed by (seed, step): the batch, and through tor
 whatever the model draws. So a run that was resumed follows the unbroken one exactly.
 """
 
+import filecmp
 import math
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,9 +17,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from vqtrt import interrupts
 from vqtrt.config_parts import TrainConfig
 from vqtrt.errors import VqtrtError
 from vqtrt.training.checkpoints import Checkpoints, save_weights
+from vqtrt.training.data_record import DataRecord
+from vqtrt.training.ranks import Ranks
 from vqtrt.training.run import MetricsFile
 
 Figures = dict[str, float | None]
@@ -46,6 +51,7 @@ class Task(Protocol):
     """What is trained."""
 
     module: nn.Module
+    record: DataRecord
     unit: str
     """What a batch is counted in."""
 
@@ -101,6 +107,7 @@ class Trainer:
     ) -> None:
         self.task, self.folder, self.config = task, folder, config
         self.accelerator, self.watcher, self.pictures = accelerator, watcher, pictures
+        self.ranks = Ranks()
         self.optimizer = torch.optim.Adam(task.module.parameters(), lr=config.learning_rate)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
 
@@ -110,12 +117,28 @@ class Trainer:
         self.task.module.to(device)
         if resume and (self.checkpoints.steps() or weights.exists()):
             scaler = self.accelerator.scaler
-            return self.checkpoints.load_newest(self.task.module, self.optimizer, scaler)
+            step = self.checkpoints.load_newest(self.task.module, self.optimizer, scaler)
+            if self.accelerator.is_main_process and not self._weights_are_newest(weights):
+                save_weights(self.task.module, weights)
+            return step
         self.task.start(device)
         return 0
 
+    def _weights_are_newest(self, weights: Path) -> bool:
+        """Whether they are those of the newest checkpoint: a job may die between the two."""
+        newest = self.checkpoints.newest / weights.name
+        return weights.is_file() and filecmp.cmp(weights, newest, shallow=False)
+
     def train(self, start: int) -> None:
-        """Train from step `start` to the end."""
+        """Train from step `start` to the end.
+
+        A signal is waited for to the end of a step, of which a checkpoint is then written: raises
+        `Terminated`, in all processes.
+        """
+        with interrupts.noted():
+            self._train(start)
+
+    def _train(self, start: int) -> None:
         if not self.accelerator.is_main_process:
             return self._steps(start, None)
         from torch.utils.tensorboard import SummaryWriter
@@ -124,14 +147,20 @@ class Trainer:
         metrics = MetricsFile(self.folder / "metrics.jsonl", start)
         board = SummaryWriter(self.folder / "tensorboard", purge_step=purge)
         try:
+            log = _Log(metrics, board, self.watcher)
             self.watcher.started(start, self.config.steps)
-            self._steps(start, _Log(metrics, board, self.watcher))
+            if start and self._evaluated_at(start) and start not in metrics.evaluated:
+                self._evaluate(start, log)  # a signal came before it was done
+            self._steps(start, log)
         finally:
             metrics.close()
             board.close()
 
     def _steps(self, start: int, log: "_Log | None") -> None:
         config, accelerator, task = self.config, self.accelerator, self.task
+        self.ranks.wait()
+        if start and self._asked_to_stop():
+            raise self._stopped(start)
         model, optimizer = accelerator.prepare(task.module, self.optimizer)
         rank, world = accelerator.process_index, accelerator.num_processes
         steps = range(start, config.steps)
@@ -157,10 +186,11 @@ class Trainer:
     def _after(self, done: int, means: "_Means", log: "_Log | None") -> None:
         config = self.config
         last = done == config.steps
-        evaluate = last or done % config.evaluate_every == 0
-        save = last or done % config.checkpoint_every == 0
         if log:
             log.watcher.advanced(done)
+        stop = not last and self._asked_to_stop()
+        evaluate = self._evaluated_at(done) and not stop
+        save = last or stop or done % config.checkpoint_every == 0
         if evaluate or save or done % config.log_every == 0:
             self._report(means, done, log)
         if save:
@@ -169,18 +199,52 @@ class Trainer:
                 raise self._diverged("the weights are no longer finite", done)
         # Saved before it is evaluated: what an evaluation reports can then be resumed from.
         if save and log:
-            scaler = self.accelerator.scaler
-            self.checkpoints.save(done, self.task.module, self.optimizer, scaler)
-            save_weights(self.task.module, self.folder / "model.safetensors")
+            self._save(done)
         if evaluate and log:
-            picture = self.folder / self.pictures / f"step-{done:08d}.png"
-            picture.parent.mkdir(exist_ok=True)
-            self.task.module.eval()
-            with torch.no_grad():
-                figures = self.task.evaluate(self.accelerator.device, picture)
-            log.evaluation(done, figures, picture)
+            self._evaluate(done, log)
         if evaluate or save:
-            self.accelerator.wait_for_everyone()
+            self.ranks.wait()
+        if evaluate and not stop and self._asked_to_stop():
+            stop = True
+            if not save and log:
+                self._save(done)
+            self.ranks.wait()
+        if stop:
+            raise self._stopped(done)
+
+    def _evaluated_at(self, done: int) -> bool:
+        return done == self.config.steps or done % self.config.evaluate_every == 0
+
+    def _asked_to_stop(self) -> bool:
+        """Whether a signal came to any process: all stop after the same step."""
+        return self.ranks.any(interrupts.received() is not None)
+
+    def _save(self, done: int) -> None:
+        self.checkpoints.save(done, self.task.module, self.optimizer, self.accelerator.scaler)
+        save_weights(self.task.module, self.folder / "model.safetensors")
+
+    def _evaluate(self, done: int, log: "_Log") -> None:
+        """Figures of the held-out data, unless a signal comes: they may take minutes."""
+        picture = self.folder / self.pictures / f"step-{done:08d}.png"
+        picture.parent.mkdir(exist_ok=True)
+        self.task.module.eval()
+        try:
+            with interrupts.released(), torch.no_grad():
+                figures = self.task.evaluate(self.accelerator.device, picture)
+        except interrupts.Terminated:
+            return
+        log.evaluation(done, figures, picture)
+
+    def _stopped(self, done: int) -> interrupts.Terminated:
+        stopped = interrupts.Terminated(interrupts.received() or signal.SIGTERM)
+        if done == self.config.steps:
+            stopped.add_note(f"all {done} steps are done; --resume makes the last evaluation")
+        else:
+            stopped.add_note(
+                f"step {done} of {self.config.steps} is kept in {self.checkpoints.folder}; the "
+                "same command with --resume goes on"
+            )
+        return stopped
 
     def _report(self, means: "_Means", step: int, log: "_Log | None") -> None:
         values = means.take(self.accelerator)

@@ -20,6 +20,7 @@ from vqtrt.priors.graphs import pixelcnn_graph
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.sampler import Draw, PixelCNNSampler
 from vqtrt.tokenizer import Tokenizer
+from vqtrt.training.data_record import describe_names
 from vqtrt.training.loader import batch_indices
 from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
 from vqtrt.training.prior_run import PriorRun
@@ -99,10 +100,13 @@ def train_prior(
     torch.manual_seed(config.train.seed)
     accelerator = accelerator_for(config.train)
     task = PriorTask(config, codes, tokenizer, codebooks)
-    with open_folder(path, config, accelerator, resume=resume, option="--name"):
+    with open_folder(
+        path, config, accelerator, task.record, resume=resume, option="--name"
+    ) as begin:
         trainer = Trainer(task, path, config.train, accelerator, watcher, "samples")
         start = trainer.start(resume=resume)
-    trainer.train(start)
+        begin()
+        trainer.train(start)
     return PriorRun(path, config)
 
 
@@ -127,6 +131,11 @@ class PriorTask(Task):
         rng = np.random.default_rng([config.train.seed, 1])
         self.held_out = np.sort(rng.choice(count, held_out, replace=False))
         self.rows = np.setdiff1d(np.arange(count), self.held_out)
+        names = codes.files or [str(row) for row in range(count)]
+        size = int(np.prod(codes.codes.shape[1:]))
+        self.record = describe_names(
+            dict.fromkeys(names, size), [names[row] for row in self.held_out]
+        )
 
     def start(self, device: torch.device) -> None:
         """Start the prior from the tokenizer's codebook."""

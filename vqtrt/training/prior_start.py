@@ -12,6 +12,7 @@ from vqtrt.config import PriorConfig, load_any_config, load_prior_config
 from vqtrt.config_speech import SpeechConfig, SpeechPriorConfig
 from vqtrt.data.clip_codes import ClipCodes, read_clip_codes
 from vqtrt.data.codes import Codes, is_codes, read_codes
+from vqtrt.data.codes_writer import partials
 from vqtrt.data.open import open_images
 from vqtrt.engines import open_engine
 from vqtrt.errors import VqtrtError
@@ -23,6 +24,7 @@ from vqtrt.tokenizer import Tokenizer
 from vqtrt.training.loop import Watcher, accelerator_for
 from vqtrt.training.prior import fit_config, train_prior
 from vqtrt.training.prior_run import PriorFolder
+from vqtrt.training.ranks import Ranks
 from vqtrt.training.run import Run
 from vqtrt.training.speech_prior import fit_speech_config, train_speech_prior
 from vqtrt.training.speech_run import SpeechRun
@@ -64,22 +66,24 @@ def plan_prior(
     """Settings, folder and codes; data are encoded first, into a file beside the folder.
 
     Without a recipe, `pixelcnn` for a model of images and `wavenet` for one of speech. Under
-    torchrun one process encodes and the others wait for the file. A prior that is resumed takes the
-    codes that are there, if they are still those of the data.
+    torchrun one process encodes and the others wait for the file, however long that takes. A prior
+    that is resumed takes the codes that are there; raises `VqtrtError` if the data or the model
+    changed since. Where only its codes were begun, or the recipe is named, it is begun.
     """
     if model.run is None:
         raise VqtrtError(f"{model.path} is a bundle: a prior is trained in a run; name it")
     speech = isinstance(load_any_config(model.run / "config.yaml"), SpeechConfig)
-    recipe = recipe or ("wavenet" if speech else "pixelcnn")
+    named, recipe = recipe is not None, recipe or ("wavenet" if speech else "pixelcnn")
     name = name or Path(recipe).stem
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise VqtrtError(f"--name {name!r}: use letters, digits, '.', '_' and '-'")
     path = model.run / "priors" / name
-    if resume and not (path / "config.yaml").is_file():
+    there = (path / "config.yaml").is_file()
+    if resume and not there and not named and not _codes_begun(path):
         raise VqtrtError(f"nothing to resume: {path} holds no prior; train without --resume")
-    if not resume and (path / "config.yaml").exists():
+    if not resume and there:
         raise VqtrtError(f"{path} exists already: pass --resume to continue it, or another --name")
-    config = load_prior_config(path / "config.yaml" if resume else recipe, overrides)
+    config = load_prior_config(path / "config.yaml" if resume and there else recipe, overrides)
     if isinstance(config, SpeechPriorConfig) != speech:
         of, other = ("speech", "wavenet") if speech else ("images", "pixelcnn")
         raise VqtrtError(
@@ -123,6 +127,7 @@ def _plan_images(
                 model=model,
                 workers=workers,
                 on_error=config.data.on_error,
+                resume=resume,
                 progress=progress,
             )
         return found or read_codes(out)
@@ -166,6 +171,7 @@ def _plan_speech(
                 model=model,
                 workers=workers,
                 on_error=config.data.on_error,
+                resume=resume,
                 progress=progress,
             )
         return found or read_clip_codes(out)
@@ -188,18 +194,43 @@ def _codes(
     """
     if is_codes(Path(config.data.path)):
         return read(Path(config.data.path))
-    # Not with_suffix: a name may hold a dot.
-    out = path.with_name(f"{path.name}.npy")
-    accelerator = accelerator_for(config.train)
-    with accelerator.main_process_first():
-        return encode(out, resume or not accelerator.is_main_process)
+    out, main = _codes_file(path), accelerator_for(config.train).is_main_process
+    ranks = Ranks()
+    if main:
+        codes = encode(out, resume)
+    ranks.wait()
+    return codes if main else encode(out, True)
+
+
+def _codes_file(path: Path) -> Path:
+    """Where the codes of the prior `path` are; not with_suffix: a name may hold a dot."""
+    return path.with_name(f"{path.name}.npy")
+
+
+def _codes_begun(path: Path) -> bool:
+    return any(file.exists() for file in (_codes_file(path), *partials(_codes_file(path))))
 
 
 def _made(out: Path, read: Callable[[Path], C], source: Source, weights_sha256: str) -> C | None:
-    """The codes in `out`, if they are those that this tokenizer makes of the source."""
+    """The codes in `out`; None where there are none.
+
+    Raises `VqtrtError` where they are not those that this tokenizer makes of the source.
+    """
     if not out.exists():
         return None
     codes = read(out)
     header = codes.header
-    listing = None if header is None else (header.listing_sha256, header.weights_sha256)
-    return codes if listing == (list_source(source).sha256, weights_sha256) else None
+    listing = list_source(source)
+    if header is None or header.weights_sha256 != weights_sha256:
+        what = "the model changed since its codes were made"
+    elif header.listing_sha256 != listing.sha256:
+        count = len(codes.files) + len(codes.rejected)
+        what = (
+            f"the data changed since the prior was begun: {count} items then, {listing.items} now"
+        )
+    else:
+        return codes
+    raise VqtrtError(
+        f"{out}: {what}; what was held out would be trained on, so bring back what changed, or "
+        "train another prior with --name"
+    )

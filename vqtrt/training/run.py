@@ -3,6 +3,7 @@
 config.yaml          all settings, as `vqtrt.config.Config`
 model.safetensors    the weights of the newest checkpoint
 metrics.jsonl        a JSON object a line: training figures, and evaluations
+data.json            what was trained on and held out, as `data_record.DataRecord`
 checkpoints/         what `--resume` continues from
 reconstructions/     a PNG an evaluation: originals over reconstructions
 tensorboard/         the same figures for TensorBoard
@@ -11,61 +12,110 @@ bundle/              what `vqtrt export` writes
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vqtrt.atomic import check_folder, tidy, write_text
 from vqtrt.config import Config, load_config
 from vqtrt.errors import VqtrtError, unwritable
+from vqtrt.locks import only_writer
 from vqtrt.models.vqvae import VQVAE
 from vqtrt.settings import Settings
-from vqtrt.training.checkpoints import load_weights, write_text
+from vqtrt.training.checkpoints import load_weights
+from vqtrt.training.data_record import DataRecord, require_same_data, write_record
+from vqtrt.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+CONFIG = "config.yaml"
+_LOCK = ".lock"
+
+
 @contextmanager
 def open_folder(
-    path: Path, config: Settings, accelerator: "Accelerator", *, resume: bool, option: str
-) -> Iterator[None]:
-    """A run's folder with its settings: new or empty, or with `resume` one that exists.
+    path: Path,
+    config: Settings,
+    accelerator: "Accelerator",
+    data: DataRecord,
+    *,
+    resume: bool,
+    option: str,
+) -> Iterator[Callable[[], None]]:
+    """A run's folder while it is trained in: new or empty, or with `resume` one that may exist.
 
-    The main process makes it, the others wait. A new one goes again if what is done inside the
-    context fails. `option` of the command line would name another folder.
+    The main process makes and locks it, the others wait. Gives what to call when training is about
+    to begin: only then are the settings of a resumed run replaced. A new folder goes again if what
+    is done before that fails. `option` of the command line would name another folder.
+
+    Raises `VqtrtError` where another process trains there, or the run was begun on other data.
     """
-    main = accelerator.is_main_process
-    if main and resume:
-        write_text(path / "config.yaml", config.to_yaml())
-    elif main:
-        _create(path, config, option)
-    accelerator.wait_for_everyone()
+    ranks, main = Ranks(), accelerator.is_main_process
+    with _kept(path, config, data, resume, option) if main else nullcontext(_nothing) as begin:
+        ranks.wait()
+        yield begin
+
+
+def _nothing() -> None: ...
+
+
+@contextmanager
+def _kept(
+    path: Path, config: Settings, data: DataRecord, resume: bool, option: str
+) -> Iterator[Callable[[], None]]:
+    """`open_folder` in the main process."""
+    resumed = resume and (path / CONFIG).is_file()
+    if not resumed:
+        require_new(path, option)
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+        with _writing(path):
+            write_text(path / CONFIG, config.to_yaml())
+            write_record(path, data)
+
+    try:
+        with only_writer(path / _LOCK, path):
+            tidy(path)
+            if resumed:
+                require_same_data(path, data)
+            else:
+                with _writing(path):
+                    write_text(path / CONFIG, config.to_yaml())
+            try:
+                yield begin
+            except BaseException:
+                if not resumed and not begun:
+                    (path / CONFIG).unlink(missing_ok=True)
+                raise
+    finally:
+        if not resumed and not begun:
+            with suppress(OSError):  # something else is in it by now
+                path.rmdir()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except BaseException:
-        if main and not resume:
-            _discard(path)
-        raise
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
-def _discard(path: Path) -> None:
-    """Remove a run that holds its settings alone."""
-    if [entry.name for entry in path.iterdir()] == ["config.yaml"]:
-        (path / "config.yaml").unlink()
-        path.rmdir()
-
-
-def _create(path: Path, config: Settings, option: str) -> None:
+def require_new(path: Path, option: str) -> None:
+    """Raise `VqtrtError` where no new run can be begun: before its data are read, not after."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise VqtrtError(
             f"{path} exists already: pass --resume to continue it, or another {option}"
         )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_text(path / "config.yaml", config.to_yaml())
-    except OSError as error:
-        raise unwritable(path, error) from error
+    check_folder(path)
 
 
 class Run:
@@ -78,7 +128,10 @@ class Run:
     @classmethod
     def create(cls, path: Path, config: Config) -> "Run":
         """Start a run in a new or empty folder."""
-        _create(path, config, "--out")
+        require_new(path, "--out")
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(path / CONFIG, config.to_yaml())
         return cls(path, config)
 
     @classmethod
@@ -110,10 +163,14 @@ class MetricsFile:
     def __init__(self, path: Path, start: int) -> None:
         """Open for appending after step `start`; lines of later steps are dropped."""
         kept = []
+        self.evaluated: set[float] = set()
+        """Steps whose evaluation is in the file."""
         if start and path.is_file():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                if _step(line) <= start:
+                if (step := _step(line)) <= start:
                     kept.append(line + "\n")
+                    if "evaluation" in json.loads(line):
+                        self.evaluated.add(step)
         write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 

@@ -17,9 +17,10 @@ from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.metrics import CodeUsage
 from vqtrt.models.speech import SpeechVQVAE
 from vqtrt.training.clips import Audio, CachedClips, Crops, CropShape, crop, training_crops
+from vqtrt.training.data_record import describe_items
 from vqtrt.training.loader import split_items
 from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
-from vqtrt.training.run import open_folder
+from vqtrt.training.run import open_folder, require_new
 from vqtrt.training.skipped import Skipped, data_notes
 from vqtrt.training.speech_picture import Shown, show_clips
 from vqtrt.training.speech_run import SpeechRun
@@ -41,18 +42,23 @@ def train_speech(
     """
     torch.manual_seed(config.train.seed)
     accelerator = accelerator_for(config.train)
+    if accelerator.is_main_process and not resume:
+        require_new(path, "--out")
     task = SpeechTask(config)
-    with open_folder(path, task.config, accelerator, resume=resume, option="--out"):
+    with open_folder(
+        path, task.config, accelerator, task.record, resume=resume, option="--out"
+    ) as begin:
         trainer = Trainer(task, path, config.train, accelerator, watcher, "reconstructions")
         start = trainer.start(resume=resume)
-    task.skipped.begin(path, watcher.noted)
-    if accelerator.is_main_process:
-        for text in data_notes(task.clips.source):
-            watcher.noted(text)
-    trainer.train(start)
-    summary = task.skipped.summary()
-    if accelerator.is_main_process and summary:
-        watcher.noted(summary)
+        begin()
+        task.skipped.begin(path, watcher.noted)
+        if accelerator.is_main_process:
+            for text in data_notes(task.clips.source):
+                watcher.noted(text)
+        trainer.train(start)
+        summary = task.skipped.summary()
+        if accelerator.is_main_process and summary:
+            watcher.noted(summary)
     return SpeechRun(path, task.config)
 
 
@@ -77,6 +83,7 @@ class SpeechTask(Task):
         self.model = SpeechVQVAE(model, data.preprocessing.sample_rate)
         self.module: nn.Module = self.model
         self.items = split_items(source, data.holdout, config.train.seed)
+        self.record = describe_items(source, *self.items)
         self.clips = CachedClips(source, data)
         self.skipped = Skipped(data.on_error, self.items.train)
         codes = -(-data.crop // model.stride)

@@ -30,6 +30,7 @@ from vqtrt.priors.wavenet_graphs import wavenet_graph
 from vqtrt.sampler import Draw
 from vqtrt.speech_sampling import ClipSampler
 from vqtrt.training.code_picture import code_colours, codes_picture
+from vqtrt.training.data_record import describe_names
 from vqtrt.training.loader import batch_indices
 from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
 from vqtrt.training.prior_run import SpeechPriorRun
@@ -108,10 +109,13 @@ def train_speech_prior(
     torch.manual_seed(config.train.seed)
     accelerator = accelerator_for(config.train)
     task = SpeechPriorTask(config, codes, codebooks)
-    with open_folder(path, config, accelerator, resume=resume, option="--name"):
+    with open_folder(
+        path, config, accelerator, task.record, resume=resume, option="--name"
+    ) as begin:
         trainer = Trainer(task, path, config.train, accelerator, watcher, "samples")
         start = trainer.start(resume=resume)
-    trainer.train(start)
+        begin()
+        trainer.train(start)
     return SpeechPriorRun(path, config)
 
 
@@ -133,6 +137,10 @@ class SpeechPriorTask(Task):
         rng = np.random.default_rng([config.train.seed, 1])
         self.held_out = np.sort(rng.choice(count, held_out, replace=False))
         clips = np.setdiff1d(np.arange(count), self.held_out)
+        names = codes.files or [str(clip) for clip in range(count)]
+        self.record = describe_names(
+            dict(zip(names, codes.lengths(), strict=True)), [names[clip] for clip in self.held_out]
+        )
         self.crops, self.held_out_crops = self._crops(clips), self._crops(self.held_out)
         # Who speaks matters here even where the prior is not told.
         labels = np.array(codes.labels or [0] * count)

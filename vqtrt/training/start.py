@@ -18,9 +18,10 @@ def plan(
 
     A new run without `out` goes to runs/RECIPE, or runs/RECIPE-2 and so on. A run to resume is
     `out`, or the newest under ./runs (of the recipe, where one is named); its own settings hold,
-    with the overrides on top, but its model may not change.
+    with the overrides on top, but its model may not change. Where both are named and there is no
+    run yet, it is begun: a job that is put back into a queue has one command.
     """
-    if resume:
+    if resume and not (recipe and out and not (out / "config.yaml").is_file()):
         named = load_any_config(recipe).recipe if recipe else None
         return _existing(named, out, overrides)
     config = load_any_config(recipe or _DEFAULT_RECIPE, overrides)
