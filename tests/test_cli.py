@@ -426,7 +426,8 @@ def test_json_is_all_there_is_on_standard_output(tiny_bundle, pics):
     assert done.stdout.count("\n") == 1
 
 
-def test_ctrl_c_says_how_to_go_on(tiny_bundle):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_says_how_to_go_on(tiny_bundle, number):
     # Slow enough that it cannot be done before the interrupt comes. A shell's background jobs
     # ignore interrupts, and so would this one, if the tests were one.
     code = """
@@ -453,13 +454,14 @@ cli.main()
                 assert job.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-            job.send_signal(signal.SIGINT)
+            job.send_signal(number)
             _, err = job.communicate(timeout=50)
         finally:
             job.kill()
-    assert job.returncode == 130
+    assert job.returncode == 128 + number
     last = err.splitlines()[-1]
-    assert last.startswith("error: interrupted; the first ")
+    by = "" if number == signal.SIGINT else " by SIGTERM"
+    assert last.startswith(f"error: interrupted{by}; the first ")
     assert last.endswith("items are kept in codes.npy.partial; --resume continues")
     assert not Path("codes.npy").exists()
 

@@ -203,3 +203,15 @@ def test_train_prior_says_what_it_skipped(
     err = capfd.readouterr().err
     assert "skipped 1 files that cannot be read: 1 .png: " in err
     assert "see run/priors/pixelcnn.json" in err
+
+
+@pytest.mark.parametrize("out", ["file", "file/out", "nowhere/codes.npy", "folder.npy"])
+def test_out_is_looked_at_before_anything_is_drawn(monkeypatch, capfd, out):
+    def draw(*args, **options):
+        raise AssertionError("draws")
+
+    Path("file").touch()
+    Path("folder.npy").mkdir()
+    monkeypatch.setattr("vqtrt.sampling.sample_codes", draw)
+    assert vqtrt("sample", "--num", 2, "--out", out) == 1
+    assert out.partition("/")[0] in capfd.readouterr().err.splitlines()[-1]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vqtrt.artefacts import find_model
+from vqtrt.bundle import only_export
 from vqtrt.data.open import open_images
 from vqtrt.errors import VqtrtError
 from vqtrt.export import run as module
@@ -61,3 +62,20 @@ def test_images_for_a_bundle_alone(tiny_bundle, tmp_path):
     assert model.run is None
     (batch,) = images_for(model, "shapes:3", "all", limit=9, workers=1)
     assert batch.shape == (3, 16, 16, 3)
+
+
+def test_one_export_writes_a_bundle(tiny_run, tmp_path):
+    out = tmp_path / "bundle"
+    with only_export(out), pytest.raises(VqtrtError, match="another process is writing it"):
+        export_bundle(find_model(tiny_run), out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_for_a_bundle_is_looked_at_before_the_weights(tiny_run, tmp_path, monkeypatch):
+    def load(self):
+        raise AssertionError("loads")
+
+    monkeypatch.setattr("vqtrt.training.run.Run.load_model", load)
+    (tmp_path / "file").touch()
+    with pytest.raises(VqtrtError, match="file"):
+        export_bundle(find_model(tiny_run), tmp_path / "file/bundle")
