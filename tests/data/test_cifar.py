@@ -126,6 +126,38 @@ def test_archive_bombs(tmp_path, files, monkeypatch):
             open_cifar(path, "test")
 
 
+def header(name: str, kind: bytes, size: int) -> bytearray:
+    """The header of a member of a tar archive."""
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return bytearray(member.tobuf(tarfile.GNU_FORMAT))
+
+
+def test_a_sparse_file_takes_no_memory_for_its_zeros(tmp_path: Path) -> None:
+    block = header("test_batch.bin", tarfile.GNUTYPE_SPARSE, 0)
+    # One piece of no bytes at the end of the file, whose size is 8 GiB less 1.
+    block[386:398], block[398:410] = b"77777777777\0", b"00000000000\0"
+    block[483:495] = b"77777777777\0"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    path = tmp_path / "c.tar.gz"
+    path.write_bytes(gzip.compress(bytes(block) + bytes(1024)))
+    with pytest.raises(VqtrtError, match="unpacks to over"):
+        open_cifar(path, "test")
+
+
+@pytest.mark.parametrize(
+    "record", [b"22 GNU.sparse.map=a,b\n", b"24 GNU.sparse.map=1,2,3\n", b"15 size=twelve\n"]
+)
+def test_damaged_headers_of_an_archive(tmp_path: Path, record: bytes) -> None:
+    extended = bytes(header("x", tarfile.XHDTYPE, len(record))) + record.ljust(512, b"\0")
+    member = bytes(header("test_batch.bin", tarfile.REGTYPE, 512)) + bytes(512)
+    path = tmp_path / "c.tar.gz"
+    path.write_bytes(gzip.compress(extended + member + bytes(1024)))
+    with pytest.raises(VqtrtError, match=r"c\.tar\.gz: "):
+        open_cifar(path, "test")
+
+
 def test_file_twice(tmp_path):
     path = make_tar(tmp_path / "c.tar.gz", {"a/test_batch.bin": b"", "b/test_batch.bin": b""})
     with pytest.raises(VqtrtError, match="twice"):

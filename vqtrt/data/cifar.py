@@ -12,7 +12,6 @@ green, then blue, each 32 rows of 32.
 import errno
 import gzip
 import tarfile
-import zlib
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -126,10 +125,12 @@ def open_cifar(
     """
     try:
         found, wanted, version = _find(path, split)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except VqtrtError:
+        raise
+    except Exception as error:  # gzip, zlib and tarfile raise half a dozen types
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
             raise VqtrtError(f"{shown(path)}: {error.strerror}: too large for CIFAR") from error
-        reason = getattr(error, "strerror", None) or shown(error)
+        reason = getattr(error, "strerror", None) or shown(error) or type(error).__name__
         kind = "" if path.is_dir() else _no_archive(path)
         raise VqtrtError(f"{shown(path)}: cannot be read ({reason}){kind}") from error
     if labels and labels not in version.labels:
@@ -265,6 +266,9 @@ def _read_tar(path: Path) -> tuple[dict[str, bytes], bool]:
                 continue
             if name in found:
                 raise VqtrtError(f"{shown(path)}: holds {name} twice; fetch it again")
+            # A sparse file takes nothing of the archive for its zeros.
+            if member.size > _MAX_BYTES:
+                raise _too_large(shown(path))
             content = archive.extractfile(member)
             found[name] = content.read() if content else b""
     return found, bool(python) and not found
@@ -280,5 +284,9 @@ class _Bounded:
         data = self._stream.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise VqtrtError(f"{self._name}: unpacks to over {_MAX_BYTES} bytes; not CIFAR")
+            raise _too_large(self._name)
         return data
+
+
+def _too_large(name: str) -> VqtrtError:
+    return VqtrtError(f"{name}: unpacks to over {_MAX_BYTES} bytes; not CIFAR")
