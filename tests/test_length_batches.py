@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vqtrt.length_batches import length_batches
+from vqtrt.length_batches import length_batches, padded_batch
 
 
 def padding(lengths: list[int], batch: list[int]) -> float:
@@ -55,3 +55,10 @@ def test_few_clips():
     assert length_batches([], 4) == []
     assert length_batches([0, 0], 4) == [[0, 1]]
     assert length_batches([3], 1) == [[0]]
+
+
+def test_few_batches_are_padded_to() -> None:
+    assert [padded_batch(n, 64) for n in (0, 1, 2, 3, 4, 5, 7, 9, 13, 17, 33, 48, 49, 64)] == [
+        *(1, 1, 2, 3, 4, 6, 8, 12, 16, 24, 48, 48, 64, 64)
+    ]
+    assert {padded_batch(n, 20, 5) for n in range(21)} == {5, 6, 8, 12, 16, 20}

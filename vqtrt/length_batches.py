@@ -41,11 +41,11 @@ def length_batches(
     return batches
 
 
-def padded_batch(count: int, most: int) -> int:
-    """The batch, at most `most`, that `count` clips are filled up to: 1, 2, 3, 4, 6, 8, 12, 16, ….
+def padded_batch(count: int, most: int, least: int = 1) -> int:
+    """The batch, `least` to `most`, that `count` items are filled up to: 1, 2, 3, 4, 6, 8, 12, ….
 
-    What is bound, compiled or captured for a batch is so for few of them.
+    Binding, compiling or capturing for a batch is then done for few of them.
     """
     power = 1 << max(count - 1, 0).bit_length()
     between = 3 * power // 4
-    return min(between if count <= between else power, most)
+    return min(max(between if count <= between else power, least), most)

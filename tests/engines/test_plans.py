@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import random
 import re
 import shutil
@@ -184,6 +185,18 @@ def test_a_json_is_read_up_to_a_bound(bundle):
     with path.with_suffix(".json").open("ab") as file:
         file.truncate(2**21)
     assert "larger than its 1048576 bytes" in refused(bundle, path)
+
+
+def test_a_plan_or_json_that_never_ends_is_not_read(bundle):
+    path = write(bundle)
+    for file in (path, path.with_suffix(".json")):
+        content = file.read_bytes()
+        file.unlink()
+        os.mkfifo(file)
+        assert "it is a pipe, not a regular file" in refused(bundle, path)
+        file.unlink()
+        file.write_bytes(content)
+    assert read_plan(bundle, path, **HERE) == PLAN
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,23 @@ def test_damage_counts_as_nothing(tmp_path, damage):
     write_cache(path, b"kernels")
     path.write_bytes(damage(path.read_bytes()))
     assert read_cache(path) is None
+
+
+def test_what_a_stranger_put_there_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "key.runtime-cache"
+    for file in (path, digest_file(path)):
+        write_cache(path, b"kernels")
+        file.unlink()
+        os.mkfifo(file)
+        assert read_cache(path) is None
+
+
+def test_no_lock_is_made_by_way_of_a_link(tmp_path: Path) -> None:
+    path = tmp_path / "key.runtime-cache"
+    (tmp_path / "key.runtime-cache.lock").symlink_to(tmp_path / "elsewhere")
+    assert read_cache(path) is None
+    assert not write_cache(path, b"kernels")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_folder_that_is_not_there_keeps_none(tmp_path):

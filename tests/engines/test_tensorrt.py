@@ -18,7 +18,7 @@ from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.plan_info import PlanInfo
 from vqtrt.engines.plans import runtime_cache
 from vqtrt.engines.runtime_cache import write_cache
-from vqtrt.engines.tensorrt import TensorRTEngine, free_sizes, padded_batch, split_batch
+from vqtrt.engines.tensorrt import TensorRTEngine, free_sizes, split_batch
 from vqtrt.engines.trt_package import Device
 from vqtrt.errors import VqtrtError
 from vqtrt.sampler import BatchSampler, Draw
@@ -379,10 +379,6 @@ def batches_run(module: FakeTensorRT) -> set[int]:
 
 
 def test_few_batches_are_compiled_for(bundle: Bundle, module: FakeTensorRT) -> None:
-    assert [padded_batch(n, 1, 64) for n in (0, 1, 2, 3, 4, 5, 7, 9, 13, 17, 33, 48, 49, 64)] == [
-        *(1, 1, 2, 3, 4, 6, 8, 12, 16, 24, 48, 48, 64, 64)
-    ]
-    assert {padded_batch(n, 5, 20) for n in range(21)} == {5, 6, 8, 12, 16, 20}
     build(bundle, "tensorrt-rtx", SIZES | {"batch": (1, 64)}, graphs=["encoder"])
     encode, reference = TensorRTEngine(bundle).open("encoder"), OnnxRuntimeEngine(bundle)
     seen = set()

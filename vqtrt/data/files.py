@@ -28,7 +28,7 @@ def open_file(path: Path) -> io.BufferedReader:
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """The bytes of a regular file, as many as it had when it was opened.
+    """The bytes of a regular file, as many as it had when it was opened; fewer if it was cut since.
 
     Raises `OSError` as `open_file`, and with `errno.EFBIG` for more than `most` bytes, before
     memory is taken for them.
@@ -37,17 +37,16 @@ def read_file(path: Path, most: int) -> bytes:
     try:
         if size > most:
             raise OSError(errno.EFBIG, f"has {size} bytes, more than {most}", str(path))
-        return read_whole(fd, size)
+        data = os.read(fd, size)
+        if len(data) == size:
+            return data
+        parts, left = [data], size - len(data)
+        while left and (part := os.read(fd, left)):
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
     finally:
         os.close(fd)
-
-
-def read_whole(fd: int, size: int) -> bytes:
-    """Up to `size` bytes from where an open file stands; fewer only at its end."""
-    data = os.read(fd, size)
-    while len(data) < size and (more := os.read(fd, size - len(data))):
-        data += more
-    return data
 
 
 def _open(path: Path) -> tuple[int, int]:

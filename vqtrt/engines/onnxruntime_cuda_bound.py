@@ -23,8 +23,6 @@ from vqtrt.errors import VqtrtError
 if TYPE_CHECKING:
     from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
-_ALIGNMENT = 256
-"""Bytes that a tensor's address is a multiple of, as `cudaMalloc` gives it."""
 Place = tuple[Any, ...]
 """A tensor on the GPU, as an IO binding takes it."""
 
@@ -39,8 +37,8 @@ class _Strip:
         starts, end = [], 0
         for _, shape, dtype in kinds:
             starts.append(end)
-            end += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
-        self._host = np.zeros(max(end, _ALIGNMENT), np.uint8)
+            end += -(-math.prod(shape) * dtype.itemsize // cuda.ALIGNMENT) * cuda.ALIGNMENT
+        self._host = np.zeros(max(end, cuda.ALIGNMENT), np.uint8)
         self._used = end > 0
         ort_value = load_onnxruntime().OrtValue
         self._memory = ort_value.ortvalue_from_shape_and_type(

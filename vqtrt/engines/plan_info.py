@@ -1,5 +1,6 @@
 """What an engine file is for, as `KEY.json` holds it: read in one way, and written in one way."""
 
+import errno
 import hashlib
 import json
 import re
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vqtrt.bundle import GraphSpec, axis_size
+from vqtrt.data.files import read_file
 from vqtrt.errors import VqtrtError
 
 PLAN, INFO = ".engine", ".json"
@@ -133,19 +135,17 @@ def read_info(path: Path, build: str) -> PlanInfo:
 
 
 def read_bounded(path: Path, limit: int, build: str) -> bytes:
-    """All of a file of at most `limit` bytes."""
+    """All of a regular file of at most `limit` bytes; `VqtrtError` for any other."""
     try:
-        if path.exists() and not path.is_file():
-            raise VqtrtError(damaged(path, "not a file", build))
-        if path.stat().st_size > limit:
-            raise VqtrtError(damaged(path, f"larger than its {limit} bytes", build))
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        return read_file(path, limit)
     except FileNotFoundError:
         raise VqtrtError(f"{path} is missing; build it: {build}") from None
     except OSError as error:
-        raise VqtrtError(f"{path}: cannot be read ({error.strerror})") from error
-    return content
+        if error.errno == errno.EFBIG:
+            raise VqtrtError(damaged(path, f"larger than its {limit} bytes", build)) from None
+        raise VqtrtError(
+            f"{path}: cannot be read ({error.strerror}); build it again: {build}"
+        ) from error
 
 
 def damaged(path: Path, reason: str, build: str) -> str:

@@ -13,7 +13,6 @@ SHA-256 beside it, which TensorRT for RTX keeps between runs.
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -82,12 +81,9 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def has_plans(bundle: Bundle, package: str, precision: str) -> bool:
     """Whether a bundle says that it has engines of this package and precision."""
-    for path in (bundle.path / FOLDER).glob(f"*{INFO}"):
-        with suppress(VqtrtError):
-            info = read_info(path, "")
-            if (info.package, info.precision) == (package, precision):
-                return True
-    return False
+    wanted = (package, precision)
+    infos = (info for _, info in read_infos(bundle, "") if not isinstance(info, str))
+    return any((info.package, info.precision) == wanted for info in infos)
 
 
 Infos = Sequence[tuple[Path, "PlanInfo | str"]]

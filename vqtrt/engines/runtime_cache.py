@@ -14,17 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from vqtrt.atomic import write_bytes
+from vqtrt.data.files import read_file
 from vqtrt.engines.cuda import on_device
 from vqtrt.engines.trust import forget, is_known, remember
 from vqtrt.errors import VqtrtError
 from vqtrt.locks import EXCLUSIVE, SHARED, lock
+
+_MAX_BYTES = 2**33
+"""As of a plan; a larger file counts as missing."""
 
 
 def read_cache(path: Path) -> bytes | None:
     """What was kept; None if there is nothing whole."""
     try:
         with _locked(path, SHARED):
-            kept, digest = path.read_bytes(), digest_file(path).read_bytes()
+            kept = read_file(path, _MAX_BYTES)
+            digest = read_file(digest_file(path), _MAX_BYTES)
     except OSError:
         return None
     return kept if kept and digest == _digest_line(path, kept) else None
@@ -55,8 +60,10 @@ def _digest_line(path: Path, kept: bytes) -> bytes:
 def _locked(path: Path, how: int) -> Iterator[None]:
     """Hold the lock beside a file. If no lock file can be made, reading goes on without one."""
     beside = path.with_name(f"{path.name}.lock")
+    # A bundle may be a stranger's: a link would make a file elsewhere.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = os.open(beside, flags, 0o666)
     except OSError:
         if how == EXCLUSIVE:
             raise

@@ -45,6 +45,7 @@ from vqtrt.engines.runtime_cache import RuntimeCache
 from vqtrt.engines.trt_bound import Known, TensorRTBound
 from vqtrt.engines.trt_context import LoadedPlan, Shape
 from vqtrt.errors import VqtrtError
+from vqtrt.length_batches import padded_batch
 from vqtrt.precision import graph_key, require_precision
 
 _SETS = 2
@@ -193,16 +194,6 @@ class TensorRTEngine:
 def split_batch(count: int, most: int) -> list[slice]:
     """Parts of a batch, each as large as it may be but the last; one for an empty batch."""
     return [slice(start, min(start + most, count)) for start in range(0, max(count, 1), most)]
-
-
-def padded_batch(count: int, least: int, most: int) -> int:
-    """The batch that runs for `count` items, at most `most`: 1, 2, 3, 4, 6, 8, 12, 16, 24, ….
-
-    Every new batch is compiled for, and captured, anew: few of them keep that rare.
-    """
-    power = 1 << max(count - 1, 0).bit_length()
-    between = 3 * power // 4
-    return min(max(between if count <= between else power, least), most)
 
 
 def free_sizes(tensors: Sequence[TensorSpec], shapes: Sequence[Shape]) -> dict[str, int] | None:
@@ -357,7 +348,7 @@ class _Buffers:
         With zeros: what is a code must be in the codebook.
         """
         self._rows = len(parts[0])
-        rows = padded_batch(self._rows, self._least, self._most)
+        rows = padded_batch(self._rows, self._most, self._least)
         self._shapes = tuple((rows, *part.shape[1:]) for part in parts)
         shapes: dict[str, Shape] = {}
         for source, part, shape in zip(self._sources, parts, self._shapes, strict=True):
