@@ -88,3 +88,13 @@ def test_deep_names_take_no_memory() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 20 << 20  # all their parents come to 800 MB
+
+
+def test_limits_below_a_folder_that_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", closed)
+    assert name_limits(tmp_path / "a").component == 255

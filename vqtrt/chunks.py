@@ -86,6 +86,15 @@ def cut(blocks: Iterable[Audio], stride: int, chunk: int, context: int) -> Itera
         yield Chunk(buffer[:filled], slice(first, codes_in(filled, stride)))
 
 
+def first_samples(blocks: Iterable[Audio], count: int) -> Iterator[Audio]:
+    """The first `count` samples of some blocks (n,)."""
+    for block in blocks:
+        if not count:
+            return
+        yield block[:count]
+        count -= min(count, len(block))
+
+
 class ChunkBatches:
     """Chunks that wait until there are enough of their length for a batch, which is then run.
 

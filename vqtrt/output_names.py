@@ -37,11 +37,11 @@ def name_limits(out: Path) -> NameLimits:
     Raises `VqtrtError` for a folder whose path leaves no room for names.
     """
     place = out.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
         component, path = os.pathconf(place, "PC_NAME_MAX"), os.pathconf(place, "PC_PATH_MAX")
-    except (OSError, ValueError):  # not every file system tells
+    except (OSError, ValueError):  # a folder that is closed; not every file system tells
         component = path = -1
     component, path = (component if component > 0 else 255), (path if path > 0 else 4096)
     used = len(os.fsencode(out.absolute())) + len("/") + len("\0") + _STAGE

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.bundle import ModelFacts, SpeechFacts
-from vqtrt.chunks import Chunk, ChunkBatches, cut, spans
+from vqtrt.chunks import Chunk, ChunkBatches, cut, first_samples, spans
 from vqtrt.data.audio import AudioPreprocessing, bad_sample
 from vqtrt.data.clip_codes import codes_in
 from vqtrt.data.codes import codes_dtype, first_bad
@@ -363,15 +363,6 @@ def check_clip(
             f"clip {index}: speaker {speaker}, but the model has {len(speech.speakers)} "
             "(their count stands for none)"
         )
-
-
-def first_samples(blocks: Iterator[Audio], count: int) -> Iterator[Audio]:
-    """The first `count` samples of some blocks."""
-    for block in blocks:
-        if not count:
-            return
-        yield block[:count]
-        count -= min(count, len(block))
 
 
 def chunk_codes(stride: int, context: int) -> int:

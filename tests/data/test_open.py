@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,3 +84,12 @@ def test_mistakes(tmp_path):
     for odd in ("a\0b", "x" * 5000):
         with pytest.raises(VqtrtError):
             open_images(odd)
+
+
+def test_a_folder_that_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    with pytest.raises(VqtrtError, match=r"cannot be opened \(.*Permission denied.*\); check the"):
+        open_images(tmp_path)

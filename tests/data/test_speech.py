@@ -10,13 +10,13 @@ from vqtrt.data.audio import AudioPreprocessing
 from vqtrt.data.folder import passed_over
 from vqtrt.data.source import Item
 from vqtrt.data.speech import (
-    SUFFIXES,
     VCTK,
     SpeechFolder,
     conversion_hint,
     open_speech,
     speaker_note,
 )
+from vqtrt.data.suffixes import READ_AUDIO
 from vqtrt.errors import AudioError, VqtrtError
 
 SAME = AudioPreprocessing(sample_rate=8000)
@@ -313,7 +313,7 @@ def test_no_note_of_one_speaker_where_there_are_others(tmp_path: Path) -> None:
 
 
 def test_what_is_read_and_what_is_counted(tmp_path: Path) -> None:
-    read = [name for name, suffix in soundfile_names() if suffix in SUFFIXES]
+    read = [name for name, suffix in soundfile_names() if suffix in READ_AUDIO]
     assert len(read) >= 14
     for name in read:
         form = name.partition(".")[0]

@@ -79,6 +79,12 @@ def test_each_is_told_and_listed_once(tmp_path: Path) -> None:
     assert good.summary() is None
 
 
+def test_a_list_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "skipped.jsonl").mkdir()
+    with pytest.raises(VqtrtError, match=r"skipped\.jsonl: cannot be read \(Is a directory\)"):
+        Skipped("skip", ITEMS).begin(tmp_path, print)
+
+
 def test_no_other_image_moves() -> None:
     config = DataConfig.model_validate({"preprocessing": {"height": 16, "width": 16}})
 

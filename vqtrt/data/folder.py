@@ -18,31 +18,15 @@ from vqtrt.data.decode import decode_image, shown
 from vqtrt.data.preprocessing import Preprocessing
 from vqtrt.data.selection import Judge, Selection, add_kind, in_words, suffix_of
 from vqtrt.data.source import Images, Item
+from vqtrt.data.suffixes import ARCHIVES, NO_IMAGES
 from vqtrt.errors import VqtrtError
 
-_ARCHIVE_SUFFIXES = """
-.7z .arrow .bz2 .feather .gz .lmdb .mdb .parquet .rar .rec .tar .tfrecord .tgz .xz .zip .zst
-"""
-_OTHER_SUFFIXES = """
-.bib .caption .captions .cfg .cls .conf .csv .doc .docx .geojson .htm .html .ini .json .json5
-.jsonl .lab .list .log .lst .md .ndjson .rst .rtf .srt .sqlite .sqlite3 .tags .tex .textgrid .toml
-.tsv .txt .vtt .xls .xlsx .xml .xmp .yaml .yml
-.aae .db .idx .index .lnk .lock .md5 .sha1 .sha256 .sha512 .torrent .url
-.bin .ckpt .h5 .hdf5 .mat .npy .npz .onnx .pickle .pkl .pt .pth .safetensors
-.bat .ipynb .js .py .pyc .sh
-.aria2 .cache .crdownload .download .part .partial .tmp
-.3gp .aac .aif .aiff .amr .au .avi .caf .flac .flv .m4a .m4v .mkv .mov .mp3 .mp4 .mpeg .mpg .oga
-.ogg .opus .sph .w64 .wav .webm .wma .wmv
-"""
 _OTHER_NAMES = """
 _success changelog checksums copying licence license makefile md5sums notice readme sha1sums
 sha256sums
 """
-_ARCHIVES = frozenset(_ARCHIVE_SUFFIXES.split())
-_NO_IMAGES = _ARCHIVES | frozenset(_OTHER_SUFFIXES.split())
-"""Suffixes of files that lie beside images and are none."""
 _NO_IMAGE_NAMES = frozenset(_OTHER_NAMES.split())
-"""The same for names without a suffix."""
+"""Names without a suffix that are no images."""
 
 
 class FileTree:
@@ -146,14 +130,14 @@ class ImageFolder(FileTree):
 def image_kind(name: str) -> str:
     """The suffix of a file that is no image by its name, or that name; "" for an image."""
     suffix = suffix_of(name)
-    if suffix in _NO_IMAGES:
+    if suffix in NO_IMAGES:
         return suffix
     return name.lower() if name.lower() in _NO_IMAGE_NAMES else ""
 
 
 def _hint(kinds: Mapping[str, int]) -> str:
     """What to do about a folder without images."""
-    if kinds.keys() & _ARCHIVES:
+    if kinds.keys() & ARCHIVES:
         return "unpack the archives, or export their images as files, and give that folder"
     return "put images in it or check the path"
 

@@ -57,10 +57,11 @@ def _open(path: str | Path, split: str, selection: Selection | None) -> ImageSou
             if not before or not where.exists():
                 raise VqtrtError(f"{shown(path)}: no such file or folder; check the path")
         folder = where.is_dir()
+        name = where.name.lower()
+        cifar = is_cifar(where) if folder else name.endswith(_CIFAR)
     except (OSError, ValueError) as error:  # too long, a NUL byte, a parent that is closed
         raise VqtrtError(f"{shown(path)}: cannot be opened ({error}); check the path") from error
-    name = where.name.lower()
-    if is_cifar(where) if folder else name.endswith(_CIFAR):
+    if cifar:
         return open_cifar(where, split, part)  # type: ignore[arg-type]
     if name.endswith(_ARRAYS) and not folder:
         return open_array_images(where, part, split)

@@ -16,20 +16,9 @@ from vqtrt.data.files import open_file
 from vqtrt.data.folder import FileTree, name_text
 from vqtrt.data.selection import Selection, suffix_of
 from vqtrt.data.source import Item
+from vqtrt.data.suffixes import CONVERTIBLE_AUDIO, READ_AUDIO
 from vqtrt.errors import VqtrtError
 
-_READ = """
-.wav .wave .bwf .flac .ogg .oga .opus .mp3 .mp2 .aiff .aif .aifc .au .snd .caf .rf64 .w64
-.sph .nist .nis .voc .svx .8svx .ircam .avr .htk .pvf
-"""
-_CONVERTIBLE = """
-.m4a .m4b .mp4 .m4v .mov .aac .adts .ac3 .amr .3gp .3g2 .ape .wma .wmv .asf .webm .mkv .mka .avi
-.flv .mpg .mpeg .mpga .ts .wv .tta .dsf .dff .spx .ra .rm .wv1 .wv2 .shn .gsm .vox
-"""
-SUFFIXES = tuple(_READ.split())
-"""Of what counts as a recording; other files of a tree are counted and passed over."""
-CONVERTIBLE = frozenset(_CONVERTIBLE.split())
-"""Recordings, and films with sound, that libsndfile does not read and ffmpeg does."""
 _LIBRISPEECH = re.compile(
     r"(?:^|/)(?P<speaker>\d+)/(?P<chapter>\d+)/(?P=speaker)[-_](?P=chapter)[-_][\d_-]+\.\w+$"
 )
@@ -91,7 +80,7 @@ class SpeechFolder(FileTree):
             )
         if next(self.paths(), None) is None:
             hint = conversion_hint(self.passed_over)
-            read = f"{', '.join(SUFFIXES)} are read; check the path"
+            read = f"{', '.join(READ_AUDIO)} are read; check the path"
             raise self.none_left("recordings", hint or read)
 
     def paths(self) -> Iterator[str]:
@@ -212,7 +201,7 @@ def speaker_note(source: SpeechSource) -> str | None:
 
 def conversion_hint(passed_over: Mapping[str, int]) -> str:
     """What would help of the files that were passed over, counted by kind; empty for nothing."""
-    kinds = sorted(kind for kind in passed_over if kind in CONVERTIBLE)
+    kinds = sorted(kind for kind in passed_over if kind in CONVERTIBLE_AUDIO)
     if not kinds:
         return ""
     return f"convert {', '.join(kinds)} to be read: ffmpeg -i NAME{kinds[0]} NAME.flac"
@@ -221,7 +210,7 @@ def conversion_hint(passed_over: Mapping[str, int]) -> str:
 def recording_kind(name: str) -> str:
     """The suffix of a file that is no recording by its name; "" for a recording."""
     suffix = suffix_of(name)
-    return "" if suffix in SUFFIXES else suffix
+    return "" if suffix in READ_AUDIO else suffix
 
 
 def _compiled(pattern: str | None) -> "re.Pattern[str] | None":

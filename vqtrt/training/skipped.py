@@ -125,11 +125,18 @@ def data_notes(source: ImageSource | SpeechSource) -> list[str]:
 
 
 def listed(folder: Path) -> list[str]:
-    """Names that a run's list has; a line that a crash tore is left out."""
+    """Names that a run's list has; a line that a crash tore is left out.
+
+    Raises `VqtrtError` for a list that cannot be read.
+    """
     try:
         lines = (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise VqtrtError(
+            f"{folder / FILE}: cannot be read ({error.strerror}); mend or remove it"
+        ) from error
     names = []
     for line in lines:
         try:
