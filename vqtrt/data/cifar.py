@@ -251,6 +251,7 @@ def _read_tar(path: Path) -> tuple[dict[str, bytes], bool]:
     """The files of the data sets that an archive holds, and whether it is the Python version."""
     found: dict[str, bytes] = {}
     python = set[str]()
+    left = _MAX_BYTES
     with (
         open_file(path) as packed,
         gzip.open(packed) as unpacked,
@@ -266,8 +267,9 @@ def _read_tar(path: Path) -> tuple[dict[str, bytes], bool]:
                 continue
             if name in found:
                 raise VqtrtError(f"{shown(path)}: holds {name} twice; fetch it again")
-            # A sparse file takes nothing of the archive for its zeros.
-            if member.size > _MAX_BYTES:
+            # The zeros of a sparse file take nothing of the archive.
+            left -= member.size
+            if left < 0:
                 raise _too_large(shown(path))
             content = archive.extractfile(member)
             found[name] = content.read() if content else b""
