@@ -71,7 +71,7 @@ class EngineDouble:
 
 
 class FakeEngine(EngineDouble):
-    """A codebook of grey levels: a 4x4 block's code is its sum of pixels modulo K (plus c for C).
+    """A codebook of gray levels: a 4x4 block's code is its sum of pixels modulo K (plus c for C).
 
     `before` is called with the name and the array of each call of a graph.
     """
@@ -104,8 +104,8 @@ class FakeEngine(EngineDouble):
         return codes.astype(np.int32)
 
     def decoder(self, codes: np.ndarray) -> np.ndarray:
-        grey = codes.reshape(*codes.shape[:3], -1)[..., 0].astype(np.uint8)
-        return np.repeat(np.repeat(grey, 4, 1), 4, 2)[..., None].repeat(3, -1)
+        gray = codes.reshape(*codes.shape[:3], -1)[..., 0].astype(np.uint8)
+        return np.repeat(np.repeat(gray, 4, 1), 4, 2)[..., None].repeat(3, -1)
 
 
 class FakeSource:

@@ -40,10 +40,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     large.save(folder / "rotated.jpg", exif=exif)
     large.save(folder / "large.jpg", quality=92)
     large.convert("CMYK").save(folder / "cmyk.jpg")
-    Image.fromarray(small[..., 0].astype(np.uint16) * 257).save(folder / "grey16.png")
+    Image.fromarray(small[..., 0].astype(np.uint16) * 257).save(folder / "gray16.png")
     Image.fromarray(np.dstack([small, small[..., :1]])).save(folder / "transparent.png")
     Image.fromarray(small).quantize(16).save(folder / "palette.png", transparency=3)
-    Image.fromarray(small).convert("L").save(folder / "grey.webp")
+    Image.fromarray(small).convert("L").save(folder / "gray.webp")
     Image.fromarray(small).save(folder / "plain.bmp")
     return folder
 

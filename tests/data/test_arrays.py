@@ -44,9 +44,9 @@ def test_read_gives_a_copy(images):
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 6), (5, 8, 6, 1)])
-def test_grey_is_replicated(images, shape):
-    grey = images[..., 0].reshape(shape)
-    source = ArrayImages(grey)
+def test_gray_is_replicated(images, shape):
+    gray = images[..., 0].reshape(shape)
+    source = ArrayImages(gray)
     image = source.read(list(source.items())[2])
     assert image.flags.c_contiguous
     np.testing.assert_array_equal(image, np.repeat(images[2, :, :, :1], 3, -1))

@@ -82,7 +82,7 @@ def test_transparency_of_a_tiff_is_laid_over_white(tmp_path: Path, extra: list[i
 
 
 @pytest.mark.parametrize("extra", [0, 1, 2])
-def test_second_band_of_grey(tmp_path: Path, extra: int) -> None:
+def test_second_band_of_gray(tmp_path: Path, extra: int) -> None:
     image = pixels(2)
     image[..., 1] = [255, 0, 255, 0]
     write_tiff(tmp_path / "a.tiff", image, 1, [extra])
@@ -109,7 +109,7 @@ def test_bands_that_are_not_read_are_named(
     tmp_path: Path, bands: int, photometric: int, extra: list[int] | None, message: str
 ) -> None:
     write_tiff(tmp_path / "a.tiff", pixels(bands), photometric, extra)
-    with pytest.raises(ImageError, match=f"{message}.*save it as grey or RGB"):
+    with pytest.raises(ImageError, match=f"{message}.*save it as gray or RGB"):
         decode_image(tmp_path / "a.tiff")
 
 
@@ -124,17 +124,17 @@ def jp2(mode: str, **options: object) -> bytes:
 def test_bands_of_jpeg_2000(tmp_path: Path, mode: str) -> None:
     path, data = tmp_path / "a.jp2", jp2(mode)
     image = Image.open(io.BytesIO(data))
-    colours = np.asarray(image.convert("RGB"))
+    colors = np.asarray(image.convert("RGB"))
     path.write_bytes(data)
     over_white = decode_image(path)
-    assert (over_white != colours).any()
+    assert (over_white != colors).any()
     # The same file, whose last channel says that it is something else, or says nothing.
     at = data.index(b"cdef") + 4 + 2 + 6 * (len(image.getbands()) - 1) + 2
     for kind in (0, 65535):
         path.write_bytes(data[:at] + struct.pack(">H", kind) + data[at + 2 :])
-        np.testing.assert_array_equal(decode_image(path), colours)
+        np.testing.assert_array_equal(decode_image(path), colors)
     path.write_bytes(data.replace(b"cdef", b"free"))
-    np.testing.assert_array_equal(decode_image(path), colours)
+    np.testing.assert_array_equal(decode_image(path), colors)
     path.write_bytes(data[: at + 2] + data[at + 2 :].replace(b"\xff\x4f", b"\0\0", 1))
     with pytest.raises(ImageError, match="not an image that can be read"):
         decode_image(path)
@@ -160,7 +160,7 @@ def test_a_fourth_band_that_a_profile_calls_black(tmp_path: Path) -> None:
     size = struct.unpack_from(">I", data, head)[0] + len(colr) - length
     data = data[:at] + colr + data[at + length :]
     (tmp_path / "a.jp2").write_bytes(data[:head] + struct.pack(">I", size) + data[head + 4 :])
-    with pytest.raises(ImageError, match="CMYK by its colour profile; save it as RGB"):
+    with pytest.raises(ImageError, match="CMYK by its color profile; save it as RGB"):
         decode_image(tmp_path / "a.jp2")
 
 

@@ -62,7 +62,7 @@ def test_short_way_for_jpeg_equals_pillow(tmp_path, picture, options):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_grey_becomes_three_equal_channels(tmp_path, picture, suffix):
+def test_gray_becomes_three_equal_channels(tmp_path, picture, suffix):
     result = decode_image(saved(tmp_path, picture.convert("L"), f"a.{suffix}"))
     assert result.shape == (36, 48, 3)
     assert (result == result[..., :1]).all()
@@ -75,14 +75,14 @@ def test_one_bit(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
+def test_16_bit_gray_is_scaled_not_clipped(tmp_path, suffix):
     values = np.array([[0, 128, 129, 257], [65278, 32768, 40000, 65535]], np.uint16)
     result = decode_image(saved(tmp_path, Image.fromarray(values), f"a.{suffix}"))
     np.testing.assert_array_equal(result[..., 0], np.round(values / 257))
     assert result[0, :, 0].tolist() == [0, 0, 1, 1]
 
 
-def test_32_bit_grey_is_scaled(tmp_path):
+def test_32_bit_gray_is_scaled(tmp_path):
     values = np.array([[-5, 0, 2570, 65535, 1_000_000]], np.int32)
     result = decode_image(saved(tmp_path, Image.fromarray(values), "a.tiff"))
     assert result[0, :, 2].tolist() == [0, 0, 10, 255, 255]
@@ -116,7 +116,7 @@ def test_palette_with_and_without_transparency(tmp_path):
         assert decode_image(path).tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
-def test_transparent_colour_of_an_rgb_png(tmp_path):
+def test_transparent_color_of_an_rgb_png(tmp_path):
     image = Image.new("RGB", (2, 1), (1, 2, 3))
     image.putpixel((1, 0), (9, 9, 9))
     path = saved(tmp_path, image, "a.png", transparency=(9, 9, 9))

@@ -147,19 +147,19 @@ def test_what_there_is_is_listed(medmnist: Path) -> None:
 
 
 def test_keras(tmp_path: Path) -> None:
-    grey = np.arange(5 * 28 * 28, dtype=np.uint8).reshape(5, 28, 28)
+    gray = np.arange(5 * 28 * 28, dtype=np.uint8).reshape(5, 28, 28)
     path = tmp_path / "mnist.npz"
     np.savez(
         path,
-        x_train=grey,
+        x_train=gray,
         y_train=np.arange(5, dtype=np.uint8),
-        x_test=grey[:2],
+        x_test=gray[:2],
         y_test=np.arange(2),
     )
     for split, count in (("train", 5), ("test", 2)):
         assert labels(open_images(path, split)) == list(range(count))
-    np.testing.assert_array_equal(first(open_images(path, "test"))[..., 1], grey[0])
-    np.savez(path, x_train=grey, y_train=np.arange(5, dtype=np.uint8))
+    np.testing.assert_array_equal(first(open_images(path, "test"))[..., 1], gray[0])
+    np.savez(path, x_train=gray, y_train=np.arange(5, dtype=np.uint8))
     source = open_images(path)  # the only array that can be images
     assert (labels(source), names(source)[0]) == ([0, 1, 2, 3, 4], "mnist.npz[0]")
     assert names(open_images(f"{path}:x_train")) == names(source)
@@ -185,7 +185,7 @@ def test_downsampled_imagenet(tmp_path: Path) -> None:
         open_images(path)
 
 
-def test_flat_grey(tmp_path: Path) -> None:
+def test_flat_gray(tmp_path: Path) -> None:
     flat = np.arange(3 * 784, dtype=np.uint8).reshape(3, 784)
     np.savez(tmp_path / "a.npz", x=flat, y=[0, 1, 2])
     source = open_images(tmp_path / "a.npz")

@@ -130,7 +130,7 @@ def palette() -> bytes:
 KINDS: dict[str, Callable[[], bytes]] = {
     "RGB": plain,
     "RGBA": lambda: plain(picture(1, (40, 30)).convert("RGBA")),
-    "grey16": lambda: plain(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50)),
+    "gray16": lambda: plain(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50)),
     "palette": palette,
     "one bit": lambda: plain(picture(1, (40, 30)).convert("1")),
     "animation": animation,

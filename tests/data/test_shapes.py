@@ -44,17 +44,17 @@ def test_labels_are_about_uniform():
     assert counts.max() < 600
 
 
-def test_classes_are_told_apart_by_colour():
+def test_classes_are_told_apart_by_color():
     source = Shapes(600)
-    colours = [[] for _ in CLASSES]
+    colors = [[] for _ in CLASSES]
     for item in source.items():
         image = source.read(item).reshape(-1, 3).astype(float)
         brightest = image[image.max(1) >= np.quantile(image.max(1), 0.95)]
-        colours[item.label].append(brightest.mean(0))
-    means = np.array([np.mean(c, 0) for c in colours])
+        colors[item.label].append(brightest.mean(0))
+    means = np.array([np.mean(c, 0) for c in colors])
     right = [
         np.argmin(((means - c) ** 2).sum(1)) == label
-        for label, found in enumerate(colours)
+        for label, found in enumerate(colors)
         for c in found
     ]
     assert np.mean(right) > 0.97

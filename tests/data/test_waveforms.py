@@ -11,7 +11,7 @@ from vqtrt.data.waveforms import clips_picture
 from vqtrt.errors import VqtrtError
 
 RATE = 8000
-BLUE = np.array([31, 119, 180])  # matplotlib's first colour, of the waveforms
+BLUE = np.array([31, 119, 180])  # matplotlib's first color, of the waveforms
 
 
 def tone(seconds: float, loudness: float = 0.5, hertz: float = 440) -> np.ndarray:

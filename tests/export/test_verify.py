@@ -140,7 +140,7 @@ def test_psnr_change_is_that_of_the_round_trips(tiny_run):
     images = np.full((2, 8, 8, 3), 100, np.uint8)
     comparison.add_codes(images, np.zeros((2, 2, 2)), np.zeros((2, 2, 2)))
     comparison.batches.add(1)
-    # Errors of 10 and 20 grey levels: 6.02 dB apart.
+    # Errors of 10 and 20 gray levels: 6.02 dB apart.
     comparison.add_round_trips(images, images + 10, images - 20)
     figures = comparison.result()
     assert figures["psnr_change_db"] == pytest.approx(-20 * np.log10(2))

@@ -29,7 +29,7 @@ def test_the_variance_of_many_pixels_needs_no_large_array(make_config) -> None:
     assert peak < 8_000_000
 
 
-def test_the_variance_of_one_colour_is_not_zero(make_config, monkeypatch) -> None:
+def test_the_variance_of_one_color_is_not_zero(make_config, monkeypatch) -> None:
     source = FakeSource(3)
     monkeypatch.setattr(source, "read", lambda item, size: np.full((16, 16, 3), 255, np.uint8))
     task = ImageTask.__new__(ImageTask)

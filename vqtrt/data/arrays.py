@@ -33,7 +33,7 @@ SHAPES = "(N, H, W, 3), (N, H, W, 1) or (N, H, W)"
 
 
 class ArrayImages:
-    """Images in a uint8 array (N, H, W, 3), or grey (N, H, W, 1) or (N, H, W).
+    """Images in a uint8 array (N, H, W, 3), or gray (N, H, W, 1) or (N, H, W).
 
     `labels`: N integers from -1, indices into `classes`; without `classes` these are "0", "1", ….
     Image i is named `STEM[i]`; `stem` may also be several (stem, count) in a row, each counted from
@@ -172,11 +172,11 @@ def check_images(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Non
     """Raise `VqtrtError` for an array of this dtype and shape that is none of images."""
     if dtype != np.uint8:
         raise VqtrtError(f"{name}: images are {dtype}; save them as uint8 from 0 to 255")
-    grey = len(shape) == 3
-    if not (grey or (len(shape) == 4 and shape[3] in (1, 3))):
+    gray = len(shape) == 3
+    if not (gray or (len(shape) == 4 and shape[3] in (1, 3))):
         hint = "; transpose it from channels first" if shape[1:2] in ((1,), (3,)) else ""
         raise VqtrtError(f"{name}: shape {shape}, but images are {SHAPES}{hint}")
-    if grey and shape[2] == 3:
+    if gray and shape[2] == 3:
         raise VqtrtError(f"{name}: shape {shape} looks like one image; save it as (1, H, W, 3)")
     if 0 in shape:
         raise VqtrtError(f"{name}: shape {shape} holds no images")

@@ -13,7 +13,7 @@ from PIL import Image, TiffImagePlugin
 
 from vqtrt.errors import ImageError
 
-_COLOURS = {"RGBA": "RGB", "RGBa": "RGB", "LA": "L", "La": "L", "PA": "RGB"}
+_COLORS = {"RGBA": "RGB", "RGBa": "RGB", "LA": "L", "La": "L", "PA": "RGB"}
 """Modes with transparency, and those without."""
 # ExtraSamples: 1 and 2 are transparency (TIFF 6.0, page 31); 999 is what Corel Draw writes for it.
 _EXTRA_SAMPLES, _TIFF_ALPHA = 338, (1, 2, 999)
@@ -28,7 +28,7 @@ def alpha_is_declared(image: Image.Image, file: BinaryIO) -> bool:
     Called before the pixels are read. Raises `ImageError` where the file says nothing of its bands,
     or says that they are what Pillow does not take them for.
     """
-    if image.mode not in _COLOURS:
+    if image.mode not in _COLORS:
         return True
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         extra = image.tag_v2.get(_EXTRA_SAMPLES, ())
@@ -43,10 +43,10 @@ def alpha_is_declared(image: Image.Image, file: BinaryIO) -> bool:
 
 
 def without_extra(image: Image.Image) -> Image.Image:
-    """The colours of an image alone."""
+    """The colors of an image alone."""
     if image.mode == "La":
         image = image.convert("LA")
-    return image.convert(_COLOURS[image.mode])
+    return image.convert(_COLORS[image.mode])
 
 
 def _jp2_alpha(data: bytes, bands: int) -> bool:
@@ -59,7 +59,7 @@ def _jp2_alpha(data: bytes, bands: int) -> bool:
     found = False
     for kind, content in _boxes(next((c for k, c in _boxes(data) if k == b"jp2h"), b"")):
         if kind == b"colr" and content[:1] == b"\2" and content[19:23] == b"CMYK":
-            raise ImageError("CMYK by its colour profile; save it as RGB")
+            raise ImageError("CMYK by its color profile; save it as RGB")
         if kind == b"cdef":
             count = min(int.from_bytes(content[:2], "big"), (len(content) - 2) // 6)
             types = [struct.unpack_from(">H", content, 4 + 6 * i)[0] for i in range(count)]
@@ -93,12 +93,12 @@ def tiff_kind(file: BinaryIO) -> str | None:
         file.seek(table.next)
         table.load(file)
         bands, bits = table.get(277, 1), table.get(258, (1,))
-        colours = table.get(262, "unknown")
+        colors = table.get(262, "unknown")
     except Exception:  # as many kinds as a damaged file has ways to be damaged
         return "a damaged TIFF"
     extra = ", ".join(map(str, table.get(_EXTRA_SAMPLES, ())))
     extra = f", extra samples {extra}" if extra else ""
     return (
-        f"a TIFF of {bands} bands of {bits[0]} bits, photometric {colours}{extra}, which is not "
-        "read: save it as grey or RGB"
+        f"a TIFF of {bands} bands of {bits[0]} bits, photometric {colors}{extra}, which is not "
+        "read: save it as gray or RGB"
     )

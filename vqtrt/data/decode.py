@@ -57,7 +57,7 @@ _warnings_lock = threading.Lock()
 def decode_image(file: Path | BinaryIO, preprocessing: Preprocessing | None = None) -> Images:
     """Read JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF, ICO, QOI or SGI; first frame.
 
-    Returns (H, W, 3) uint8: EXIF orientation applied, transparency over white, 16-bit grey divided
+    Returns (H, W, 3) uint8: EXIF orientation applied, transparency over white, 16-bit gray divided
     by 257, CMYK by its embedded profile if there is one. Other profiles are not applied, as in
     every common training pipeline. Extra bands that are no transparency are left out.
     `preprocessing` gives its own size.
@@ -202,18 +202,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise ImageError("floating-point pixels have no agreed range: save as 8 or 16 bit")
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.int64)
-        grey = ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
+        gray = ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
         if isinstance(clear := image.info.get("transparency"), int):
-            grey[values == clear] = 255
-        return Image.fromarray(grey).convert("RGB")
+            gray[values == clear] = 255
+        return Image.fromarray(gray).convert("RGB")
     if image.mode == "CMYK":
         return _cmyk_to_rgb(image)
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
-        colour = image.convert("RGBA")
+        color = image.convert("RGBA")
         result = Image.new("RGB", image.size, (255, 255, 255))
-        result.paste(colour, mask=colour.getchannel("A"))
+        result.paste(color, mask=color.getchannel("A"))
         return result
     return image.convert("RGB")
 

@@ -50,7 +50,7 @@ _SPARE_LABELS = ("labels", "y")
 _PLANAR = "data"
 """The array whose flat rows are red, then green, then blue: CIFAR and downsampled ImageNet."""
 _PLANAR_SIDES = (8, 16, 32, 64)
-_GREY_SIDES = (28,)
+_GRAY_SIDES = (28,)
 _MOST_ARRAYS = 1000
 _LISTED = 20
 _COMPARED = 64
@@ -75,8 +75,8 @@ def open_array_images(path: Path, key: str = "", split: str = "all") -> ArrayIma
     In a `.npz` the images are the array `key`; without one, for the splits `train` and `test` the
     array of that part (`train_images`, `x_train`); else the first of `images`, `x`, `data`,
     `arr_0`, or the only array that can be images. Labels are those beside them (`train_labels`,
-    `y_train`, `labels`, `arr_1`), as they are in the file. Rows of 784 bytes are grey, 28x28; those
-    of `data` may be of 3·S² bytes for S of 8, 16, 32 or 64, one colour after the other.
+    `y_train`, `labels`, `arr_1`), as they are in the file. Rows of 784 bytes are gray, 28x28; those
+    of `data` may be of 3·S² bytes for S of 8, 16, 32 or 64, one color after the other.
 
     Raises `VqtrtError`; its message lists the arrays where none can be told for the images.
     """
@@ -222,7 +222,7 @@ def _side(name: str, shape: tuple[int, ...]) -> tuple[int, int] | None:
     """Side and channels of flat images (N, bytes), where they are known."""
     if len(shape) != 2:
         return None
-    for side in _GREY_SIDES:
+    for side in _GRAY_SIDES:
         if shape[1] == side * side:
             return side, 1
     for side in _PLANAR_SIDES:
@@ -253,8 +253,8 @@ def _unflattened(path: str, name: str, array: NDArray[Any]) -> NDArray[Any]:
         # In pictures, pixels are like their neighbours.
         if 2 * _roughness(few.reshape(-1, side, side, 3)) < _roughness(planar):
             raise VqtrtError(
-                f"{path}: the rows of {name} look like pixel after pixel, not colour after "
-                f"colour; save them as (N, {side}, {side}, 3)"
+                f"{path}: the rows of {name} look like pixel after pixel, not color after "
+                f"color; save them as (N, {side}, {side}, 3)"
             )
     return planes.transpose(0, 2, 3, 1)
 

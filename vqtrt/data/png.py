@@ -1,7 +1,7 @@
 """A PNG without the chunks that say nothing of its pixels.
 
 Screenshots of workflow editors, slides and exports of design programs carry megabytes of text or
-of colour profile. Pillow refuses those beyond limits of its own, which belong to the whole process,
+of color profile. Pillow refuses those beyond limits of its own, which belong to the whole process,
 so they cannot be raised for one file; and what it takes, it keeps in memory. The pixels need none
 of it.
 

@@ -1,4 +1,4 @@
-"""Made pictures of ten coloured shapes: a data set that is always at hand, for trials and tests.
+"""Made pictures of ten colored shapes: a data set that is always at hand, for trials and tests.
 
 Notable:
 - Image i of a seed is the same whatever the count: its numbers come from Philox keyed by
@@ -135,7 +135,7 @@ CLASSES = tuple(kind.name for kind in _KINDS)
 class Shapes:
     """`count` RGB images of `size` x `size` pixels, drawn when they are read.
 
-    Image i depends on (seed, i, size) alone; its class, place, scale, tilt and colours are random.
+    Image i depends on (seed, i, size) alone; its class, place, scale, tilt and colors are random.
     Raises `VqtrtError` for a count or size below 1 or a seed outside 0 to 2^64 - 1.
     """
 
@@ -182,7 +182,7 @@ class Shapes:
         hue = kind.hue[0] + (kind.hue[1] - kind.hue[0]) * u[5]
         value = kind.value * (0.88 + 0.14 * u[6])
         saturation = kind.saturation * (0.92 + 0.08 * u[7])
-        colour = colorsys.hsv_to_rgb(hue / 360 % 1, saturation, min(value, 1))
+        color = colorsys.hsv_to_rgb(hue / 360 % 1, saturation, min(value, 1))
         # Light falls from above: 8 % brighter at the top of the picture than in the middle.
         light = 1 - 0.08 * self._y
 
@@ -199,7 +199,7 @@ class Shapes:
         for channel in range(3):
             low, high = corner[channel], opposite[channel]
             back = low + (high - low) * ramp + texture
-            mixed = back + cover * (colour[channel] * light - back)
+            mixed = back + cover * (color[channel] * light - back)
             result[..., channel] = np.clip(mixed, 0, 1) * 255 + 0.5
         return result
 

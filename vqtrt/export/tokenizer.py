@@ -93,7 +93,7 @@ def export_tokenizer(
 
 
 def random_images(count: int, height: int, width: int, *, seed: int = 0) -> Images:
-    """Images uint8 (count, height, width, 3): blocks of random colours, coarse and fine."""
+    """Images uint8 (count, height, width, 3): blocks of random colors, coarse and fine."""
     rng = np.random.default_rng(seed)
     total = np.zeros((count, height, width, 3))
     for side in (1, 8, 32):

@@ -42,7 +42,7 @@ def verify(
 
     Keys: `code_agreement` (share of equal codes), `code_agreement_beyond_margin` (a differing code
     counts only where its margin exceeds that of the precision), `mismatches`,
-    `max_mismatch_margin` (0 where there is none), `decoder_max_abs_diff` (grey levels, on torch's
+    `max_mismatch_margin` (0 where there is none), `decoder_max_abs_diff` (gray levels, on torch's
     codes), `psnr_change_db` (of images encoded and decoded: the engine's PSNR less torch's),
     `batch_invariance` (share of codes at batch sizes 2, 7 and 64 that are those at batch size 1),
     `batch_invariance_beyond_margin` and `max_batch_margin` (the same measures as of mismatches: an
@@ -102,7 +102,7 @@ class _Comparison:
         self.stride = reference.facts.stride
         self.images = 0
         self.max_difference = 0
-        self.squares = [0, 0]  # of torch's round trips and of the engine's, in grey levels
+        self.squares = [0, 0]  # of torch's round trips and of the engine's, in gray levels
 
     def vectors(self, images: Images) -> Tensor:
         """What is quantized, in float64: (n·h·w, C, D)."""

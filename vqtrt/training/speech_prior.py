@@ -29,7 +29,7 @@ from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.priors.wavenet_graphs import wavenet_graph
 from vqtrt.sampler import Draw
 from vqtrt.speech_sampling import ClipSampler
-from vqtrt.training.code_picture import code_colours, codes_picture
+from vqtrt.training.code_picture import code_colors, codes_picture
 from vqtrt.training.data_record import describe_names
 from vqtrt.training.loader import batch_indices
 from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
@@ -232,5 +232,5 @@ class SpeechPriorTask(Task):
         sampler = ClipSampler(bind, "", self.config.prior.codebook_size, len(shown))
         drawn = sampler.sample(Draw(), range(len(shown)), max(map(len, real)), speakers)
         made = [codes[: len(like)] for codes, like in zip(drawn, real, strict=True)]
-        colours = code_colours(self.codebooks[0].cpu().numpy())
-        save_png(picture, codes_picture([real, made], colours))
+        colors = code_colors(self.codebooks[0].cpu().numpy())
+        save_png(picture, codes_picture([real, made], colors))
