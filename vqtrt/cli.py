@@ -371,7 +371,7 @@ def shapes(
     num: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other pictures.")] = 1,
 ) -> None:
-    """Write the built-in pictures of coloured shapes as PNG, to try the other commands on."""
+    """Write the built-in pictures of colored shapes as PNG, to try the other commands on."""
     from vqtrt import terminal
     from vqtrt.data.shapes import write_shapes
 
