@@ -407,6 +407,8 @@ def test_what_cannot_be_decoded(codes, speaker, message):
 
 def test_no_clips():
     assert tokenizer().decode([], []) == []
+    with pytest.raises(ValueError, match="-1 samples of"):
+        tokenizer().decode([codes_of(0, 9)], [0], samples=[-1])
 
 
 # both

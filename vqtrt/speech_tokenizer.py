@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from vqtrt.bundle import ModelFacts, SpeechFacts
 from vqtrt.chunks import Chunk, ChunkBatches, cut, first_samples, spans
-from vqtrt.data.audio import AudioPreprocessing, bad_sample
+from vqtrt.data.audio import AudioPreprocessing
 from vqtrt.data.clip_codes import codes_in
-from vqtrt.data.codes import codes_dtype, first_bad
+from vqtrt.data.codes import codes_dtype
 from vqtrt.engines import Engine, Graph
 from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
+from vqtrt.speech_inputs import checked_audio, checked_lengths, rows_of
 
 if TYPE_CHECKING:
     from vqtrt.wavenet_sampler import WaveNetDecoder
@@ -107,7 +108,7 @@ class SpeechTokenizer:
             array = np.asarray(audio)
             if array.ndim == 1:
                 return self.encode([array])[0]
-        clips = [_checked(clip) for clip in _rows_of(audio)]
+        clips = [checked_audio(clip) for clip in rows_of(audio)]
         if not all(len(clip) for clip in clips):
             raise VqtrtError("audio of 0 samples: there is nothing to encode; leave it out")
         return list(self._encode([clip] for clip in clips))
@@ -131,7 +132,7 @@ class SpeechTokenizer:
         before the next recording is asked for, and its codes come some recordings later; of no
         samples come no codes. Raises as `encode_blocks`.
         """
-        return self._encode(map(_checked, _rows_of(blocks)) for blocks in recordings)
+        return self._encode(map(checked_audio, rows_of(blocks)) for blocks in recordings)
 
     def _encode(self, recordings: Iterable[Iterable[Audio]]) -> Iterator[NDArray[Any]]:
         """`encode_stream` of blocks that were checked."""
@@ -213,17 +214,14 @@ class SpeechTokenizer:
         if self._wavenet is not None:
             yield from self._wavenet.stream(codes, speakers, samples, numbers, done=done)
             return
+        lengths = checked_lengths(codes, speakers, samples, self.facts, self.speech)
         for index, blocks in self._convolved(codes, speakers, frozenset(done)):
-            yield index, (blocks if samples is None else first_samples(blocks, samples[index]))
+            yield index, first_samples(blocks, lengths[index])
 
     def _convolved(
         self, codes: Sequence[NDArray[Any]], speakers: Sequence[int], done: frozenset[int]
     ) -> Iterator[tuple[int, Iterator[Audio]]]:
-        """As `stream`, of whole codes, with a conv decoder."""
-        if len(codes) != len(speakers):
-            raise ValueError(f"{len(codes)} clips and {len(speakers)} speakers")
-        for index, (clip, speaker) in enumerate(zip(codes, speakers, strict=True)):
-            check_clip(index, clip, speaker, self.facts, self.speech)
+        """As `stream`, of whole codes that were checked, with a conv decoder."""
         for group in self._groups([len(clip) for clip in codes]):
             if done.issuperset(group):
                 continue
@@ -349,57 +347,6 @@ def require_speech(engine: Engine) -> SpeechFacts:
     return engine.speech
 
 
-def check_clip(
-    index: int, codes: NDArray[Any], speaker: int, facts: ModelFacts, speech: SpeechFacts
-) -> None:
-    """Raise `VqtrtError` for codes that are not (t,) and in the codebook, or an unknown speaker."""
-    if codes.ndim != 1 or codes.dtype.kind not in "iu":
-        raise VqtrtError(f"clip {index}: codes are integers (t,), not {codes.dtype} {codes.shape}")
-    if bad := first_bad(codes, facts.codebook_size):
-        (place, *_), value, reason = bad
-        raise VqtrtError(f"clip {index} holds {value} at {place}, but {reason}")
-    if not 0 <= speaker <= len(speech.speakers):
-        raise VqtrtError(
-            f"clip {index}: speaker {speaker}, but the model has {len(speech.speakers)} "
-            "(their count stands for none)"
-        )
-
-
 def chunk_codes(stride: int, context: int) -> int:
     """Codes that a graph is run on at most: so many that what is computed twice is little."""
     return max(CHUNK_SAMPLES // stride, 8 * context, 1) + 2 * context
-
-
-def _rows_of(audio: Iterable[Any]) -> Iterable[Any]:
-    """What is in a sequence, or the rows of an array; `VqtrtError` if its time comes first."""
-    if not hasattr(audio, "__array__"):
-        return audio
-    array: NDArray[Any] = np.asarray(audio)
-    if array.ndim == 2 and array.shape[0] > array.shape[1]:
-        raise VqtrtError(
-            f"audio of shape {array.shape}: a row is a recording, but here time comes first; "
-            "transpose it (audio.T), and mix the channels of one recording (audio.mean(1))"
-        )
-    return array
-
-
-def _checked(audio: NDArray[np.floating[Any]]) -> Audio:
-    """One recording, or a part of one, as float32."""
-    audio = np.asarray(audio)
-    if audio.ndim != 1 or audio.dtype.kind != "f":
-        hint = ""
-        if audio.ndim == 2:
-            channels = int(np.argmin(audio.shape))
-            hint = f"; mix its channels to one: audio.mean({channels})"
-        elif audio.dtype.kind in "iu":
-            hint = "; divide 16-bit samples by 32768"
-        raise VqtrtError(
-            f"audio must be float32 of shape (samples,) in [-1, 1], not {audio.dtype} "
-            f"{audio.shape}{hint}"
-        )
-    if (at := bad_sample(audio)) is not None:
-        raise VqtrtError(
-            f"audio: sample {at} is {audio[at]:g}; samples are finite and within [-1, 1]: divide "
-            "16-bit samples by 32768"
-        )
-    return audio.astype(np.float32, copy=False)

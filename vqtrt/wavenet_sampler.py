@@ -30,7 +30,8 @@ from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
 from vqtrt.length_batches import length_batches, padded_batch
 from vqtrt.sampler import Draw, NoiseStream
-from vqtrt.speech_tokenizer import Audio, check_clip, require_speech
+from vqtrt.speech_inputs import checked_lengths
+from vqtrt.speech_tokenizer import Audio, require_speech
 
 _LANE_BATCH = 4
 """Clips that a lane has at least: with fewer, a step is mostly what it costs to start one."""
@@ -81,7 +82,7 @@ class WaveNetDecoder:
 
     @property
     def facts(self) -> ModelFacts:
-        """Codebook size and stride, which is samples a code."""
+        """Codebook size and stride, which is samples per code."""
         return self.engine.facts
 
     def fingerprint(self) -> dict[str, Any]:
@@ -171,22 +172,11 @@ class WaveNetDecoder:
         samples: Sequence[int] | None,
         numbers: Sequence[int] | None,
     ) -> list[_Clip]:
-        count = len(codes)
-        lengths = samples or [len(clip) * self.facts.stride for clip in codes]
-        numbers = range(count) if numbers is None else numbers
-        if not count == len(speakers) == len(lengths) == len(numbers):
-            raise ValueError(
-                f"{count} clips, {len(speakers)} speakers, {len(lengths)} lengths and "
-                f"{len(numbers)} numbers"
-            )
-        clips = []
-        for index in range(count):
-            check_clip(index, codes[index], speakers[index], self.facts, self.speech)
-            most = len(codes[index]) * self.facts.stride
-            if not 0 <= lengths[index] <= most:
-                raise ValueError(f"clip {index}: {lengths[index]} samples of {most} in its codes")
-            clips.append(_Clip(codes[index], speakers[index], numbers[index], lengths[index]))
-        return clips
+        lengths = checked_lengths(codes, speakers, samples, self.facts, self.speech)
+        numbers = range(len(codes)) if numbers is None else numbers
+        if len(numbers) != len(codes):
+            raise ValueError(f"{len(codes)} clips and {len(numbers)} numbers")
+        return [_Clip(*each) for each in zip(codes, speakers, numbers, lengths, strict=True)]
 
 
 def decoder_stream(seed: int, number: int) -> NoiseStream:
