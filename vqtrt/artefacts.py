@@ -123,7 +123,7 @@ def _run_of(bundle: Path) -> Path | None:
 
 
 def require_run(path: Path) -> None:
-    """Raise `VqtrtError` where a folder's config.yaml is not that of a run."""
+    """Raise `VqtrtError` if a folder's config.yaml is not that of a run."""
     config = path / CONFIG
     reason = f"{config} has no format_version and model.kind, which that of a run has"
     try:

@@ -105,7 +105,7 @@ class TensorSpec(_Part):
         return math.prod(axis_size(size, names) or 1 for size in self.shape)
 
     def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The shape with a number for each free size; `VqtrtError` where `sizes` lacks one."""
+        """The shape with a number for each free size; `VqtrtError` if `sizes` lacks one."""
         shape = [axis_size(size, sizes) for size in self.shape]
         if None in shape:
             given = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -330,7 +330,7 @@ class Bundle:
 
 
 def check_counts(codebook_size: int, num_codebooks: int) -> None:
-    """Raise `ValueError` where there are more codes than can be counted."""
+    """Raise `ValueError` if there are more codes than can be counted."""
     if codebook_size * num_codebooks > _MAX_COUNTS:
         raise ValueError(
             f"{num_codebooks} codebooks of {codebook_size} codes: {_MAX_COUNTS} codes at most"
@@ -379,7 +379,7 @@ def _read_info(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def only_export(out: Path) -> Iterator[None]:
-    """Be the only process that writes a bundle; `VqtrtError` where another one does."""
+    """Be the only process that writes a bundle; `VqtrtError` if another one does."""
     target = followed(out)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -190,7 +190,7 @@ def holds_settings(path: Path, group: Literal["model", "prior"]) -> bool:
 
 
 def _kind(path: Path, keys: Iterable[str]) -> object:
-    """A value of a settings file, before the file is validated; None where it has none."""
+    """A value of a settings file, before the file is validated; None if it has none."""
     value: object = read_yaml(path)
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None

@@ -32,7 +32,7 @@ class WaveNetStack(Settings):
         return self
 
     def check_delays(self, unroll: int) -> None:
-        """Raise `ValueError` where a bundle's caches would come back too late to be held."""
+        """Raise `ValueError` if a bundle's caches would come back too late to be held."""
         if max(self.dilations) > MAX_DELAY * unroll:
             raise ValueError(
                 f"dilations up to {max(self.dilations)} in runs of {unroll}: {MAX_DELAY * unroll} "

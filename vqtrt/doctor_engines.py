@@ -220,7 +220,7 @@ def _step(bound: BoundGraph, x: NDArray[np.float32]) -> NDArray[Any]:
 def _check_codes(
     codes: NDArray[Any], expected: NDArray[Any], margins: NDArray[Any], where: str
 ) -> None:
-    """Raise `VqtrtError` where codes differ by more than rounding."""
+    """Raise `VqtrtError` if codes differ by more than rounding."""
     wrong = codes != expected
     if codes.shape == expected.shape and not (margins[wrong] > _MARGIN).any():
         return

@@ -33,7 +33,7 @@ def score_codes(
 
     Keys: `bits_per_code`; `unigram_bits`, the entropy of the codes by their frequency alone, in
     bits; `gain_bits`, the second less the first; `prior_bits_per_dim`, bits over the pictures'
-    channel values; `rows`. Raises `VqtrtError` where the codes are not those of the prior's
+    channel values; `rows`. Raises `VqtrtError` if the codes are not those of the prior's
     tokenizer, or lack the labels that it is conditioned on.
     """
     facts = find_prior(engine, prior)

@@ -17,7 +17,7 @@ _MAX_YAML_BYTES = 2**20
 # PyYAML lets through what a date such as 2024-13-45 and a very deep nesting raise.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 _NULL = ("", "null", "~")
-"""What `--set` takes for None where a string is optional."""
+"""What `--set` takes for None if a string is optional."""
 
 
 class Settings(BaseModel):

@@ -48,7 +48,7 @@ class ClipSamples(NamedTuple):
     codes: list[NDArray[Any]]
     """(t,) each; the smallest unsigned dtype."""
     speakers: list[str | None]
-    """Whose each is, of `known_speakers`; None where there are none."""
+    """Whose each is, of `known_speakers`; None if there are none."""
     samples: int
     """Of audio, that each clip stands for."""
 

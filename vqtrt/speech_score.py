@@ -42,7 +42,7 @@ def score_clips(
 
     Keys: `bits_per_code`; `unigram_bits`, the entropy of the codes by their frequency alone, in
     bits; `gain_bits`, the second less the first; `bits_per_second` of audio; `clips`. Raises
-    `VqtrtError` where the codes are not those of the prior's tokenizer, or lack the speakers that
+    `VqtrtError` if the codes are not those of the prior's tokenizer, or lack the speakers that
     it is conditioned on.
     """
     facts, speech = find_clip_prior(engine, prior)

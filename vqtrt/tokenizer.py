@@ -55,7 +55,7 @@ class Tokenizer:
     def code_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Shape of one image's codes: (h, w), or (h, w, C) for C > 1 codebooks.
 
-        Raises `VqtrtError` where the size cannot be divided by the model's stride.
+        Raises `VqtrtError` if the size cannot be divided by the model's stride.
         """
         stride = self.facts.stride
         if height < stride or width < stride or height % stride or width % stride:

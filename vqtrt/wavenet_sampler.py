@@ -199,7 +199,7 @@ class _Meter:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raise `CancelledError` where nobody wants more."""
+        """Raise `CancelledError` if nobody wants more."""
         if self.stop.is_set():
             raise CancelledError
 

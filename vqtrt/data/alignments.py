@@ -33,7 +33,7 @@ class Alignments:
             raise VqtrtError(f"{shown(root)}: holds no .TextGrid files; check the path")
 
     def find(self, name: str) -> Path:
-        """The TextGrid of the recording `name`; raises `AudioError` where there is no one."""
+        """The TextGrid of the recording `name`; raises `AudioError` if there is no one."""
         recording = PurePosixPath(name)
         plain = re.sub(r"_mic\d+$", "", recording.stem)
         for stem in dict.fromkeys((recording.stem, plain)):
@@ -54,7 +54,7 @@ class Alignments:
     def read(self, name: str, seconds: float) -> list[Interval]:
         """The intervals of the recording `name`, which lasts `seconds`.
 
-        Raises `AudioError` where it has no alignment, or one that does not fit.
+        Raises `AudioError` if it has no alignment, or one that does not fit.
         """
         path = self.find(name)
         intervals = read_intervals(path, self.tier)

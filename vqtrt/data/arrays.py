@@ -37,7 +37,7 @@ class ArrayImages:
 
     `labels`: N integers from -1, indices into `classes`; without `classes` these are "0", "1", ….
     Image i is named `STEM[i]`; `stem` may also be several (stem, count) in a row, each counted from
-    0. The array is kept, not copied. Raises `VqtrtError` where something does not fit.
+    0. The array is kept, not copied. Raises `VqtrtError` if something does not fit.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ def read_header(stream: IO[bytes], name: str) -> Header:
 
 
 def read_data(stream: IO[bytes], header: Header, name: str) -> NDArray[Any]:
-    """The array whose header was read; `VqtrtError` where the stream ends too soon."""
+    """The array whose header was read; `VqtrtError` if the stream ends too soon."""
     flat = np.empty(math.prod(header.shape), header.dtype)
     view, filled = memoryview(flat.view(np.uint8)), 0  # type: ignore[arg-type]
     while filled < header.nbytes:

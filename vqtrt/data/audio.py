@@ -43,7 +43,7 @@ class AudioPreprocessing(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sample_rate: int = Field(16000, ge=1000, le=192000)
-    """Samples a second that recordings are brought to."""
+    """Samples per second that recordings are brought to."""
     level_db: float | None = Field(None, ge=-80, le=0)
     """Level that each recording is brought to, RMS in dB of full scale; None leaves it alone."""
 
@@ -104,7 +104,7 @@ def bad_sample(audio: NDArray[np.floating[Any]]) -> int | None:
 def write_wav(path: Path, audio: Audio, sample_rate: int) -> None:
     """Write samples (T,) as 16-bit PCM, clipped to [-1, 1]; the file appears when it is whole.
 
-    Folders on the way are made. Raises `VqtrtError` where it cannot be written, or as
+    Folders on the way are made. Raises `VqtrtError` if it cannot be written, or as
     `write_blocks`.
     """
     write_stream(path, [audio], None, sample_rate)
@@ -125,7 +125,7 @@ def write_blocks(path: Path, blocks: Iterable[Audio], samples: int | None, rate:
 
     As `write_wav`, but it grows in its place, and stays there where it fails: for a file that is
     put in place afterwards. Raises `VqtrtError` for samples that are not numbers and for more than
-    a wav holds, `OSError` where it cannot be written.
+    a wav holds, `OSError` if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as raw, wave.open(raw, "wb") as file:
@@ -226,7 +226,7 @@ class _Balance:
             self._count += len(mono)
 
     def check(self, path: Path) -> None:
-        """Raise `AudioError` where they do."""
+        """Raise `AudioError` if they do."""
         count = len(self._channels)
         loudest = math.sqrt(self._channels.max() / max(1, self._count))
         # Their sum, not the mean: one voice among many silent channels is no fault.

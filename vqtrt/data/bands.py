@@ -25,7 +25,7 @@ _MOST_BOXES = 1 << 16
 def alpha_is_declared(image: Image.Image, file: BinaryIO) -> bool:
     """Whether the last band of an opened image is transparency, by what its file says.
 
-    Called before the pixels are read. Raises `ImageError` where the file says nothing of its bands,
+    Called before the pixels are read. Raises `ImageError` if the file says nothing of its bands,
     or says that they are what Pillow does not take them for.
     """
     if image.mode not in _COLORS:

@@ -35,7 +35,7 @@ class Clip(NamedTuple):
     audio: Audio | None = None
     """(T,), the whole of a short one."""
     blocks: Iterator[Audio] | None = None
-    """All of a long one, from the beginning; may raise `AudioError` where the file is damaged."""
+    """All of a long one, from the beginning; may raise `AudioError` if the file is damaged."""
     error: AudioError | None = None
     """Why it cannot be read."""
 

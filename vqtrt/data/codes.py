@@ -77,7 +77,7 @@ class Header(BaseModel):
 
     @abstractmethod
     def rows_of(self, numbers: Numbers) -> int | None:
-        """Rows of an item of which the journal says this; None where it can say no such thing."""
+        """Rows of an item of which the journal says this; None if it can say no such thing."""
 
     @abstractmethod
     def columns(self, items: Callable[[], Iterator[Numbers]]) -> dict[str, Iterator[int]]:
@@ -130,7 +130,7 @@ class Codes:
     files: tuple[str, ...] = ()
     """One name a row."""
     labels: tuple[int, ...] = ()
-    """One index into `header.classes` a row, -1 for none; empty where there are no classes."""
+    """One index into `header.classes` a row, -1 for none; empty if there are no classes."""
     rejected: tuple[Rejected, ...] = ()
 
 
@@ -149,7 +149,7 @@ def is_codes(path: Path) -> bool:
 def read_codes(path: Path) -> Codes:
     """Open codes of images without loading them, with the JSON beside them where there is one.
 
-    Raises `VqtrtError` where the array is not one of codes (integers, none negative, 3 or 4 axes)
+    Raises `VqtrtError` if the array is not one of codes (integers, none negative, 3 or 4 axes)
     or where the JSON does not belong to it. Values are compared with a codebook by `check_codes`.
     """
     array, facts = load_pair(path)
@@ -195,7 +195,7 @@ def check_codes(
 ) -> None:
     """Raise `VqtrtError` unless integer codes (N, h, w[, C]) fit a model; reads chunk by chunk.
 
-    `code_shape` is (h, w), or None where the model takes any. The first value outside 0 to
+    `code_shape` is (h, w), or None if the model takes any. The first value outside 0 to
     codebook_size - 1 is named with its row and place.
     """
     if codes.dtype.kind not in "iu":
@@ -253,7 +253,7 @@ def _chunks(codes: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
 def load_pair(path: Path) -> tuple[NDArray[Any], dict[str, Any] | None]:
     """An array of integers, memory-mapped, and the JSON beside it, known to be ours; None without.
 
-    Raises `VqtrtError` where one of them is something else.
+    Raises `VqtrtError` if one of them is something else.
     """
     array = open_npy(path)
     if array.dtype.kind not in "iu":
@@ -347,7 +347,7 @@ def take_lists(facts: dict[str, Any], *names: str) -> dict[str, Any]:
 def check_lists(
     lists: dict[str, Any], count: int, header: Header, json_path: Path
 ) -> tuple[tuple[str, ...], tuple[int, ...], tuple[Rejected, ...]]:
-    """`files` and `labels` of `count` items, and `rejected`; `VqtrtError` where one is not so."""
+    """`files` and `labels` of `count` items, and `rejected`; `VqtrtError` if one is not so."""
     files, labels, rejected = lists["files"], lists["labels"], lists["rejected"]
     mend = "encode again, or remove the JSON"
     if not is_list(files, str) or len(files) != count:

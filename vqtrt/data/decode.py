@@ -95,7 +95,7 @@ def shown(path: object) -> str:
 def fit(image: Image.Image, preprocessing: Preprocessing | None) -> Images:
     """An RGB image as (H, W, 3) uint8, preprocessed if asked.
 
-    Raises `ImageError` where the resize before the crop would be enormous (a 1 x 1,000,000 image).
+    Raises `ImageError` if the resize before the crop would be enormous (a 1 x 1,000,000 image).
     """
     if preprocessing is None:
         return np.asarray(image, dtype=np.uint8)

@@ -119,7 +119,7 @@ class ImageFolder(FileTree):
             yield Item(name, label, None if name == path else path)
 
     def read(self, item: Item, preprocessing: Preprocessing | None = None) -> Images:
-        """The image as (H, W, 3) uint8; `ImageError` where it cannot be read."""
+        """The image as (H, W, 3) uint8; `ImageError` if it cannot be read."""
         return decode_image(self.path(item), preprocessing)
 
     def path(self, item: Item) -> Path:

@@ -77,7 +77,7 @@ def pairs_grid(
 
 
 def check_png(path: Path) -> None:
-    """Raise `VqtrtError` where `save_png` could not write: known before the work, not after it."""
+    """Raise `VqtrtError` if `save_png` could not write: known before the work, not after it."""
     if path.is_dir():
         raise VqtrtError(f"{path}: is a folder; give a file name, such as {path / 'grid.png'}")
     if not path.parent.is_dir():
@@ -89,7 +89,7 @@ def check_png(path: Path) -> None:
 def save_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write a uint8 image (H, W, 3) as PNG: the whole file, or none.
 
-    Raises `VqtrtError` where it cannot be written.
+    Raises `VqtrtError` if it cannot be written.
     """
     data = io.BytesIO()
     Image.fromarray(image).save(data, "PNG")

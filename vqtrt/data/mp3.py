@@ -46,7 +46,7 @@ _REACH = 64
 """Bytes from a frame's beginning within which such a header begins."""
 _SYNC = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]")
 _ROUNDED = 1
-"""Frames that a header may count too much: some count its own frame, too."""
+"""Frames that a header may count too much: some also count the header's own frame."""
 _WIDE = 0x9000
 """Bits of a header for a bit rate whose frames have room for a count."""
 
@@ -111,7 +111,7 @@ def mp3_streams(data: FileBytes, start: int) -> tuple[list[tuple[int, int, bytes
     """Streams from `start` on, where an ID3v2 tag or a frame is; and where they end.
 
     Each is the start and end of its frames, and the bytes that have to come before them. Raises
-    `DamagedError` where a header counts more frames than there are.
+    `DamagedError` if a header counts more frames than there are.
     """
     walks = list(itertools.islice(_walks(data, start), MOST_STREAMS + 1))
     streams = []

@@ -56,7 +56,7 @@ class Recording:
     """An audio file to read from, as a context.
 
     Raises `AudioError` when made for what is missing, no regular file, no audio, cut off, or claims
-    more than there can be; `VqtrtError` where too many files are open; `ModuleNotFoundError`
+    more than there can be; `VqtrtError` if too many files are open; `ModuleNotFoundError`
     without the extra `speech`.
     """
 

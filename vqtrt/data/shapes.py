@@ -216,7 +216,7 @@ def _label(uniform: float) -> int:
 def write_shapes(folder: Path, count: int, seed: int = 0, size: int = 32) -> None:
     """Write PNGs into a sub-folder a class: `red-circle/000017.png`.
 
-    Raises `VqtrtError` where the folder is not empty or cannot be written.
+    Raises `VqtrtError` if the folder is not empty or cannot be written.
     """
     shapes = Shapes(count, seed, size)
     try:

@@ -33,7 +33,7 @@ class SpeechSource(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the speakers, sorted; empty where none is known."""
+        """Names of the speakers, sorted; empty if none is known."""
 
     def items(self) -> Iterator[Item]:
         """All recordings in order; an item's label is its speaker's place, −1 for none."""
@@ -42,7 +42,7 @@ class SpeechSource(Protocol):
         """Where a recording is."""
 
     def blocks(self, item: Item, preprocessing: AudioPreprocessing) -> Iterator[Audio]:
-        """Its samples in blocks (n,), in flat memory; `AudioError` where it cannot be read."""
+        """Its samples in blocks (n,), in flat memory; `AudioError` if it cannot be read."""
 
     def read(self, item: Item, preprocessing: AudioPreprocessing) -> Audio:
         """All its samples (T,); safe to call from several threads."""
@@ -145,7 +145,7 @@ class VCTK(SpeechFolder):
     taken; older: `wav48/pNNN/pNNN_MMM.wav`. Transcripts are `txt/pNNN/pNNN_MMM.txt`. Names of
     items are relative to the folder of recordings.
 
-    Raises `VqtrtError` where neither is there, or holds no recordings.
+    Raises `VqtrtError` if neither is there, or holds no recordings.
     """
 
     FOLDERS = ("wav48_silence_trimmed", "wav48")

@@ -24,7 +24,7 @@ _CHUNKS = 100_000
 """Chunks that are walked; more are not looked at."""
 _STREAM_INFO = (b"\0\0\0\x22", b"\x80\0\0\x22")
 _FIRST_PAGE = (2, 6)
-"""Flags of a stream's first page, which may be its last, too."""
+"""Flags of a stream's first page, which may also be its last."""
 _LAST_PAGE = 4
 """The flag of a stream's last page."""
 
@@ -52,7 +52,7 @@ class _Extent(NamedTuple):
 def find_streams(data: FileBytes) -> list[Stream]:
     """All streams of a file in order, at least one: the whole of a file that is not known.
 
-    Raises `DamagedError` where a header says that there is more (SPHERE, Ogg, MP3 with a Xing
+    Raises `DamagedError` if a header says that there is more (SPHERE, Ogg, MP3 with a Xing
     header), or for too many streams.
     """
     streams: list[Stream] = []

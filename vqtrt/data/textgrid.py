@@ -36,7 +36,7 @@ class Interval(NamedTuple):
     end: float
     """Seconds; not before `start`."""
     text: str
-    """A phone or a word; empty where there is none."""
+    """A phone or a word; empty if there is none."""
 
 
 def read_intervals(path: Path, tier: str = "phones") -> list[Interval]:

@@ -240,7 +240,7 @@ def runtime_cache(plan: Path) -> Path:
 def _unfit(
     spec: GraphSpec, info: PlanInfo, *, version: str, gpu: str | None, capability: str | None
 ) -> str | None:
-    """Why a plan cannot run here; None where it can."""
+    """Why a plan cannot run here; None if it can."""
     if info.graph_sha256 != spec.sha256:
         return "it was built from another graph than the bundle holds now"
     if info.package_version != version:

@@ -44,7 +44,7 @@ def adapt(quantizer: Quantizer) -> GraphQuantizer:
 
 
 def _version() -> str | None:
-    """Of the package; None where it is not installed as one."""
+    """Of the package; None if it is not installed as one."""
     try:
         return importlib.metadata.version("vector-quantize-pytorch")
     except importlib.metadata.PackageNotFoundError:

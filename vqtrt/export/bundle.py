@@ -102,7 +102,7 @@ def within_bounds() -> Iterator[None]:
 
 
 def _bundle_in(folder: Path) -> Bundle | None:
-    """The bundle that stands there; None where there is none, or a damaged one."""
+    """The bundle that stands there; None if there is none, or a damaged one."""
     try:
         return Bundle.open(folder)
     except VqtrtError:
@@ -138,7 +138,7 @@ def prior_graphs(
 
 
 def check_place(out: Path) -> None:
-    """Raise `VqtrtError` where no bundle can be written, such as a folder with other things."""
+    """Raise `VqtrtError` if no bundle can be written, such as a folder with other things."""
     check_folder(out)
     if os.path.ismount(followed(out)):
         raise VqtrtError(f"{out}: is where a disk is mounted; name a folder in it with --out")

@@ -95,7 +95,7 @@ def write_graph(
 
     `free` says for each argument which axes are free, as `torch.export` takes it. `inputs` and
     `outputs` are all tensors in the order of the flattened arguments and results. Raises
-    `FixedSizeError` where the module does not leave them free.
+    `FixedSizeError` if the module does not leave them free.
     """
     _keep_signatures()
     with _quiet():

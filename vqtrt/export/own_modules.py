@@ -55,7 +55,7 @@ def copied(module: Any, what: str) -> nn.Module:
 
 
 def check_repeats(run: Callable[[Tensor], Tensor], batch: Tensor, what: str) -> None:
-    """Raise `VqtrtError` where a module gives something else the second time, or to a part alone.
+    """Raise `VqtrtError` if a module gives something else the second time, or to a part alone.
 
     `batch` has two rows at least, which differ. The caller's random numbers stay as they are.
     """

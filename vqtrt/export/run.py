@@ -115,7 +115,7 @@ def verify_all(
     """The model on images or clips, and each prior, under `priors`; `passed` is of all.
 
     `items` as `items_for` gives them. On ONNX Runtime the graphs also run at other sizes than those
-    they were exported at; raises `VqtrtError` where one does not do there what torch does.
+    they were exported at; raises `VqtrtError` if one does not do there what torch does.
     """
     opened = open_engine(model, options)
     if opened.name == "onnxruntime" and options.precision == "fp32" and model.run is not None:

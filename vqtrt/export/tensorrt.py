@@ -51,7 +51,7 @@ class Built:
     layers: list[Layer]
     """Of the network as it was parsed."""
     engine: list[Any] | None
-    """Of the engine, as its inspector tells them; None where no GPU is here to ask it on."""
+    """Of the engine, as its inspector tells them; None if no GPU is here to ask it on."""
     activation_bytes: int | None
     """Memory on the GPU that a context takes at the largest shapes; None if nothing told."""
     log: list[str]

@@ -57,7 +57,7 @@ def export_tokenizer(
     in the bundle. The verification takes `images` uint8 (N, height, width, 3), or random ones.
 
     The modules are not changed: what is exported is a copy in eval mode. A bundle that stood in
-    `out` is replaced if all went well. Raises `VqtrtError` where the parts do not fit together,
+    `out` is replaced if all went well. Raises `VqtrtError` if the parts do not fit together,
     cannot be exported, or yield other codes or images from the bundle than in torch.
     """
     out = Path(out)

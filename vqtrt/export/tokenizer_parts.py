@@ -135,7 +135,7 @@ class Parts:
 
     @torch.no_grad()
     def stride(self, height: int, width: int, *, fixed_size: bool) -> int:
-        """Pixels a side that one code stands for; `VqtrtError` where the parts do not fit."""
+        """Pixels a side that one code stands for; `VqtrtError` if the parts do not fit."""
         h, w = self._grid(height, width)
         stride = height // h
         if (h * stride, w * stride) != (height, width):
@@ -158,7 +158,7 @@ class Parts:
         return stride
 
     def check_repeats(self, height: int, width: int, stride: int) -> None:
-        """Raise `VqtrtError` where encoder or decoder do not repeat (`own_modules`)."""
+        """Raise `VqtrtError` if encoder or decoder do not repeat (`own_modules`)."""
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (2, height, width, 3), generator=generator)
         check_repeats(self.encoder.vectors, images.to(torch.uint8), "encoder")

@@ -42,13 +42,13 @@ def verify(
 
     Keys: `code_agreement` (share of equal codes), `code_agreement_beyond_margin` (a differing code
     counts only where its margin exceeds that of the precision), `mismatches`,
-    `max_mismatch_margin` (0 where there is none), `decoder_max_abs_diff` (gray levels, on torch's
+    `max_mismatch_margin` (0 if there is none), `decoder_max_abs_diff` (gray levels, on torch's
     codes), `psnr_change_db` (of images encoded and decoded: the engine's PSNR less torch's),
     `batch_invariance` (share of codes at batch sizes 2, 7 and 64 that are those at batch size 1),
     `batch_invariance_beyond_margin` and `max_batch_margin` (the same measures as of mismatches: an
     engine that chooses kernels by the batch rounds otherwise in each, which decides ties),
     `images`, `codes`, `engine`, `precision`, `passed`.
-    Raises `VqtrtError` where the run's weights are not those of the bundle.
+    Raises `VqtrtError` if the run's weights are not those of the bundle.
     """
     if model.run is None:
         raise VqtrtError(
@@ -80,7 +80,7 @@ def verify(
 
 
 def check_weights(model: Artefacts, bundle: Bundle) -> None:
-    """Raise `VqtrtError` where the run's weights are not those of its bundle."""
+    """Raise `VqtrtError` if the run's weights are not those of its bundle."""
     assert model.run is not None  # noqa: S101 - the caller asked for it
     weights = model.run / "model.safetensors"
     if not weights.is_file() or file_sha256(weights) != bundle.info.source.weights_sha256:
