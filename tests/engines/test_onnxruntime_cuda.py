@@ -4,6 +4,7 @@ import copy
 import gc
 import logging
 import pickle
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -84,6 +85,13 @@ def test_what_onnxruntime_logs_is_told(
     with pytest.raises(VqtrtError, match=r"here \(libcublasLt\.so\.13: cannot open .* directory\)"):
         OnnxRuntimeCudaEngine(Bundle.open(tiny_bundle))
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_folder_to_write_to_is_needed(
+    bundle: Bundle, gpu: Cuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
+    OnnxRuntimeCudaEngine(bundle).open("encoder")
 
 
 def test_a_gpu_that_is_not_there(tiny_bundle: Path, gpu: Cuda) -> None:

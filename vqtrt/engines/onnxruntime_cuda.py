@@ -9,7 +9,6 @@ import io
 import os
 import re
 import sys
-import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
@@ -158,7 +157,8 @@ def _native_errors() -> Iterator[list[str]]:
     except OSError:  # closed
         yield messages
         return
-    with tempfile.TemporaryFile() as file:
+    # In memory: a container may have no folder to write to.
+    with os.fdopen(os.memfd_create("vqtrt-stderr"), "w+b") as file:
         if sys.stderr is not None:
             sys.stderr.flush()
         os.dup2(file.fileno(), 2)
