@@ -174,6 +174,23 @@ def test_what_another_machine_left_is_named_after_a_day(
     assert record.getMessage().startswith(f"{path}: left by a job on another machine")
 
 
+def test_hosts_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On shared storage, each would take the other's live processes for dead."""
+    left = stage(tmp_path, dead_process())
+    left.mkdir()
+    monkeypatch.setattr(atomic, "_BOOT_ID", tmp_path / "boot_id")
+    (tmp_path / "boot_id").write_text("of another host\n")
+    atomic._machine.cache_clear()
+    try:
+        tidy(tmp_path)
+        assert left.is_dir()
+    finally:
+        monkeypatch.undo()
+        atomic._machine.cache_clear()
+    tidy(tmp_path)
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_folder_that_was_moved_aside_comes_back(tmp_path: Path, there: bool) -> None:
     """A process was killed between two renames."""

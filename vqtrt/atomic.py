@@ -28,6 +28,7 @@ from vqtrt.interrupts import held
 _STAGE = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.(partial|old)", re.DOTALL)
 _LONGEST = 200
 """Bytes of a target's name in that of its stage: a name may have 255."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ABANDONED = 24 * 3600
 """Seconds after which a stage of another machine is named as perhaps left over."""
 _FEW = 64
@@ -211,12 +212,17 @@ def _alive(pid: int) -> bool:
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """Eight digits that stand for where a process number means something: machine, container."""
-    try:
-        space = str(Path("/proc/self/ns/pid").stat().st_ino)
-    except OSError:
-        space = ""
-    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
+    """Eight digits that stand for where a process number means something: machine, container.
+
+    Hosts on shared storage can have one name, and the first process namespace has the same number
+    everywhere, so what tells them apart is the identity of the boot, which no two machines share.
+    """
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(_BOOT_ID.read_text())
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
 
 
 def _stage(target: Path, kind: str = "partial") -> Path:
