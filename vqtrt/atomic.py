@@ -49,7 +49,7 @@ def followed(path: Path) -> Path:
 def replacing_file(path: Path) -> Iterator[Path]:
     """An empty file to write to, which takes the place of `path` when all went well.
 
-    Raises `OSError` where that cannot be done; `path` is then as it was.
+    Raises `OSError` if that cannot be done; `path` is then as it was.
     """
     target = followed(path)
     tidy(target.parent)
@@ -81,7 +81,7 @@ def write_text(path: Path, text: str) -> None:
 def replacing_folder(out: Path) -> Iterator[Path]:
     """A new folder that takes the place of `out` when all went well.
 
-    Raises `VqtrtError` where `out` cannot be written.
+    Raises `VqtrtError` if `out` cannot be written.
     """
     target = followed(out)
     with _stage_folder(out, target) as stage:
@@ -100,7 +100,7 @@ def replacing_folder(out: Path) -> Iterator[Path]:
 def merging_folder(out: Path) -> Iterator[Path]:
     """A new folder whose content moves into `out` when all went well; what is there stays.
 
-    Raises `VqtrtError` where `out` cannot be written.
+    Raises `VqtrtError` if `out` cannot be written.
     """
     target = followed(out)
     with _stage_folder(out, target) as stage:
@@ -135,7 +135,7 @@ def remove_folder(path: Path) -> None:
 
 
 def check_folder(out: Path) -> None:
-    """Raise `VqtrtError` where no folder `out` can be written to: before the work, not after it."""
+    """Raise `VqtrtError` if no folder `out` can be written to: before the work, not after it."""
     target = followed(out)
     if target.exists() and not target.is_dir():
         raise VqtrtError(f"{out} is a file: name a folder with --out")
@@ -270,7 +270,7 @@ def _swap(stage: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step; False where the system cannot."""
+    """Swap two names in one step; False if the system cannot."""
     try:
         swap = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
@@ -302,7 +302,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def _sync_system(folder: Path) -> bool:
-    """Sync the file system that a folder is on; False where that cannot be told from here."""
+    """Sync the file system that a folder is on; False if that cannot be told from here."""
     try:
         sync = ctypes.CDLL(None, use_errno=True).syncfs
     except (OSError, AttributeError):

@@ -10,7 +10,7 @@ from vqtrt.cli_options import Json
 
 def doctor(
     model: Annotated[
-        Path | None, typer.Argument(help="Run or bundle to look at, too (default: none).")
+        Path | None, typer.Argument(help="Run or bundle to check as well (default: none).")
     ] = None,
     device: Annotated[int, typer.Option(min=0, help="Index of the GPU to try.")] = 0,
     as_json: Json = False,

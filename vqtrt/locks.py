@@ -54,7 +54,7 @@ def _is_at(fd: int, path: Path) -> bool:
 def only_writer(path: Path, out: Path) -> Iterator[None]:
     """Be the only process that writes `out`; `path` is the lock's file, gone afterwards.
 
-    Raises `VqtrtError` where another process has it, or `path` cannot be made.
+    Raises `VqtrtError` if another process has it, or `path` cannot be made.
     """
     try:
         fd = open_locked(path, out)
@@ -71,7 +71,7 @@ def only_writer(path: Path, out: Path) -> Iterator[None]:
 def open_locked(path: Path, out: Path) -> int:
     """Open a file, made if it is missing, and lock it; gives its descriptor.
 
-    Raises `VqtrtError` where another process has it, which is then writing `out`; `OSError` where
+    Raises `VqtrtError` if another process has it, which is then writing `out`; `OSError` if
     it cannot be opened.
     """
     while True:
@@ -92,5 +92,5 @@ def open_locked(path: Path, out: Path) -> int:
 
 
 def busy(out: Path) -> VqtrtError:
-    """What to raise where another process has the lock."""
+    """What to raise if another process has the lock."""
     return VqtrtError(f"{out}: another process is writing it; wait for it or change --out")

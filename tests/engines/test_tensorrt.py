@@ -101,6 +101,15 @@ def test_free_sizes():
     assert free_sizes([square, labels], [(5, 2, 2), (4,)]) is None
 
 
+def test_a_graph_without_a_free_batch_is_refused(bundle, module, monkeypatch):
+    engine = TensorRTEngine(bundle, "tensorrt-rtx")
+    assert engine.most("encoder", {}) == 4
+    fixed = engine.spec("encoder").model_copy(update={"inputs": ()})
+    monkeypatch.setattr(engine, "spec", lambda graph: fixed)
+    with pytest.raises(VqtrtError, match="has no free batch; export"):
+        engine.most("encoder", {})
+
+
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("package", PACKAGES)
 def test_codes_and_pictures_are_those_of_onnxruntime(bundle, module, package, graphs):

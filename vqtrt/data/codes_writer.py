@@ -54,7 +54,7 @@ def partials(out: Path) -> tuple[Path, Path]:
 
 
 def check_codes_out(out: Path) -> None:
-    """Raise `VqtrtError` where no codes file `out` can be written, before the work is done."""
+    """Raise `VqtrtError` if no codes file `out` can be written, before the work is done."""
     if out.is_dir():
         raise VqtrtError(f"{out}: is a folder; give --out a file name that ends in .npy")
     if out.suffix != ".npy":
@@ -68,7 +68,7 @@ def check_codes_out(out: Path) -> None:
 def is_complete(out: Path, header: CodesHeader | ClipHeader) -> bool:
     """Whether an earlier job with this header has written all of `out`.
 
-    Raises `VqtrtError` where `out` is there, and is of another job or of an unknown one.
+    Raises `VqtrtError` if `out` is there, and is of another job or of an unknown one.
     """
     partial, journal = partials(followed(out))
     if not out.is_file() or partial.exists():
@@ -95,7 +95,7 @@ class ItemsWriter(Generic[H]):
     first `files_done`. With `resume`, a writer starts at the last commit of an earlier one, and the
     caller skips that many items.
 
-    Raises `VqtrtError` where `out` cannot be written, is being written by another process, or was
+    Raises `VqtrtError` if `out` cannot be written, is being written by another process, or was
     begun with another header.
     """
 

@@ -47,7 +47,7 @@ def partial_folder(out: Path) -> Path:
 def is_finished(out: Path, job: Mapping[str, Any], names: Sequence[str]) -> bool:
     """Whether an earlier job of this kind has written all of `out`, by its record and the files.
 
-    Raises `VqtrtError` where another job has written there. Without a record, or where files have
+    Raises `VqtrtError` if another job has written there. Without a record, or where files have
     gone, there is something to do.
     """
     if (partial_folder(out) / _JOURNAL).exists():
@@ -74,7 +74,7 @@ class FolderWriter:
     with what an earlier one has `done`. `job` is what the files depend on, for JSON. Without `keep`
     nothing is kept, and no record is left.
 
-    Raises `VqtrtError` where `out` cannot be written, is being written by another process, or was
+    Raises `VqtrtError` if `out` cannot be written, is being written by another process, or was
     begun as another job.
     """
 
@@ -235,14 +235,14 @@ def _write_record(folder: Path, record: str) -> None:
 
 
 def _read_record(folder: Path) -> bytes:
-    """What `_write_record` wrote; raises `OSError` where there is nothing."""
+    """What `_write_record` wrote; raises `OSError` if there is nothing."""
     if (folder / RECORD).is_file():
         return (folder / RECORD).read_bytes()
     return os.getxattr(folder, ATTRIBUTE)
 
 
 def _require_same(old: Any, job: dict[str, Any], begun: Path) -> None:
-    """Raise `VqtrtError` where `begun` is of another job."""
+    """Raise `VqtrtError` if `begun` is of another job."""
     then = old if isinstance(old, dict) else {}
     for key in [*job, *(then.keys() - job.keys())]:
         if then.get(key) != job.get(key):
@@ -281,7 +281,7 @@ def _is_file(entry: Any, count: int) -> bool:
 
 
 def _summary(path: Path) -> tuple[int, int] | None:
-    """Size and CRC-32 of a file; None where there is none."""
+    """Size and CRC-32 of a file; None if there is none."""
     if _size(path) is None:
         return None
     size = checksum = 0

@@ -93,6 +93,7 @@ def varying_sizes(info: PlanInfo, spec: GraphSpec) -> set[str]:
     return {
         size.rpartition("*")[2]
         for tensor in spec.inputs
+        if tensor.name in info.profile
         for size, least, largest in zip(
             tensor.shape, info.profile[tensor.name][0], info.profile[tensor.name][2], strict=True
         )

@@ -127,9 +127,14 @@ class TensorRTEngine:
         return self._loaded.get(path, load)
 
     def most(self, graph: str, sizes: Mapping[str, int]) -> int:
-        """The largest batch that an engine of a graph takes at these sizes."""
-        _, info = self._find(graph, sizes)
-        tensor = next(each for each in self.spec(graph).inputs if "batch" in each.shape)
+        """The largest batch that an engine of a graph takes at these sizes.
+
+        Raises `VqtrtError` if there is no such engine, or the graph's batch is not free.
+        """
+        path, info = self._find(graph, sizes)
+        tensor = next((each for each in self.spec(graph).inputs if "batch" in each.shape), None)
+        if tensor is None or tensor.name not in info.profile:
+            raise VqtrtError(f"{path}: the graph {graph!r} has no free batch; export the run again")
         return int(info.profile[tensor.name][2][tensor.shape.index("batch")])
 
     def _find(self, graph: str, sizes: Mapping[str, int]) -> tuple[Path, PlanInfo]:

@@ -54,7 +54,7 @@ def describe_names(sizes: dict[str, int], held_out: Iterable[str]) -> DataRecord
 
 
 def require_same_data(run: Path, now: DataRecord) -> None:
-    """Raise `VqtrtError` where the run was begun on other data than those of today.
+    """Raise `VqtrtError` if the run was begun on other data than those of today.
 
     A run of an older vqtrt has no record: that is said, and it goes on.
     """
