@@ -33,15 +33,20 @@ def both(tmp_path: Path, form: str, sub: str | None = None) -> tuple[bytes, byte
 # cut off
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("form", sorted(set(soundfile.available_formats()) - NOT_READ))
+MONO = {"HTK", "SDS", "SVX", "WVE", "XI"}
+"""Formats that libsndfile writes with one channel only."""
+
+
+@pytest.mark.parametrize(
+    ("form", "channels"),
+    [
+        (form, channels)
+        for form in sorted(set(soundfile.available_formats()) - NOT_READ)
+        for channels in ((1,) if form in MONO else (1, 2))
+    ],
+)
 def test_every_format_cut_in_half(tmp_path: Path, form: str, channels: int) -> None:
-    samples = tone(8192) if channels == 1 else np.stack([tone(8192)] * 2, 1)
-    try:
-        data = encoded(samples, form)
-    except soundfile.LibsndfileError:
-        assert channels == 2
-        pytest.skip("mono only")
+    data = encoded(tone(8192) if channels == 1 else np.stack([tone(8192)] * 2, 1), form)
     whole = read_audio(write(tmp_path / "a.wav", data), SAME)
     if form not in ODD_RATE:
         assert len(whole) == audio_length(tmp_path / "a.wav", SAME) == 8192
