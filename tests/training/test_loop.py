@@ -426,7 +426,6 @@ def torchrun(folder, *arguments):
     script.write_text(_PROCESS)
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
         "PYTHONPATH": str(Path.cwd()),
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -126,7 +126,6 @@ def test_two_processes_encode_once_and_train_one_prior(run, make_prior, tmp_path
     script.write_text(_PROCESS)
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
         "PYTHONPATH": f"{Path.cwd()}:{Path(__file__).parents[1]}",
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

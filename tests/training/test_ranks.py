@@ -1,13 +1,17 @@
-"""Two processes over gloo, forked, so that nothing is imported again."""
+"""Two processes over gloo; most are forked, so that nothing is imported again."""
 
 import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 
@@ -90,3 +94,53 @@ def test_an_encode_may_take_longer_than_the_groups_limit(tiny_run, tmp_path, mon
     monkeypatch.setattr(prior_start, "encode_source", slowly)
     assert run(plan, tmp_path) == [0, 0]
     assert calls.read_text() == "0\n"
+
+
+SETTINGS = {
+    "data.path": "shapes:100",
+    "data.holdout": 16,
+    "model.hidden": 8,
+    "model.residual_blocks": 1,
+    "model.residual_hidden": 8,
+    "train.batch_size": 8,
+    "train.steps": 100,
+    "train.log_every": 1,
+    "train.evaluate_every": 100,
+    "train.checkpoint_every": 100,
+}
+
+
+def begin(out: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`vqtrt train` in two processes, as docs/train.md shows it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return subprocess.Popen(
+        [*command, "-m", "vqtrt", "train", *arguments, "--out", str(out)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_sigterm_stops_both_after_the_same_step(tmp_path: Path) -> None:
+    settings = [f"--set={name}={value}" for name, value in SETTINGS.items()]
+    whole = begin(tmp_path / "whole", "shapes", *settings)
+    _, said = whole.communicate(timeout=120)
+    assert whole.returncode == 0, said
+    out = tmp_path / "run"
+    stopped = begin(out, "shapes", *settings)
+    end = time.monotonic() + 120
+    while not (out / "metrics.jsonl").is_file() and time.monotonic() < end:
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGTERM)
+    _, said = stopped.communicate(timeout=120)
+    assert stopped.returncode != 0
+    # One of them speaks, and neither has died of the other's end.
+    assert said.count("interrupted by SIGTERM; step ") == 1, said
+    assert "the same command with --resume goes on" in said
+    assert len(list((out / "checkpoints").iterdir())) == 1
+    resumed = begin(out, "--resume")
+    _, said = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, said
+    weights = (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == weights

@@ -6,6 +6,7 @@ whatever the model draws. So a run that was resumed follows the unbroken one exa
 
 import filecmp
 import math
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -81,10 +82,13 @@ class Task(Protocol):
 
 
 def accelerator_for(config: TrainConfig) -> Accelerator:
-    """The devices to train on; `VqtrtError` where they cannot do what the settings ask."""
+    """The devices to train on. Raises `VqtrtError` if they cannot do what the settings ask."""
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise VqtrtError("float16 needs a GPU: take --set train.mixed_precision=bf16, or no")
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    # Accelerate joins processes on CPUs only if it is told to; else each trains the run alone.
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    on_cpus = several and not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpus)
     if config.batch_size % accelerator.num_processes:
         raise VqtrtError(
             f"train.batch_size {config.batch_size} cannot be divided among "
