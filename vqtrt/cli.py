@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from vqtrt import interrupts
-from vqtrt.cli_bench import bench_decode, bench_engine
+from vqtrt.cli_bench import bench_decode, bench_encode, bench_engine
 from vqtrt.cli_doctor import doctor
 from vqtrt.cli_export import export, verify
 from vqtrt.cli_options import (
@@ -84,6 +84,7 @@ app.command()(sample)
 bench.command("sample")(bench_sample)
 bench.command("engine")(bench_engine)
 bench.command("decode")(bench_decode)
+bench.command("encode")(bench_encode)
 
 
 @app.command()
@@ -377,40 +378,6 @@ def shapes(
 
     write_shapes(folder, num, seed)
     terminal.note(f"wrote {num} pictures into {folder}")
-
-
-@bench.command("encode")
-@with_engine
-def bench_encode(
-    data: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of images or recordings.")],
-    model: Model = None,
-    engine: EngineOptions = AUTO,
-    batch_size: AnyBatchSize = None,
-    workers: Workers = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
-    eager: Annotated[bool, typer.Option(help="Also time a plain loop in torch.")] = True,
-    as_json: Json = False,
-) -> None:
-    """Rates of reading, engine and both together, beside a plain loop; peak memory."""
-    from vqtrt import terminal
-    from vqtrt.bench import bench_encode as bench_images
-    from vqtrt.bench_speech import bench_encode_speech
-
-    found, opened = open_named(model, engine)
-    speech = opened.speech is not None
-    with terminal.counting("measuring") as counter:
-        run_bench = bench_encode_speech if speech else bench_images
-        figures = run_bench(
-            found,
-            data,
-            options=engine,
-            batch_size=batch_size or (BATCH if speech else IMAGES),
-            workers=worker_count(workers),
-            repeat=repeat,
-            eager=eager,
-            progress=counter,
-        )
-    terminal.show(figures, as_json)
 
 
 def main() -> None:

@@ -1,11 +1,25 @@
-"""`bench engine`, every engine that works here side by side, and `bench decode`, of speech."""
+"""`bench encode`, `bench engine` (every engine that works here) and `bench decode` (of speech)."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vqtrt.cli_options import Device, Json, Model, PrecisionName, TrustEngines, find, with_engine
+from vqtrt.cli_options import (
+    IMAGES,
+    AnyBatchSize,
+    Device,
+    Json,
+    Model,
+    PrecisionName,
+    TrustEngines,
+    Workers,
+    find,
+    open_named,
+    with_engine,
+    worker_count,
+)
+from vqtrt.cli_speech import BATCH
 from vqtrt.engine_options import AUTO, EngineOptions
 
 
@@ -76,4 +90,37 @@ def bench_decode(
             )
         else:
             figures = module.bench_decode_recipe(recipe, progress=counter, **options)
+    terminal.show(figures, as_json)
+
+
+@with_engine
+def bench_encode(
+    data: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of images or recordings.")],
+    model: Model = None,
+    engine: EngineOptions = AUTO,
+    batch_size: AnyBatchSize = None,
+    workers: Workers = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
+    eager: Annotated[bool, typer.Option(help="Also time a plain loop in torch.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Rates of reading, engine and both together, beside a plain loop; peak memory."""
+    from vqtrt import terminal
+    from vqtrt.bench import bench_encode as bench_images
+    from vqtrt.bench_speech import bench_encode_speech
+
+    found, opened = open_named(model, engine)
+    speech = opened.speech is not None
+    with terminal.counting("measuring") as counter:
+        run_bench = bench_encode_speech if speech else bench_images
+        figures = run_bench(
+            found,
+            data,
+            options=engine,
+            batch_size=batch_size or (BATCH if speech else IMAGES),
+            workers=worker_count(workers),
+            repeat=repeat,
+            eager=eager,
+            progress=counter,
+        )
     terminal.show(figures, as_json)
