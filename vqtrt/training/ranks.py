@@ -5,6 +5,7 @@ minutes, and some work of the main process takes longer while the others wait: e
 is trained on, an evaluation. If the main process dies, its connections break, and the others end.
 """
 
+import atexit
 import time
 from datetime import timedelta
 from typing import Any
@@ -22,21 +23,26 @@ class Ranks:
 
     _group: Any = None
     _of: Any = None
+    _waiting = False
+    """Whether a wait was begun and broken off: leaving would then wait for the others."""
 
     def __init__(self) -> None:
         if dist.is_available() and dist.is_initialized() and Ranks._of is not dist.group.WORLD:
             Ranks._group = dist.new_group(backend="gloo", timeout=_FOREVER)
             Ranks._of = dist.group.WORLD
+            atexit.register(_leave)
         self._alone = Ranks._group is None or not dist.is_initialized()
 
     def wait(self) -> None:
         """Return once all processes are here."""
         if self._alone:
             return
+        Ranks._waiting = True
         work = dist.barrier(Ranks._group, async_op=True)
         while not work.is_completed():
             time.sleep(_LOOK)
         work.wait()
+        Ranks._waiting = False
 
     def any(self, here: bool) -> bool:
         """Whether it is so in any process; all ask at the same point."""
@@ -45,3 +51,12 @@ class Ranks:
         flag = torch.tensor([int(here)])
         dist.all_reduce(flag, dist.ReduceOp.MAX, Ranks._group)
         return bool(flag)
+
+
+def _leave() -> None:
+    """End the groups and their threads before Python does: a thread that outlives it can abort."""
+    if Ranks._waiting:
+        return
+    Ranks._group = Ranks._of = None
+    if dist.is_initialized():
+        dist.destroy_process_group()
