@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from vqtrt.artefacts import Artefacts, find_model
-from vqtrt.bench_engine import ENGINES, bench_engine
-from vqtrt.bench_peaks import peaks
-from vqtrt.engines import Engine, cuda, trt_package
+from vqtrt.bench.engine import ENGINES, bench_engine
+from vqtrt.bench.peaks import peaks
+from vqtrt.config.location import Artefacts, find_model
+from vqtrt.engines import cuda
+from vqtrt.engines.base import Engine
+from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.errors import VqtrtError
-from vqtrt.precision import graph_key
-from vqtrt.sampler import BatchSampler, Draw
+from vqtrt.formats.precision import graph_key
+from vqtrt.images.sampler import BatchSampler, Draw
 
 BATCHES = (1, 64, 256)
 SAMPLES = (1, 64)
@@ -76,7 +78,7 @@ def _report(model: Artefacts) -> None:
 
 
 def _build(model: Artefacts, package: str, precisions: list[str]) -> str:
-    from vqtrt.export.tensorrt import build_engines, engine_options
+    from vqtrt.export.tensorrt.build import build_engines, engine_options
 
     began = time.perf_counter()
     try:
@@ -132,7 +134,7 @@ def _samplers(
         return OnnxRuntimeCudaEngine(model.open_bundle(), precision=precision)
 
     def tensorrt(package: str, precision: str, graphs: bool) -> Engine:
-        from vqtrt.engines.tensorrt import TensorRTEngine
+        from vqtrt.engines.tensorrt.engine import TensorRTEngine
 
         return TensorRTEngine(model.open_bundle(), package, precision, graphs=graphs)
 
@@ -163,7 +165,7 @@ def _work(model: Artefacts, prior: str) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from vqtrt.training.prior_run import trained_priors
+    from vqtrt.priors.runs import trained_priors
 
     if model.run is None:
         return 0

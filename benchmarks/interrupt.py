@@ -31,7 +31,7 @@ from typing import NoReturn
 import numpy as np
 
 from vqtrt.cli import main as main_of_vqtrt
-from vqtrt.data.audio import write_wav
+from vqtrt.data.audio.decode import write_wav
 
 _BEYOND = 1.05
 """Moments go up to this many times what the unbroken job took."""

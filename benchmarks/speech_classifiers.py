@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vqtrt.data.audio import AudioPreprocessing, read_audio
-from vqtrt.data.mel import mel_spectrogram
-from vqtrt.data.mulaw import mulaw_decode, mulaw_encode
+from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
+from vqtrt.data.audio.mel import mel_spectrogram
+from vqtrt.data.audio.mulaw import mulaw_decode, mulaw_encode
 
 Audio = NDArray[np.float32]
 

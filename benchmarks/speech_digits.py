@@ -31,11 +31,12 @@ from speech_classifiers import (
     read_fsdd,
 )
 
-from vqtrt.artefacts import find_model
-from vqtrt.data.audio import read_audio, write_wav
-from vqtrt.engines import EngineOptions, open_engine
+from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.config.location import find_model
+from vqtrt.data.audio.decode import read_audio, write_wav
+from vqtrt.engines.choose import open_engine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
-from vqtrt.speech_tokenizer import SpeechTokenizer
 
 Pairs = list[tuple[int, str]]
 """Clips by index, each with the name of another speaker."""
@@ -158,7 +159,7 @@ def write_examples(
     converted: Sequence[Audio],
 ) -> None:
     """Wavs and a picture of some clips: of every speaker in turn, and of other digits each."""
-    from vqtrt.data.waveforms import clips_picture
+    from vqtrt.data.audio.waveforms import clips_picture
 
     out.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from report import heading, table
 
-from vqtrt.artefacts import find_model
-from vqtrt.data.audio import AudioPreprocessing, read_audio, write_wav
-from vqtrt.data.speech import open_speech
-from vqtrt.engines import EngineOptions, open_engine
+from vqtrt.config.location import find_model
+from vqtrt.data.audio.decode import AudioPreprocessing, read_audio, write_wav
+from vqtrt.data.audio.open import open_speech
+from vqtrt.engines.choose import open_engine
+from vqtrt.engines.options import EngineOptions
 
 
 def main() -> None:

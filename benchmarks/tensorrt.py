@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 from report import heading, table, vqtrt
 
-from vqtrt.bundle import Bundle, BundleInfo, Source
-from vqtrt.config import RECIPES, CodesConfig, Config, load_config, load_prior_config
+from vqtrt.config.images import RECIPES, CodesConfig, Config, load_config, load_prior_config
+from vqtrt.config.settings import recipe_names
 from vqtrt.export.bundle import image_graphs, prior_graphs
 from vqtrt.export.graph_writer import GraphWriter
-from vqtrt.export.tensorrt import build_engines, engine_options
-from vqtrt.models.facts import model_facts
-from vqtrt.models.vqvae import VQVAE
-from vqtrt.precision import PRECISIONS
+from vqtrt.export.tensorrt.build import build_engines, engine_options
+from vqtrt.formats.bundle import Bundle, BundleInfo, Source
+from vqtrt.formats.precision import PRECISIONS
+from vqtrt.models.image import VQVAE
+from vqtrt.models.info import model_facts
 from vqtrt.priors.pixelcnn import PixelCNN
-from vqtrt.settings import recipe_names
 
 
 def main() -> None:

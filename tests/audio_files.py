@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vqtrt.data.audio import AudioPreprocessing, read_audio
+from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
 from vqtrt.errors import AudioError
 
 RATE = 16000

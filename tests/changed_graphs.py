@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from vqtrt.bundle import Bundle
+from vqtrt.formats.bundle import Bundle
 
 
 def change_graph(bundle: Path, name: str, change: Callable[[onnx.ModelProto], object]) -> None:

@@ -10,16 +10,16 @@ import pytest
 from shared_runs import share_below, shared
 from speech_doubles import WAVENET
 
-from vqtrt.artefacts import find_model
-from vqtrt.config import Config
-from vqtrt.config_speech import SpeechConfig
-from vqtrt.data.audio import write_wav
+from vqtrt.config.audio import SpeechConfig
+from vqtrt.config.images import Config
+from vqtrt.config.location import find_model
+from vqtrt.config.settings import parse_settings
+from vqtrt.data.audio.decode import write_wav
 from vqtrt.export.run import export_bundle
-from vqtrt.settings import parse_settings
-from vqtrt.training.image import train
-from vqtrt.training.prior import train_prior
+from vqtrt.training.audio import train_speech
+from vqtrt.training.image_prior import train_prior
+from vqtrt.training.images import train
 from vqtrt.training.prior_start import plan_prior, train_planned
-from vqtrt.training.speech import train_speech
 
 # Tests that need no GPU do not meet one: what they compare bit for bit, the CPU repeats.
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")

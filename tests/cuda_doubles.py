@@ -22,12 +22,14 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from vqtrt.bundle import Bundle, axis_size
-from vqtrt.engines import cuda, plans, trt_package
-from vqtrt.engines.plan_info import PlanInfo, plan_sha256
-from vqtrt.engines.plans import graph_name, write_plan
-from vqtrt.engines.trt_package import Device, Package
-from vqtrt.export.tensorrt import in_loop
+from vqtrt.engines import cuda
+from vqtrt.engines.tensorrt import package as trt_package
+from vqtrt.engines.tensorrt import plans
+from vqtrt.engines.tensorrt.package import Device, Package
+from vqtrt.engines.tensorrt.plan_info import PlanInfo, plan_sha256
+from vqtrt.engines.tensorrt.plans import graph_name, write_plan
+from vqtrt.export.tensorrt.build import in_loop
+from vqtrt.formats.bundle import Bundle, axis_size
 
 
 class Kind(enum.IntEnum):

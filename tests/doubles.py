@@ -10,13 +10,13 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from vqtrt.artefacts import Artefacts
-from vqtrt.bundle import ModelFacts, PriorFacts, SpeechFacts
 from vqtrt.cli import main
-from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.config.location import Artefacts
+from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.source import Item
 from vqtrt.engines.base import BoundGraph, Graph, StepLoop
 from vqtrt.errors import ImageError
+from vqtrt.formats.bundle import ModelFacts, PriorFacts, SpeechFacts
 
 MODEL = Artefacts(Path("runs/fake"), None, "named")
 

@@ -9,15 +9,15 @@ import torch
 from doubles import EngineDouble
 from shared_runs import shared
 
-from vqtrt.bundle import Bundle, BundleInfo, ModelFacts, PriorFacts, Source, SpeechFacts
-from vqtrt.config_speech import WaveNetConfig
-from vqtrt.data.audio import AudioPreprocessing
-from vqtrt.data.clip_codes import ClipCodes, ClipHeader
+from vqtrt.config.audio import WaveNetConfig
+from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.engines.torch_bound import TorchBound
+from vqtrt.export.audio_prior import wavenet_prior_graphs
 from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.onnx import OPSET
-from vqtrt.export.speech_prior import wavenet_prior_graphs
+from vqtrt.formats.audio_codes import ClipCodes, ClipHeader
+from vqtrt.formats.bundle import Bundle, BundleInfo, ModelFacts, PriorFacts, Source, SpeechFacts
 from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.priors.wavenet_graphs import wavenet_graph
 

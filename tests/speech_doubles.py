@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from doubles import EngineDouble
 
-from vqtrt.bundle import ModelFacts, SpeechFacts
-from vqtrt.data.audio import AudioPreprocessing
+from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError
+from vqtrt.formats.bundle import ModelFacts, SpeechFacts
 
 STRIDE, RATE = 4, 8000
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from shared_runs import shared
 
-from vqtrt.artefacts import Artefacts, find_model
-from vqtrt.atomic import write_text
-from vqtrt.config_speech import SpeechConfig
+from vqtrt.config.audio import SpeechConfig
+from vqtrt.config.location import Artefacts, find_model
+from vqtrt.config.settings import parse_settings
 from vqtrt.export.run import export_bundle
-from vqtrt.models.speech import SpeechVQVAE
-from vqtrt.settings import parse_settings
+from vqtrt.models.audio import SpeechVQVAE
+from vqtrt.system.atomic import write_text
 from vqtrt.training.checkpoints import save_weights
 
 RATE, STRIDE = 8000, 16

@@ -14,8 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from vqtrt.bundle import Bundle, BundleInfo, GraphSpec, ModelFacts, Source, SpeechFacts, TensorSpec
-from vqtrt.data.audio import AudioPreprocessing
+from vqtrt.data.audio.decode import AudioPreprocessing
+from vqtrt.formats.bundle import (
+    Bundle,
+    BundleInfo,
+    GraphSpec,
+    ModelFacts,
+    Source,
+    SpeechFacts,
+    TensorSpec,
+)
 
 K, LEVELS = 16, 256
 VCTK = tuple(2**i // 4 or 1 for i in range(10)) * 2

@@ -15,7 +15,7 @@ from doubles import flip_byte, tree, vqtrt
 from speech_doubles import noise
 from textgrids import write_textgrid
 
-from vqtrt.data.clip_codes import read_clip_codes
+from vqtrt.formats.audio_codes import read_clip_codes
 
 RATE = 8000
 SECONDS = (0.3, 0.2)

@@ -12,11 +12,11 @@ import pytest
 from doubles import BLOCKED, tree, vqtrt, write_pictures
 from PIL import Image
 
-from vqtrt import pipeline
-from vqtrt.cli_options import EngineName
-from vqtrt.config import load_config
-from vqtrt.data.codes import read_codes
-from vqtrt.engines import ENGINES
+from vqtrt.commands.options import EngineName
+from vqtrt.config.images import load_config
+from vqtrt.engines.options import ENGINES
+from vqtrt.formats.codes import read_codes
+from vqtrt.images import pipeline
 
 TINY = [
     "model.hidden=8",

@@ -19,8 +19,7 @@ from pydantic import BaseModel
 from textgrids import write_textgrid
 
 from vqtrt import cli
-from vqtrt.config import RECIPES, Config, PriorConfig
-from vqtrt.config_speech import (
+from vqtrt.config.audio import (
     ConvDecoderConfig,
     MelConfig,
     SpeechConfig,
@@ -28,8 +27,9 @@ from vqtrt.config_speech import (
     TargetConfig,
     WaveNetDecoderConfig,
 )
-from vqtrt.data.audio import write_wav
-from vqtrt.settings import recipe_names
+from vqtrt.config.images import RECIPES, Config, PriorConfig
+from vqtrt.config.settings import recipe_names
+from vqtrt.data.audio.decode import write_wav
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -10,8 +10,8 @@ import pytest
 from conftest import write_speech
 from doubles import vqtrt, write_pictures
 
-from vqtrt.bundle import INFO
-from vqtrt.data.codes import read_codes
+from vqtrt.formats.bundle import INFO
+from vqtrt.formats.codes import read_codes
 
 KINDS = ["pipe", "zero", "link to a pipe"]
 

@@ -11,15 +11,15 @@ from PIL import Image
 from speech_doubles import FakeSpeechEngine
 
 import vqtrt as package
-from vqtrt.artefacts import find_model
-from vqtrt.data.audio import AudioPreprocessing
-from vqtrt.data.clip_codes import read_clip_codes
-from vqtrt.data.codes import read_codes
-from vqtrt.data.preprocessing import Preprocessing
-from vqtrt.engines import open_engine
+from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.config.location import find_model
+from vqtrt.data.audio.decode import AudioPreprocessing
+from vqtrt.data.images.preprocessing import Preprocessing
+from vqtrt.engines.choose import open_engine
 from vqtrt.errors import AudioError, ImageError, VqtrtError
-from vqtrt.speech_tokenizer import SpeechTokenizer
-from vqtrt.tokenizer import Tokenizer
+from vqtrt.formats.audio_codes import read_clip_codes
+from vqtrt.formats.codes import read_codes
+from vqtrt.images.tokenizer import Tokenizer
 
 
 def photo(height: int, width: int) -> NDArray[np.uint8]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from vqtrt.errors import AudioError, ImageError, VqtrtError
 
 if TYPE_CHECKING:
+    from vqtrt.images.tokenizer import Tokenizer, load
     from vqtrt.opening import open_audio, open_image
-    from vqtrt.tokenizer import Tokenizer, load
 
 __all__ = [
     "AudioError",
@@ -32,8 +32,8 @@ __version__ = "0.1.0"
 
 
 _HOMES = {
-    "Tokenizer": "tokenizer",
-    "load": "tokenizer",
+    "Tokenizer": "images.tokenizer",
+    "load": "images.tokenizer",
     "open_audio": "opening",
     "open_image": "opening",
 }

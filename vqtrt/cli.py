@@ -10,11 +10,18 @@ from typing import Annotated
 
 import typer
 
-from vqtrt import interrupts
-from vqtrt.cli_bench import bench_decode, bench_encode, bench_engine
-from vqtrt.cli_doctor import doctor
-from vqtrt.cli_export import export, verify
-from vqtrt.cli_options import (
+from vqtrt.commands.audio import (
+    BATCH,
+    convert,
+    decode_recordings,
+    encode_recordings,
+    evaluate_recordings,
+    probe,
+)
+from vqtrt.commands.bench import bench_decode, bench_encode, bench_engine
+from vqtrt.commands.doctor import doctor
+from vqtrt.commands.export import export, verify
+from vqtrt.commands.options import (
     IMAGES,
     AnyBatchSize,
     AnySplit,
@@ -51,18 +58,11 @@ from vqtrt.cli_options import (
     with_kinds,
     worker_count,
 )
-from vqtrt.cli_priors import bench_sample, sample, train_prior
-from vqtrt.cli_speech import (
-    BATCH,
-    convert,
-    decode_recordings,
-    encode_recordings,
-    evaluate_recordings,
-    probe,
-)
-from vqtrt.engine_options import AUTO, EngineOptions
+from vqtrt.commands.priors import bench_sample, sample, train_prior
+from vqtrt.commands.terminal import Commands, fail, warnings_shown
+from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.errors import Interrupted, VqtrtError, explain
-from vqtrt.terminal import Commands, fail, warnings_shown
+from vqtrt.system import interrupts
 
 app = typer.Typer(
     cls=Commands,
@@ -102,7 +102,7 @@ def train(
     resume: Resume = False,
 ) -> None:
     """Train a VQ-VAE. Without a recipe: `shapes`, which needs no data."""
-    from vqtrt import terminal
+    from vqtrt.commands import terminal
     from vqtrt.training.start import plan
 
     named = {"path": data, "speaker_pattern": speaker_pattern, "on_error": on_error}
@@ -144,12 +144,12 @@ def encode(
     as_json: Json = False,
 ) -> None:
     """Turn images or recordings into codes."""
-    from vqtrt import terminal
-    from vqtrt.data.codes_writer import check_codes_out
-    from vqtrt.data.open import open_images
+    from vqtrt.commands import terminal
+    from vqtrt.data.images.open import open_images
     from vqtrt.data.selection import in_words
-    from vqtrt.pipeline import encode_source
-    from vqtrt.tokenizer import Tokenizer
+    from vqtrt.formats.codes_writer import check_codes_out
+    from vqtrt.images.pipeline import encode_source
+    from vqtrt.images.tokenizer import Tokenizer
 
     check_codes_out(out)
     chosen = selection(include, exclude)
@@ -226,11 +226,11 @@ def decode(
     as_json: Json = False,
 ) -> None:
     """Turn codes back into images, as PNG, or into recordings, as wav."""
-    from vqtrt import terminal
-    from vqtrt.atomic import check_folder
-    from vqtrt.data.codes import read_codes
-    from vqtrt.pipeline import decode_codes
-    from vqtrt.tokenizer import Tokenizer
+    from vqtrt.commands import terminal
+    from vqtrt.formats.codes import read_codes
+    from vqtrt.images.pipeline import decode_codes
+    from vqtrt.images.tokenizer import Tokenizer
+    from vqtrt.system.atomic import check_folder
 
     check_folder(out)
     written = Written()
@@ -295,11 +295,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure how well pictures or recordings survive, and how the codebook is used."""
-    from vqtrt import terminal
-    from vqtrt.data.open import open_images
-    from vqtrt.evaluate import evaluate as evaluate_model
-    from vqtrt.score import score_data
-    from vqtrt.tokenizer import Tokenizer
+    from vqtrt.commands import terminal
+    from vqtrt.data.images.open import open_images
+    from vqtrt.images.evaluate import evaluate as evaluate_model
+    from vqtrt.images.score import score_data
+    from vqtrt.images.tokenizer import Tokenizer
 
     chosen = selection(include, exclude)
     found, opened = open_named(model, engine)
@@ -360,8 +360,8 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say what a run, a bundle or a codes file is."""
-    from vqtrt import terminal
-    from vqtrt.describe import describe
+    from vqtrt.commands import terminal
+    from vqtrt.doctor.describe import describe
 
     terminal.show(describe(path), as_json)
 
@@ -373,8 +373,8 @@ def shapes(
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other pictures.")] = 1,
 ) -> None:
     """Write the built-in pictures of colored shapes as PNG, to try the other commands on."""
-    from vqtrt import terminal
-    from vqtrt.data.shapes import write_shapes
+    from vqtrt.commands import terminal
+    from vqtrt.data.images.shapes import write_shapes
 
     write_shapes(folder, num, seed)
     terminal.note(f"wrote {num} pictures into {folder}")

@@ -7,14 +7,14 @@ to other codes: orientation, transparency, 16 bits, large JPEGs and resampling a
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
-    from vqtrt.data.audio import Audio, AudioPreprocessing
+    from vqtrt.audio.tokenizer import SpeechTokenizer
+    from vqtrt.data.audio.decode import Audio, AudioPreprocessing
     from vqtrt.data.source import Images
-    from vqtrt.speech_tokenizer import SpeechTokenizer
-    from vqtrt.tokenizer import Tokenizer
+    from vqtrt.images.tokenizer import Tokenizer
 
 
 def open_image(
@@ -26,7 +26,7 @@ def open_image(
     without one, the image's own size. Stack several for `Tokenizer.encode`. Safe to call from
     several threads. Raises `ImageError` for a file that cannot be read.
     """
-    from vqtrt.data.decode import decode_image
+    from vqtrt.data.images.decode import decode_image
 
     if preprocessing is None or isinstance(preprocessing, Preprocessing):
         return decode_image(Path(path), preprocessing)
@@ -43,7 +43,7 @@ def open_audio(path: str | Path, preprocessing: "AudioPreprocessing | SpeechToke
     to call from several threads. Raises `AudioError` for a file that cannot be read,
     `ModuleNotFoundError` without the extra `speech`.
     """
-    from vqtrt.data.audio import AudioPreprocessing, read_audio
+    from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
 
     if isinstance(preprocessing, AudioPreprocessing):
         return read_audio(Path(path), preprocessing)

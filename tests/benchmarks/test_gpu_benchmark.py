@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from cuda_doubles import FakeCuda, build, pretend
 
-from vqtrt import bench_engine, bench_peaks
-from vqtrt.bundle import Bundle
+from vqtrt.bench import engine as bench_engine
+from vqtrt.bench import peaks as bench_peaks
 from vqtrt.engines import cuda
-from vqtrt.export import tensorrt
-from vqtrt.export.tensorrt import Options
+from vqtrt.export.tensorrt import build as tensorrt
+from vqtrt.export.tensorrt.build import Options
+from vqtrt.formats.bundle import Bundle
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vqtrt.data.folder import ImageFolder
-from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.selection import Selection
 from vqtrt.errors import ImageError, VqtrtError
 

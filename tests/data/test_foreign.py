@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from doubles import picture
 
-from vqtrt.data.decode import decode_image
 from vqtrt.data.foreign import foreign_bytes, foreign_file
-from vqtrt.data.open import open_images
+from vqtrt.data.images.decode import decode_image
+from vqtrt.data.images.open import open_images
 from vqtrt.errors import ImageError, VqtrtError
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from doubles import picture
 
-from vqtrt.data.decode import decode_image
+from vqtrt.data.images.decode import decode_image
 from vqtrt.data.rejects import reject_kind, reject_kinds
 from vqtrt.errors import ImageError
 

@@ -1,9 +1,9 @@
 import pytest
 
 from vqtrt.data import foreign
+from vqtrt.data.audio.open import recording_kind
 from vqtrt.data.folder import image_kind
 from vqtrt.data.selection import suffix_of
-from vqtrt.data.speech import recording_kind
 from vqtrt.data.suffixes import ARCHIVES, CONVERTIBLE_AUDIO, NO_IMAGES, READ_AUDIO
 
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from vqtrt.artefacts import find_model
-from vqtrt.engines import EngineOptions, open_engine
+from vqtrt.config.location import find_model
+from vqtrt.engines.choose import open_engine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
 
 SIZES = {"batch": 3, "width": 4}

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 from cuda_doubles import GPU, build, pretend
 
-from vqtrt.artefacts import Artefacts
-from vqtrt.bundle import Bundle
-from vqtrt.cli_options import EngineName
-from vqtrt.engines import ENGINES, EngineOptions, choose, installed, open_engine
+from vqtrt.commands.options import EngineName
+from vqtrt.config.location import Artefacts
+from vqtrt.engines import choose
+from vqtrt.engines.choose import installed, open_engine
+from vqtrt.engines.options import ENGINES, EngineOptions
 from vqtrt.errors import VqtrtError
+from vqtrt.formats.bundle import Bundle
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from cuda_doubles import (
     pretend,
 )
 
-from vqtrt.bundle import Bundle
 from vqtrt.engines.cuda import DeviceArray, Stream, pinned
-from vqtrt.engines.trt_package import Package
+from vqtrt.engines.tensorrt.package import Package
 from vqtrt.errors import VqtrtError
-from vqtrt.export.tensorrt import build_plan
+from vqtrt.export.tensorrt.build import build_plan
+from vqtrt.formats.bundle import Bundle
 
 SIZES = {"batch": (1, 4), "h": (4, 4), "w": (4, 4), "height": (4, 4), "width": (4, 4)}
 

@@ -9,16 +9,19 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from vqtrt.artefacts import Artefacts
-from vqtrt.bundle import Bundle
-from vqtrt.engines import Engine, cuda, trt_package
+from vqtrt.config.location import Artefacts
+from vqtrt.engines import cuda
+from vqtrt.engines.base import Engine
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
-from vqtrt.engines.tensorrt import TensorRTEngine
+from vqtrt.engines.tensorrt import package as trt_package
+from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
-from vqtrt.export import tensorrt, verify
-from vqtrt.sampler import BatchSampler, Draw, HostLoop, PixelCNNSampler, noise
+from vqtrt.export import verify
+from vqtrt.export.tensorrt import build as tensorrt
+from vqtrt.formats.bundle import Bundle
+from vqtrt.images.sampler import BatchSampler, Draw, HostLoop, PixelCNNSampler, noise
 
 pytestmark = pytest.mark.gpu
 BATCH = "1,4,16"

@@ -7,8 +7,8 @@ import pytest
 from cuda_doubles import FakeTensorRT, build, pretend
 from engines import test_gpu
 
-from vqtrt.artefacts import Artefacts
-from vqtrt.bundle import Bundle
+from vqtrt.config.location import Artefacts
+from vqtrt.formats.bundle import Bundle
 
 REAL_ONLY = ("test_codes_of_onnxruntime_on_the_gpu", "test_samples_of_onnxruntime_on_the_gpu")
 """Tests of onnxruntime-gpu, for which there is no stand-in."""

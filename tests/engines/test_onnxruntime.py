@@ -4,9 +4,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from vqtrt.bundle import Bundle, file_sha256
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.errors import VqtrtError
+from vqtrt.formats.bundle import Bundle, file_sha256
 
 
 def damaged(tiny_bundle, tmp_path, content):

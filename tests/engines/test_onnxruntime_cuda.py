@@ -13,14 +13,16 @@ import onnxruntime
 import pytest
 from onnxruntime_doubles import Cuda, pretend_cuda
 
-from vqtrt.artefacts import find_model
-from vqtrt.bundle import Bundle
-from vqtrt.engines import EngineOptions, cuda, open_engine
+from vqtrt.config.location import find_model
+from vqtrt.engines import cuda
+from vqtrt.engines.choose import open_engine
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
-from vqtrt.sampler import BatchSampler, Draw
-from vqtrt.tokenizer import Tokenizer
+from vqtrt.formats.bundle import Bundle
+from vqtrt.images.sampler import BatchSampler, Draw
+from vqtrt.images.tokenizer import Tokenizer
 
 ON_A_GPU = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 LABELS = np.arange(5, dtype=np.int32) % 3

@@ -21,15 +21,15 @@ from doubles import flip_byte
 from numpy.typing import NDArray
 from prior_doubles import K, exported_prior
 
-from vqtrt import cores
-from vqtrt.bundle import Bundle
-from vqtrt.engines import Engine
+from vqtrt.audio.sampler import ClipSampler
+from vqtrt.engines.base import Engine
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
-from vqtrt.sampler import BatchSampler, Draw
-from vqtrt.speech_sampling import ClipSampler
-from vqtrt.tokenizer import Tokenizer
+from vqtrt.formats.bundle import Bundle
+from vqtrt.images.sampler import BatchSampler, Draw
+from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.system import cores
 
 IMAGES = np.random.default_rng(0).integers(256, size=(3, 16, 16, 3), dtype=np.uint8)
 

@@ -6,12 +6,12 @@ import speech_runs
 from cuda_doubles import build, pretend
 from onnxruntime_doubles import pretend_cuda
 
-from vqtrt.bundle import Bundle, TensorSpec
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
-from vqtrt.engines.tensorrt import TensorRTEngine
+from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.engines.torch import TorchEngine
+from vqtrt.formats.bundle import Bundle, TensorSpec
 
 RUNS = 23  # the period is 4: all turns several times, and not a whole number of them
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from onnxruntime_doubles import pretend_cuda
 from step_graphs import LEVELS, VCTK, ByHand, step_bundle
 
-from vqtrt.bundle import Bundle, TensorSpec
-from vqtrt.engines import Engine, StepLoop
+from vqtrt.engines.base import Engine, StepLoop
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from vqtrt.engines.rings import period
-from vqtrt.engines.tensorrt import TensorRTEngine
+from vqtrt.engines.tensorrt.engine import TensorRTEngine
+from vqtrt.formats.bundle import Bundle, TensorSpec
 
 TENSORRT = ["tensorrt", "tensorrt-rtx"]
 ENGINES = ["onnxruntime", "onnxruntime-cuda", *TENSORRT]

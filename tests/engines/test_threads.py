@@ -12,14 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from prior_doubles import K, exported_prior
 
-from vqtrt.artefacts import find_model
-from vqtrt.bundle import Bundle
-from vqtrt.engines import Engine, EngineOptions, open_engine
+from vqtrt.audio.sampler import ClipSampler
+from vqtrt.config.location import find_model
+from vqtrt.engines.base import Engine
+from vqtrt.engines.choose import open_engine
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.torch import TorchEngine
-from vqtrt.sampler import BatchSampler, Draw
-from vqtrt.speech_sampling import ClipSampler
-from vqtrt.tokenizer import Tokenizer
+from vqtrt.formats.bundle import Bundle
+from vqtrt.images.sampler import BatchSampler, Draw
+from vqtrt.images.tokenizer import Tokenizer
 
 THREADS, CALLS, KINDS = 4, 200, 5
 """Of calls that differ, `KINDS`: each is made again and again in every thread."""

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from vqtrt.bundle import Bundle, file_sha256
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
+from vqtrt.formats.bundle import Bundle, file_sha256
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import shutil
 import pytest
 import speech_runs
 
-from vqtrt.artefacts import find_model
-from vqtrt.bundle import Bundle, GraphSpec
+from vqtrt.config.location import find_model
 from vqtrt.export import graph_writer as module
 from vqtrt.export.run import export_bundle
-from vqtrt.models.vqvae import VQVAE
+from vqtrt.formats.bundle import Bundle, GraphSpec
+from vqtrt.models.image import VQVAE
 from vqtrt.training.checkpoints import save_weights
 from vqtrt.training.run import Run
 
@@ -81,7 +81,7 @@ def test_other_weights_make_other_graphs(run, exported):
 
 
 def test_other_code_makes_other_graphs(run, exported, monkeypatch):
-    monkeypatch.setattr("vqtrt.export.made_from._CODE", ["changed"])
+    monkeypatch.setattr("vqtrt.export.fingerprint._CODE", ["changed"])
     assert again(run) == []
     assert exported == ["encoder.onnx", "decoder.onnx"]
 

@@ -5,10 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from vqtrt.bundle import Bundle
 from vqtrt.errors import VqtrtError
 from vqtrt.export.bundle import export_run
 from vqtrt.export.onnx import BF16_OPSET, OPSET
+from vqtrt.formats.bundle import Bundle
 from vqtrt.training.run import Run
 
 HALVES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}

@@ -10,15 +10,15 @@ import onnxscript
 import pytest
 import torch
 
-from vqtrt import atomic
-from vqtrt.bundle import Bundle, TensorSpec, file_sha256
 from vqtrt.errors import VqtrtError
 from vqtrt.export import bundle as module
 from vqtrt.export import onnx as onnx_export
 from vqtrt.export.bundle import export_run
 from vqtrt.export.onnx import OPSET, FixedSizeError, write_deployed, write_graph
+from vqtrt.formats.bundle import Bundle, TensorSpec, file_sha256
 from vqtrt.models.deployed import DeployedGraph
-from vqtrt.models.graphs import DecoderGraph, EncoderGraph
+from vqtrt.models.image_graphs import DecoderGraph, EncoderGraph
+from vqtrt.system import atomic
 from vqtrt.training.run import Run
 
 

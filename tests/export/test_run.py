@@ -3,12 +3,12 @@ import shutil
 import numpy as np
 import pytest
 
-from vqtrt.artefacts import find_model
-from vqtrt.bundle import only_export
-from vqtrt.data.open import open_images
+from vqtrt.config.location import find_model
+from vqtrt.data.images.open import open_images
 from vqtrt.errors import VqtrtError
 from vqtrt.export import run as module
 from vqtrt.export.run import export_bundle, images_for, verify_bundle
+from vqtrt.formats.bundle import only_export
 
 
 def test_the_bundle_goes_into_the_run_by_default(tiny_run):

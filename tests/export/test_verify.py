@@ -9,17 +9,17 @@ import torch
 from changed_graphs import change_graph
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vqtrt.artefacts import Artefacts, find_model
-from vqtrt.data.open import open_images
-from vqtrt.engines import EngineOptions
+from vqtrt.config.location import Artefacts, find_model
+from vqtrt.data.images.open import open_images
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.export import code_agreement
 from vqtrt.export import verify as verify_module
 from vqtrt.export.code_agreement import AGREEMENTS, MARGIN, MARGINS
 from vqtrt.export.verify import BATCH_SIZES, verify
-from vqtrt.models.graphs import to_unit
-from vqtrt.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.models.image_graphs import to_unit
 from vqtrt.training.checkpoints import save_weights
 from vqtrt.training.run import Run
 

@@ -3,8 +3,8 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from vqtrt.artefacts import find_model
-from vqtrt.engines import EngineOptions
+from vqtrt.config.location import find_model
+from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.export.verify_prior import TOLERANCES, verify_prior
 from vqtrt.models.wavenet_step import WaveNetStep

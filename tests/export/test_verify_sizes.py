@@ -7,8 +7,9 @@ import pytest
 import speech_runs
 from changed_graphs import change_graph
 
-from vqtrt.artefacts import Artefacts, find_model
-from vqtrt.engines import EngineOptions, open_engine
+from vqtrt.config.location import Artefacts, find_model
+from vqtrt.engines.choose import open_engine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.run import verify_bundle

@@ -1,102 +1,74 @@
-import itertools
-
 import pytest
 import torch
-from torch import nn
 
-from vqtrt.config import ModelConfig, load_config
-from vqtrt.models.image import Decoder, Encoder, ResidualBlock, latent_channels
-
-
-def small(**settings):
-    quantizer = settings.pop("quantizer", {"codebook_size": 8, "dim": 5})
-    base = {"hidden": 6, "residual_hidden": 4, "quantizer": quantizer}
-    return ModelConfig.model_validate(base | settings)
+from vqtrt.config.images import ModelConfig
+from vqtrt.models.image import VQVAE
 
 
-def kernels(module):
-    return [
-        (type(m).__name__, m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0])
-        for m in module.modules()
-        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
-    ]
-
-
-@pytest.mark.parametrize("strided_layers", [1, 2, 3])
-@pytest.mark.parametrize("bridge", [True, False])
-@pytest.mark.parametrize("stem_hidden", [None, 3])
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 24), (40, 8)])
-def test_shapes(strided_layers, bridge, stem_hidden, height, width):
-    config = small(strided_layers=strided_layers, bridge=bridge, stem_hidden=stem_hidden)
-    stride = 2**strided_layers
-    assert config.stride == stride
-    z = Encoder(config)(torch.zeros(2, 3, height, width))
-    assert z.shape == (2, 5, height // stride, width // stride)
-    assert Decoder(config)(z).shape == (2, 3, height, width)
-
-
-def test_latents_of_several_codebooks():
-    config = small(quantizer={"codebook_size": 8, "dim": 5, "num_codebooks": 3})
-    assert latent_channels(config) == 15
-    z = Encoder(config)(torch.zeros(1, 3, 8, 8))
-    assert z.shape == (1, 15, 2, 2)
-    assert Decoder(config)(z).shape == (1, 3, 8, 8)
-
-
-def test_residual_block_is_the_papers():
+def build(**quantizer):
     torch.manual_seed(0)
-    block = ResidualBlock(6, 4)
-    x = torch.randn(2, 6, 5, 7)
-    inner = nn.functional.conv2d(x.clamp_min(0), block.conv3.weight, padding=1)
-    expected = x + nn.functional.conv2d(inner.clamp_min(0), block.conv1.weight)
-    torch.testing.assert_close(block(x), expected)
-    assert block.conv3.weight.shape == (4, 6, 3, 3)
-    assert block.conv1.weight.shape == (6, 4, 1, 1)
+    settings = {"codebook_size": 8, "dim": 4, "restart_below": 0} | quantizer
+    config = {"hidden": 8, "residual_blocks": 1, "residual_hidden": 4, "quantizer": settings}
+    return VQVAE(ModelConfig.model_validate(config))
 
 
-@pytest.mark.parametrize("name", ["cifar10", "imagenet"])
-def test_paper_recipes_are_two_strides_and_two_blocks_of_256(name):
-    config = load_config(name).model
-    channels = latent_channels(config)
-    assert channels == {"cifar10": 640, "imagenet": 64}[name]
-    block = [("Conv2d", 256, 256, 3, 1), ("Conv2d", 256, 256, 1, 1)]
-    with torch.device("meta"):
-        encoder, decoder = Encoder(config), Decoder(config)
-    assert kernels(encoder) == [
-        ("Conv2d", 3, 256, 4, 2),
-        ("Conv2d", 256, 256, 4, 2),
-        *block,
-        *block,
-        ("Conv2d", 256, channels, 1, 1),
-    ]
-    assert kernels(decoder) == [
-        ("Conv2d", channels, 256, 3, 1),
-        *block,
-        *block,
-        ("ConvTranspose2d", 256, 256, 4, 2),
-        ("ConvTranspose2d", 256, 3, 4, 2),
-    ]
+@pytest.mark.parametrize("kind", ["ema", "gradient"])
+@pytest.mark.parametrize("num_codebooks", [1, 2])
+def test_total_is_reconstruction_over_variance_plus_the_quantizers_loss(kind, num_codebooks):
+    model = build(kind=kind, num_codebooks=num_codebooks).eval()
+    images = torch.rand(3, 3, 8, 12) - 0.5
+    losses = model(images, 0.04)
+    quantized = model.quantizer(model.encoder(images))
+    error = (model.decoder(quantized.vectors) - images).square().mean().item() / 0.04
+    assert losses.reconstruction.item() == pytest.approx(error, rel=1e-5)
+    assert losses.total.item() == pytest.approx(error + quantized.loss.item(), rel=1e-5)
+    assert losses.perplexity.item() == pytest.approx(quantized.perplexity.item())
+    assert not losses.reconstruction.requires_grad
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "codes"), [("cifar10", 32, (8, 8)), ("imagenet", 128, (32, 32))]
-)
-def test_paper_recipes_grids(name, size, codes):
-    config = load_config(name)
-    assert (config.data.preprocessing.height, config.data.preprocessing.width) == (size, size)
-    with torch.device("meta"):
-        z = Encoder(config.model)(torch.zeros(1, 3, size, size))
-        assert z.shape[2:] == codes
-        assert Decoder(config.model)(z).shape == (1, 3, size, size)
+@pytest.mark.parametrize("kind", ["ema", "gradient"])
+def test_gradients_reach_every_parameter(kind):
+    model = build(kind=kind, num_codebooks=2)
+    images = torch.rand(3, 3, 16, 16) - 0.5
+    model.quantizer.start_from(model.encoder(images))
+    model(images, 0.04).total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
 
 
-def test_a_relu_lies_between_any_two_convolutions_of_the_trunk():
-    """No two affine layers in a row, except across a residual sum."""
-    for bridge in (True, False):
-        layers = list(Encoder(small(bridge=bridge)))
-        for one, other in itertools.pairwise(layers):
-            assert not (isinstance(one, nn.Conv2d) and isinstance(other, nn.Conv2d))
-    layers = list(Decoder(small()))
-    assert isinstance(layers[-1], nn.ConvTranspose2d)
-    for one, other in itertools.pairwise(layers):
-        assert not (isinstance(one, nn.ConvTranspose2d) and isinstance(other, nn.ConvTranspose2d))
+def test_the_encoder_gets_the_reconstructions_gradient_through_the_quantizer():
+    model = build(beta=0)
+    model(torch.rand(2, 3, 8, 8) - 0.5, 1.0).total.backward()
+    assert model.encoder[0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["ema", "gradient"])
+def test_it_learns(kind):
+    model = build(kind=kind)
+    images = (torch.arange(4) / 4 - 0.4)[:, None, None, None].expand(4, 3, 8, 8)
+    model.quantizer.start_from(model.encoder(images))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    variance = float(images.var(correction=0))
+    first = model(images, variance).reconstruction.item()
+    for _ in range(120):
+        optimizer.zero_grad()
+        model(images, variance).total.backward()
+        optimizer.step()
+    assert model.eval()(images, variance).reconstruction.item() < 0.3 * first
+
+
+def test_code_dropout_hides_whole_positions_in_training_alone():
+    model = build()
+    model.config = model.config.model_copy(update={"code_dropout": 0.25})
+    images, seen = torch.rand(16, 3, 32, 32) - 0.5, []
+    model.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    vectors = model.eval().quantizer(model.encoder(images)).vectors
+    model(images, 0.04)
+    assert torch.equal(seen[0], vectors)
+    model.train()(images, 0.04)
+    hidden = (seen[1] == 0).all(1)
+    assert torch.equal(hidden, (seen[1] == 0).any(1))
+    assert hidden.double().mean().item() == pytest.approx(0.25, abs=0.05)
+    kept = ~hidden[:, None].expand_as(vectors)
+    torch.testing.assert_close(seen[1][kept], vectors[kept])

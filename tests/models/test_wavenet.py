@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vqtrt.config_speech import WaveNetStack
+from vqtrt.config.audio import WaveNetStack
 from vqtrt.models.wavenet import WaveNet, WaveNetLayer, gate
 
 CLASSES, CHANNELS = 12, 8

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vqtrt.config_speech import WaveNetStack
+from vqtrt.config.audio import WaveNetStack
 from vqtrt.models.wavenet import WaveNet
 from vqtrt.models.wavenet_step import WaveNetStep
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from vqtrt.config import PixelCNNConfig
+from vqtrt.config.images import PixelCNNConfig
 from vqtrt.priors.pixelcnn import PixelCNN
 
 

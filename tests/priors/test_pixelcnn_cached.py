@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from vqtrt.config import PixelCNNConfig
-from vqtrt.models.draw import draw
-from vqtrt.priors.graphs import GRAPHS, pixelcnn_graph
+from vqtrt.config.images import PixelCNNConfig
+from vqtrt.models.sample import draw
 from vqtrt.priors.pixelcnn import PixelCNN
+from vqtrt.priors.pixelcnn_graphs import GRAPHS, pixelcnn_graph
 
 HALF = 2.0**-24
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqtrt.config_speech import WaveNetConfig
+from vqtrt.config.audio import WaveNetConfig
 from vqtrt.priors.wavenet import WaveNetPrior
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vqtrt.config_speech import WaveNetConfig
+from vqtrt.config.audio import WaveNetConfig
 from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.priors.wavenet_graphs import WAVENET_GRAPHS, wavenet_graph
 

@@ -7,6 +7,7 @@ import pytest
 
 from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
+from vqtrt.training.audio import SpeechTask, train_speech
 from vqtrt.training.data_record import (
     DATA,
     DataRecord,
@@ -14,8 +15,7 @@ from vqtrt.training.data_record import (
     require_same_data,
     write_record,
 )
-from vqtrt.training.image import ImageTask
-from vqtrt.training.speech import SpeechTask, train_speech
+from vqtrt.training.images import ImageTask
 
 SIZES = {"a.png": 1, "b.png": 2, "c.png": 3}
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from vqtrt.config import DataConfig
-from vqtrt.data.open import open_images
+from vqtrt.config.images import DataConfig
+from vqtrt.data.images.open import open_images
 from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
 from vqtrt.training.loader import CachedSource, batch_indices, split_items, training_batches

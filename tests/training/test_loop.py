@@ -14,10 +14,11 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
-from vqtrt import interrupts
 from vqtrt.errors import VqtrtError
-from vqtrt.training import checkpoints, image, loop
-from vqtrt.training.image import train
+from vqtrt.system import interrupts
+from vqtrt.training import checkpoints, loop
+from vqtrt.training import images as image
+from vqtrt.training.images import train
 from vqtrt.training.run import Run
 
 

@@ -3,13 +3,13 @@ import shutil
 import numpy as np
 import pytest
 
-from vqtrt.artefacts import find_model
-from vqtrt.data.audio import read_audio
-from vqtrt.engines import open_engine
+from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.config.location import find_model
+from vqtrt.data.audio.decode import read_audio
+from vqtrt.engines.choose import open_engine
 from vqtrt.errors import VqtrtError
-from vqtrt.speech_tokenizer import SpeechTokenizer
+from vqtrt.priors.runs import trained_speech_priors
 from vqtrt.training import prior_start
-from vqtrt.training.prior_run import trained_speech_priors
 from vqtrt.training.prior_start import PlannedSpeech, plan_prior
 
 

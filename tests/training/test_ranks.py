@@ -15,7 +15,7 @@ import pytest
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 
-from vqtrt.artefacts import find_model
+from vqtrt.config.location import find_model
 from vqtrt.training import prior_start
 from vqtrt.training.prior_start import plan_prior
 from vqtrt.training.ranks import Ranks

@@ -10,18 +10,18 @@ from doubles import FakeSource, write_pictures
 from safetensors.torch import load_file
 from speech_doubles import FakeSpeech
 
-from vqtrt.artefacts import find_model
-from vqtrt.config import DataConfig
-from vqtrt.config_speech import SpeechDataConfig
+from vqtrt.config.audio import SpeechDataConfig
+from vqtrt.config.images import DataConfig
+from vqtrt.config.location import find_model
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, ImageError, VqtrtError
-from vqtrt.training import image
-from vqtrt.training.clips import CachedClips, Crops, CropShape, training_crops
-from vqtrt.training.image import train
+from vqtrt.training import images as image
+from vqtrt.training.audio import train_speech
+from vqtrt.training.audio_batches import CachedClips, Crops, CropShape, training_crops
+from vqtrt.training.images import train
 from vqtrt.training.loader import PatchedSource, training_batches
 from vqtrt.training.prior_start import plan_prior
 from vqtrt.training.skipped import Skipped
-from vqtrt.training.speech import train_speech
 
 ITEMS = [Item(f"{i}.wav", -1, i) for i in range(6)]
 

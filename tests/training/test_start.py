@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from vqtrt.config import load_config
+from vqtrt.config.images import load_config
 from vqtrt.errors import VqtrtError
 from vqtrt.training.run import Run
 from vqtrt.training.start import plan

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from vqtrt.data.decode import decode_image, shown
-from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.images.decode import decode_image, shown
+from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.selection import Judge, Selection, add_kind, in_words, suffix_of
 from vqtrt.data.source import Images, Item
 from vqtrt.data.suffixes import ARCHIVES, NO_IMAGES

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from vqtrt.data.files import open_file
+from vqtrt.system.files import open_file
 
 
 class Foreign(NamedTuple):

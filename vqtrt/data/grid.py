@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqtrt.atomic import write_bytes
 from vqtrt.errors import VqtrtError
+from vqtrt.system.atomic import write_bytes
 
 BACKGROUND = 255
 

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from vqtrt.data.decode import shown
+from vqtrt.data.images.decode import shown
 from vqtrt.data.selection import add_kind, suffix_of
 
 _LONGEST = 80

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.images.preprocessing import Preprocessing
 
 Images = NDArray[np.uint8]
 """RGB images, uint8, (H, W, 3) or (N, H, W, 3)."""

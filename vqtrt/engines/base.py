@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from vqtrt.bundle import ModelFacts, PriorFacts, SpeechFacts, TensorSpec
-from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.images.preprocessing import Preprocessing
+from vqtrt.formats.bundle import ModelFacts, PriorFacts, SpeechFacts, TensorSpec
 
 Graph = Callable[..., NDArray[Any]]
 """Runs once on one array for each input, in the order of the graph's table, which gives their
@@ -92,7 +92,7 @@ class Engine(Protocol):
     name: str
     """What `--engine` calls it."""
     precision: str
-    """Of the graphs that it runs, of `vqtrt.precision.PRECISIONS`."""
+    """Of the graphs that it runs, of `vqtrt.formats.precision.PRECISIONS`."""
     facts: ModelFacts
     preprocessing: Preprocessing | None
     """Of images; None for a model of speech."""

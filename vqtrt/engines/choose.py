@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vqtrt.artefacts import Artefacts
-from vqtrt.bundle import Bundle
-from vqtrt.engine_options import AUTO, ENGINES, TENSORRT, EngineOptions
+from vqtrt.config.location import Artefacts
 from vqtrt.engines.base import Engine
+from vqtrt.engines.options import AUTO, ENGINES, TENSORRT, EngineOptions
 from vqtrt.errors import VqtrtError
+from vqtrt.formats.bundle import Bundle
 
 if TYPE_CHECKING:
-    from vqtrt.engines.tensorrt import TensorRTEngine
+    from vqtrt.engines.tensorrt.engine import TensorRTEngine
 
 _INSTALL = {
     "onnxruntime-cuda": 'pip install "vqtrt[gpu]"',
@@ -78,7 +78,7 @@ def _torch(model: Artefacts, options: EngineOptions) -> Engine:
 
 
 def _tensorrt(bundle: Bundle, options: EngineOptions) -> "TensorRTEngine":
-    from vqtrt.engines.tensorrt import TensorRTEngine
+    from vqtrt.engines.tensorrt.engine import TensorRTEngine
 
     return TensorRTEngine(
         bundle,
@@ -117,7 +117,7 @@ def _loaded(bundle: Bundle, options: EngineOptions, note: Callable[[str], None])
     They are loaded now: one that is found can still be refused by the GPU, and by then it would be
     too late to take another engine.
     """
-    from vqtrt.engines.plans import has_plans
+    from vqtrt.engines.tensorrt.plans import has_plans
 
     if not has_plans(bundle, options.engine, options.precision):
         return None

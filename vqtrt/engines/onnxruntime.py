@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.bundle import Bundle, GraphSpec, PriorFacts, TensorSpec
-from vqtrt.cores import core_limit, usable_cores
 from vqtrt.engines.base import CACHE, KEPT, BoundGraph, Graph, StepLoop, is_cache, is_kept
 from vqtrt.engines.opened import Opened
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
 from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.errors import VqtrtError
-from vqtrt.precision import graph_key, require_precision
+from vqtrt.formats.bundle import Bundle, GraphSpec, PriorFacts, TensorSpec
+from vqtrt.formats.precision import graph_key, require_precision
+from vqtrt.system.cores import core_limit, usable_cores
 
 
 def load_onnxruntime() -> Any:

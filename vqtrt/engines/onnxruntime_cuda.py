@@ -17,13 +17,13 @@ from weakref import WeakValueDictionary
 
 from numpy.typing import NDArray
 
-from vqtrt.bundle import Bundle
 from vqtrt.engines import cuda
 from vqtrt.engines.base import BoundGraph
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine, load_onnxruntime
 from vqtrt.engines.onnxruntime_cuda_bound import CudaBound, Resident
 from vqtrt.errors import VqtrtError
-from vqtrt.precision import graph_key
+from vqtrt.formats.bundle import Bundle
+from vqtrt.formats.precision import graph_key
 
 _PROVIDER = "CUDAExecutionProvider"
 _OPTIONS = {

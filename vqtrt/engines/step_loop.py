@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.bundle import GraphSpec, TensorSpec
 from vqtrt.engines.base import BoundGraph, is_kept
+from vqtrt.formats.bundle import GraphSpec, TensorSpec
 
 
 def drawn_output(spec: GraphSpec) -> TensorSpec:

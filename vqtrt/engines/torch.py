@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from vqtrt.bundle import PriorFacts, SpeechFacts, file_sha256
-from vqtrt.cores import core_limit
-from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.engines.base import BoundGraph, Graph, StepLoop
 from vqtrt.engines.opened import Opened
 from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.errors import VqtrtError
+from vqtrt.formats.bundle import PriorFacts, SpeechFacts, file_sha256
+from vqtrt.system.cores import core_limit
 
 if TYPE_CHECKING:
+    from vqtrt.models.audio_run import SpeechRun
     from vqtrt.models.deployed import DeployedGraph
-    from vqtrt.models.graphs import EncoderGraph
-    from vqtrt.models.vqvae import VQVAE
+    from vqtrt.models.image import VQVAE
+    from vqtrt.models.image_graphs import EncoderGraph
     from vqtrt.priors.pixelcnn import PixelCNN
     from vqtrt.priors.wavenet import WaveNetPrior
     from vqtrt.training.run import Run
-    from vqtrt.training.speech_run import SpeechRun
 
 
 _began_in: int | None = None
@@ -121,7 +121,7 @@ class TorchEngine:
 
     def encoder(self) -> "EncoderGraph":
         """The images' encoder as the module that is exported."""
-        from vqtrt.models.graphs import EncoderGraph
+        from vqtrt.models.image_graphs import EncoderGraph
 
         return EncoderGraph(self.model).to(self.device)
 
@@ -183,8 +183,8 @@ class _Images:
     speech: SpeechFacts | None = None
 
     def __init__(self, run: "Run", device: Any) -> None:
-        from vqtrt.models.facts import model_facts
-        from vqtrt.training.prior_run import trained_priors
+        from vqtrt.models.info import model_facts
+        from vqtrt.priors.runs import trained_priors
 
         self.model = run.load_model().to(device)
         self.facts = model_facts(run.config.model)
@@ -195,8 +195,8 @@ class _Images:
         self.priors = {name: prior.facts() for name, prior in self._priors.items()}
 
     def graph(self, name: str) -> "DeployedGraph | None":
-        from vqtrt.models.graphs import image_graph
-        from vqtrt.priors.graphs import pixelcnn_graph
+        from vqtrt.models.image_graphs import image_graph
+        from vqtrt.priors.pixelcnn_graphs import pixelcnn_graph
 
         if name in ("encoder", "decoder"):
             return image_graph(self.model, name)
@@ -214,8 +214,8 @@ class _Speech:
     preprocessing: Preprocessing | None = None
 
     def __init__(self, run: "SpeechRun", device: Any) -> None:
-        from vqtrt.training.prior_run import trained_speech_priors
-        from vqtrt.training.speech_run import speech_facts
+        from vqtrt.models.audio_run import speech_facts
+        from vqtrt.priors.runs import trained_speech_priors
 
         self.model = run.load_model().to(device)
         self.facts, facts = speech_facts(self.model, run.config)
@@ -226,7 +226,7 @@ class _Speech:
         self.priors = {name: prior.facts() for name, prior in self._priors.items()}
 
     def graph(self, name: str) -> "DeployedGraph | None":
-        from vqtrt.models.speech_graphs import speech_graph, speech_graph_names
+        from vqtrt.models.audio_graphs import speech_graph, speech_graph_names
         from vqtrt.priors.wavenet_graphs import wavenet_graph
 
         if name in speech_graph_names(self.model):
@@ -247,8 +247,8 @@ def _forked() -> bool:
 
 
 def _open(run: Path, device: Any) -> _Images | _Speech:
+    from vqtrt.models.audio_run import SpeechRun, is_speech_run
     from vqtrt.training.run import Run
-    from vqtrt.training.speech_run import SpeechRun, is_speech_run
 
     return (
         _Speech(SpeechRun.open(run), device)

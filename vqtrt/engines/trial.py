@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.bundle import BundleInfo, GraphSpec
 from vqtrt.engines.base import BoundGraph, Engine, is_cache
-from vqtrt.precision import PRECISIONS
+from vqtrt.formats.bundle import BundleInfo, GraphSpec
+from vqtrt.formats.precision import PRECISIONS
 
 _USUAL_CODES = 7
 """Of a clip."""

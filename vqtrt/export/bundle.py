@@ -8,20 +8,28 @@ from pathlib import Path
 from pydantic import ValidationError
 
 import vqtrt
-from vqtrt.atomic import check_folder, followed, replacing_folder
-from vqtrt.bundle import INFO, Bundle, BundleInfo, GraphSpec, Source, file_sha256, only_export
-from vqtrt.data.preprocessing import Preprocessing
-from vqtrt.engines.plans import carry_plans
+from vqtrt.data.images.preprocessing import Preprocessing
+from vqtrt.engines.tensorrt.plans import carry_plans
 from vqtrt.errors import VqtrtError
 from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.onnx import OPSET
-from vqtrt.models.facts import model_facts
-from vqtrt.models.graphs import image_graph
-from vqtrt.models.vqvae import VQVAE
-from vqtrt.precision import PRECISIONS, graph_key, torch_dtype
-from vqtrt.priors.graphs import GRAPHS, pixelcnn_graph
+from vqtrt.formats.bundle import (
+    INFO,
+    Bundle,
+    BundleInfo,
+    GraphSpec,
+    Source,
+    file_sha256,
+    only_export,
+)
+from vqtrt.formats.precision import PRECISIONS, graph_key, torch_dtype
+from vqtrt.models.image import VQVAE
+from vqtrt.models.image_graphs import image_graph
+from vqtrt.models.info import model_facts
 from vqtrt.priors.pixelcnn import PixelCNN
-from vqtrt.training.prior_run import trained_priors
+from vqtrt.priors.pixelcnn_graphs import GRAPHS, pixelcnn_graph
+from vqtrt.priors.runs import trained_priors
+from vqtrt.system.atomic import check_folder, followed, replacing_folder
 from vqtrt.training.run import Run
 
 

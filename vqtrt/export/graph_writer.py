@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vqtrt.bundle import Bundle, GraphSpec
 from vqtrt.errors import VqtrtError
-from vqtrt.export.made_from import made_from
+from vqtrt.export.fingerprint import made_from
 from vqtrt.export.onnx import write_deployed, write_file
+from vqtrt.formats.bundle import Bundle, GraphSpec
 from vqtrt.models.deployed import DeployedGraph
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from vqtrt.bundle import GraphSpec, TensorSpec, axis_size
 from vqtrt.errors import VqtrtError
+from vqtrt.formats.bundle import GraphSpec, TensorSpec, axis_size
 from vqtrt.models.deployed import DeployedGraph
 
 OPSET = 20

@@ -7,24 +7,25 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vqtrt.artefacts import Artefacts
-from vqtrt.bundle import of_images
-from vqtrt.data.batches import read_batches
-from vqtrt.data.open import open_images
+from vqtrt.config.location import Artefacts
+from vqtrt.data.images.batches import read_batches
+from vqtrt.data.images.open import open_images
 from vqtrt.data.selection import Selection
 from vqtrt.data.source import Images
-from vqtrt.engines import EngineOptions, installed, open_engine
+from vqtrt.engines.choose import installed, open_engine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
+from vqtrt.export.audio import export_speech_run
 from vqtrt.export.bundle import check_place, export_run
-from vqtrt.export.speech import export_speech_run
 from vqtrt.export.verify import check_weights, verify
+from vqtrt.export.verify_audio import clips_for, verify_speech
 from vqtrt.export.verify_prior import verify_prior
 from vqtrt.export.verify_sizes import verify_sizes
-from vqtrt.export.verify_speech import clips_for, verify_speech
-from vqtrt.precision import graph_key
+from vqtrt.formats.bundle import of_images
+from vqtrt.formats.precision import graph_key
+from vqtrt.models.audio_run import SpeechRun, is_speech_run
 from vqtrt.training.run import Run
-from vqtrt.training.speech_run import SpeechRun, is_speech_run
 
 _BATCH = 128
 _EXPORT_IMAGES = 256

@@ -15,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqtrt.artefacts import Artefacts
-from vqtrt.bundle import Bundle, file_sha256
+from vqtrt.config.location import Artefacts
 from vqtrt.data.source import Images
-from vqtrt.engines import AUTO, EngineOptions, open_engine
+from vqtrt.engines.choose import open_engine
+from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.code_agreement import CodeAgreement
-from vqtrt.models.graphs import to_unit
-from vqtrt.tokenizer import Tokenizer
+from vqtrt.formats.bundle import Bundle, file_sha256
+from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.models.image_graphs import to_unit
 
 HALF_PSNR_DB = 0.1
 """The largest change of the round trip's PSNR in half precision."""

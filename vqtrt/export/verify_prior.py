@@ -6,15 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from vqtrt.artefacts import Artefacts
-from vqtrt.engines import AUTO, Engine, EngineOptions, open_engine
+from vqtrt.audio.sampler import ClipSampler
+from vqtrt.config.location import Artefacts
+from vqtrt.engines.base import Engine
+from vqtrt.engines.choose import open_engine
+from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
+from vqtrt.images.sampler import BatchSampler, Draw, noise
 from vqtrt.priors.pixelcnn import PixelCNN
+from vqtrt.priors.runs import trained_priors, trained_speech_priors
 from vqtrt.priors.wavenet import WaveNetPrior
-from vqtrt.sampler import BatchSampler, Draw, noise
-from vqtrt.speech_sampling import ClipSampler
-from vqtrt.training.prior_run import trained_priors, trained_speech_priors
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.4}
 """Largest difference of a logit between cached and full form that is taken for rounding."""

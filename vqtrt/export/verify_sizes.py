@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.bundle import Bundle, GraphSpec
 from vqtrt.engines.base import Engine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.engines.trial import plain_graphs, run_trial, usual_sizes
 from vqtrt.errors import VqtrtError
+from vqtrt.formats.bundle import Bundle, GraphSpec
 
 _CLOSE = 1e-3
 """Difference of floats, of the largest (or of 1): rounding in float32 stays far below it."""

@@ -1,70 +1,51 @@
-"""Encoder and decoder of images (paper, section 4.1): fully convolutional, any divisible size."""
+"""The VQ-VAE: encoder, quantizer, decoder, and the loss of the paper's equation 3."""
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtrt.config import ModelConfig
+from vqtrt.config.images import ModelConfig
+from vqtrt.models.image_parts import Decoder, Encoder
+from vqtrt.models.quantize import build_quantizer
 
 
-class ResidualBlock(nn.Module):
-    """x + 1×1(ReLU(3×3(ReLU(x)))), as in section 4.1."""
+class Losses(NamedTuple):
+    """What a training step looks at; scalars."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    total: Tensor
+    """Reconstruction plus codebook and commitment loss."""
+    reconstruction: Tensor
+    """Mean squared error over the variance of the data, so 1 is what a constant picture scores."""
+    perplexity: Tensor
+    """Of this batch's codes."""
+
+
+class VQVAE(nn.Module):
+    """Images (N, 3, H, W) in [−0.5, 0.5]; H and W divisible by the stride."""
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.conv3 = nn.Conv2d(channels, hidden, 3, padding=1, bias=False)
-        self.conv1 = nn.Conv2d(hidden, channels, 1, bias=False)
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quantizer = build_quantizer(config.quantizer)
+        self.decoder = Decoder(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, h, w) to the same shape."""
-        out: Tensor = x + self.conv1(F.relu(self.conv3(F.relu(x))))
-        return out
+    def forward(self, images: Tensor, variance: float) -> Losses:
+        """Losses of a batch; `variance` is that of the data's pixels, on the scale of `images`."""
+        quantized = self.quantizer(self.encoder(images))
+        vectors = self._hidden(quantized.vectors) if self.training else quantized.vectors
+        error = F.mse_loss(self.decoder(vectors).float(), images) / variance
+        return Losses(error + quantized.loss, error.detach(), quantized.perplexity)
 
+    def _hidden(self, vectors: Tensor) -> Tensor:
+        """Vectors (N, C·D, h, w) with zeros at `code_dropout` of the positions.
 
-def _widths(config: ModelConfig) -> list[int]:
-    """Channels from the picture inwards, one entry a strided layer."""
-    widths = [config.hidden] * config.strided_layers
-    if config.stem_hidden is not None and config.strided_layers > 1:
-        widths[0] = config.stem_hidden
-    return widths
-
-
-def _blocks(config: ModelConfig) -> list[nn.Module]:
-    count, width = config.residual_blocks, config.residual_hidden
-    return [ResidualBlock(config.hidden, width) for _ in range(count)] + [nn.ReLU()]
-
-
-def latent_channels(config: ModelConfig) -> int:
-    """Channels between encoder and quantizer: C·D."""
-    return config.quantizer.num_codebooks * config.quantizer.dim
-
-
-class Encoder(nn.Sequential):
-    """Images (N, 3, H, W) in [−0.5, 0.5] to vectors (N, C·D, H/stride, W/stride)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        layers: list[nn.Module] = []
-        channels = 3
-        for width in _widths(config):
-            layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
-            channels = width
-        if config.bridge:
-            layers.append(nn.Conv2d(channels, channels, 3, padding=1))
-        else:
-            # The first block begins with a ReLU of its own.
-            layers.pop()
-        super().__init__(*layers, *_blocks(config), nn.Conv2d(channels, latent_channels(config), 1))
-
-
-class Decoder(nn.Sequential):
-    """Vectors (N, C·D, h, w) to images (N, 3, h·stride, w·stride), about [−0.5, 0.5]."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        layers: list[nn.Module] = [
-            nn.Conv2d(latent_channels(config), config.hidden, 3, padding=1),
-            *_blocks(config),
-        ]
-        channels = config.hidden
-        for width in reversed([3, *_widths(config)[:-1]]):
-            layers += [nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
-            channels = width
-        super().__init__(*layers[:-1])
+        Not scaled up as in a layer of dropout: the decoder is to know the entries as they are.
+        """
+        share = self.config.code_dropout
+        if not share:
+            return vectors
+        n, _, h, w = vectors.shape
+        return vectors * (torch.rand(n, 1, h, w, device=vectors.device) >= share)

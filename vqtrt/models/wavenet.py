@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtrt.config_speech import WaveNetStack
+from vqtrt.config.audio import WaveNetStack
 
 
 class WaveNetLayer(nn.Module):

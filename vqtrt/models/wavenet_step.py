@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtrt.bundle import TensorSpec
 from vqtrt.engines.base import CACHE
-from vqtrt.models.draw import draw
+from vqtrt.formats.bundle import TensorSpec
+from vqtrt.formats.precision import in_dtype
+from vqtrt.models.sample import draw
 from vqtrt.models.wavenet import WaveNet, gate
-from vqtrt.precision import in_dtype
 
 
 class WaveNetStep(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtrt.config import PixelCNNConfig
+from vqtrt.config.images import PixelCNNConfig
 
 
 def gate(x: Tensor, dim: int = 1) -> Tensor:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtrt.models.draw import draw
-from vqtrt.precision import in_dtype
+from vqtrt.formats.precision import in_dtype
+from vqtrt.models.sample import draw
 from vqtrt.priors.pixelcnn import PixelCNN, gate
 
 

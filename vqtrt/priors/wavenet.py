@@ -11,7 +11,7 @@ Shapes: N clips, t codes, p channels, L layers, K the codebook's size, which als
 import torch
 from torch import Tensor, nn
 
-from vqtrt.config_speech import WaveNetConfig
+from vqtrt.config.audio import WaveNetConfig
 from vqtrt.models.wavenet import WaveNet
 
 

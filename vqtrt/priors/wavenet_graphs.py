@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vqtrt.formats.precision import in_dtype
 from vqtrt.models.deployed import DeployedGraph, float32, int32
 from vqtrt.models.wavenet_step import WaveNetStep
-from vqtrt.precision import in_dtype
 from vqtrt.priors.wavenet import WaveNetPrior
 
 WAVENET_GRAPHS = ("step", "step_filtered", "logits")

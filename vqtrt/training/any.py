@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from vqtrt.config import Config
-from vqtrt.config_speech import SpeechConfig
+from vqtrt.config.audio import SpeechConfig
+from vqtrt.config.images import Config
 from vqtrt.training.loop import Watcher
 
 
@@ -12,10 +12,10 @@ def train_any(
 ) -> None:
     """Train the model of `config`, of images or of speech, into the run folder `path`."""
     if isinstance(config, SpeechConfig):
-        from vqtrt.training.speech import train_speech
+        from vqtrt.training.audio import train_speech
 
         train_speech(config, path, watcher, resume=resume)
     else:
-        from vqtrt.training.image import train
+        from vqtrt.training.images import train
 
         train(config, path, watcher, resume=resume)

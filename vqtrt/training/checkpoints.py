@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vqtrt.atomic import remove_folder, replacing_file, replacing_folder, write_text
 from vqtrt.errors import VqtrtError, unwritable
+from vqtrt.system.atomic import remove_folder, replacing_file, replacing_folder, write_text
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})")

@@ -10,12 +10,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from vqtrt.atomic import write_text
+from vqtrt.config.settings import Settings, parse_settings, read_yaml
+from vqtrt.data.audio.open import SpeechFolder, SpeechSource
 from vqtrt.data.folder import ImageFolder
 from vqtrt.data.source import ImageSource, Item
-from vqtrt.data.speech import SpeechFolder, SpeechSource
 from vqtrt.errors import VqtrtError
-from vqtrt.settings import Settings, parse_settings, read_yaml
+from vqtrt.system.atomic import write_text
 
 DATA = "data.json"
 _logger = logging.getLogger("vqtrt")

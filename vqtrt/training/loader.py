@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.config import DataConfig
-from vqtrt.data.batches import read_chunks
-from vqtrt.data.preprocessing import Preprocessing
+from vqtrt.config.images import DataConfig
+from vqtrt.data.audio.open import SpeechSource
+from vqtrt.data.images.batches import read_chunks
+from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.source import Images, ImageSource, Item
-from vqtrt.data.speech import SpeechSource
 from vqtrt.errors import VqtrtError
 from vqtrt.training.skipped import Skipped
 

@@ -18,9 +18,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vqtrt import interrupts
-from vqtrt.config_parts import TrainConfig
+from vqtrt.config.parts import TrainConfig
 from vqtrt.errors import VqtrtError
+from vqtrt.system import interrupts
 from vqtrt.training.checkpoints import Checkpoints, save_weights
 from vqtrt.training.data_record import DataRecord
 from vqtrt.training.ranks import Ranks

@@ -7,27 +7,27 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
-from vqtrt.artefacts import Artefacts
-from vqtrt.config import PriorConfig, load_any_config, load_prior_config
-from vqtrt.config_speech import SpeechConfig, SpeechPriorConfig
-from vqtrt.data.clip_codes import ClipCodes, read_clip_codes
-from vqtrt.data.codes import Codes, is_codes, read_codes
-from vqtrt.data.codes_writer import partials
-from vqtrt.data.open import open_images
-from vqtrt.engines import open_engine
+from vqtrt.audio.pipeline import encode_speech
+from vqtrt.audio.source import open_recordings
+from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.config.audio import SpeechConfig, SpeechPriorConfig
+from vqtrt.config.images import PriorConfig, load_any_config, load_prior_config
+from vqtrt.config.location import Artefacts
+from vqtrt.data.images.open import open_images
+from vqtrt.engines.choose import open_engine
 from vqtrt.errors import VqtrtError
-from vqtrt.pipeline import Progress, Source, encode_source, list_source
-from vqtrt.speech_pipeline import encode_speech
-from vqtrt.speech_source import open_recordings
-from vqtrt.speech_tokenizer import SpeechTokenizer
-from vqtrt.tokenizer import Tokenizer
+from vqtrt.formats.audio_codes import ClipCodes, read_clip_codes
+from vqtrt.formats.codes import Codes, is_codes, read_codes
+from vqtrt.formats.codes_writer import partials
+from vqtrt.images.pipeline import Progress, Source, encode_source, list_source
+from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.models.audio_run import SpeechRun
+from vqtrt.priors.runs import PriorFolder
+from vqtrt.training.audio_prior import fit_speech_config, train_speech_prior
+from vqtrt.training.image_prior import fit_config, train_prior
 from vqtrt.training.loop import Watcher, accelerator_for
-from vqtrt.training.prior import fit_config, train_prior
-from vqtrt.training.prior_run import PriorFolder
 from vqtrt.training.ranks import Ranks
 from vqtrt.training.run import Run
-from vqtrt.training.speech_prior import fit_speech_config, train_speech_prior
-from vqtrt.training.speech_run import SpeechRun
 
 C = TypeVar("C", Codes, ClipCodes)
 

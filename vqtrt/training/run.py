@@ -1,6 +1,6 @@
 """A run: the folder that training writes and everything later reads.
 
-config.yaml          all settings, as `vqtrt.config.Config`
+config.yaml          all settings, as `vqtrt.config.images.Config`
 model.safetensors    the weights of the newest checkpoint
 metrics.jsonl        a JSON object a line: training figures, and evaluations
 data.json            what was trained on and held out, as `data_record.DataRecord`
@@ -17,12 +17,12 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqtrt.atomic import check_folder, tidy, write_text
-from vqtrt.config import Config, load_config
+from vqtrt.config.images import Config, load_config
+from vqtrt.config.settings import Settings
 from vqtrt.errors import VqtrtError, unwritable
-from vqtrt.locks import only_writer
-from vqtrt.models.vqvae import VQVAE
-from vqtrt.settings import Settings
+from vqtrt.models.image import VQVAE
+from vqtrt.system.atomic import check_folder, tidy, write_text
+from vqtrt.system.locks import only_writer
 from vqtrt.training.checkpoints import load_weights
 from vqtrt.training.data_record import DataRecord, require_same_data, write_record
 from vqtrt.training.ranks import Ranks

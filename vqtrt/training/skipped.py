@@ -11,11 +11,11 @@ from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
-from vqtrt.data.batches import OnError
+from vqtrt.data.audio.open import SpeechFolder, SpeechSource, conversion_hint, speaker_note
 from vqtrt.data.folder import passed_over
+from vqtrt.data.images.batches import OnError
 from vqtrt.data.selection import in_words
 from vqtrt.data.source import ImageSource, Item
-from vqtrt.data.speech import SpeechFolder, SpeechSource, conversion_hint, speaker_note
 from vqtrt.errors import AudioError, ImageError, VqtrtError, unwritable
 
 T = TypeVar("T")

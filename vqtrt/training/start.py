@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vqtrt.artefacts import CONFIG, RUNS, newest_run, require_run
-from vqtrt.config import Config, load_any_config
-from vqtrt.config_speech import SpeechConfig
+from vqtrt.config.audio import SpeechConfig
+from vqtrt.config.images import Config, load_any_config
+from vqtrt.config.location import CONFIG, RUNS, newest_run, require_run
 from vqtrt.errors import VqtrtError
 
 _DEFAULT_RECIPE = "shapes"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vqtrt.config import QuantizerConfig
+from vqtrt.config.images import QuantizerConfig
 from vqtrt.models.quantize import EMAQuantizer, GradientQuantizer, build_quantizer
 from vqtrt.models.quantize.base import distance_terms, nearest_codes
 

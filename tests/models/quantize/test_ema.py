@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vqtrt.config import QuantizerConfig
+from vqtrt.config.images import QuantizerConfig
 from vqtrt.models.quantize import EMAQuantizer
 
 

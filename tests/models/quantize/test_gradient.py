@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vqtrt.config import QuantizerConfig
+from vqtrt.config.images import QuantizerConfig
 from vqtrt.models.quantize import GradientQuantizer
 
 

@@ -1,6 +1,6 @@
 """Quantizers: vectors to codes and back. One family a file, one interface (`base.py`)."""
 
-from vqtrt.config_parts import QuantizerConfig
+from vqtrt.config.parts import QuantizerConfig
 from vqtrt.models.quantize.base import Quantized, VectorQuantizer
 from vqtrt.models.quantize.ema import EMAQuantizer
 from vqtrt.models.quantize.gradient import GradientQuantizer

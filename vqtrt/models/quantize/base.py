@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtrt.config_parts import QuantizerConfig
+from vqtrt.config.parts import QuantizerConfig
 
 
 class Quantized(NamedTuple):

@@ -7,7 +7,7 @@ counts and sums are summed over all of them, so that every process holds the sam
 import torch
 from torch import Tensor
 
-from vqtrt.config_parts import QuantizerConfig
+from vqtrt.config.parts import QuantizerConfig
 from vqtrt.models.quantize.base import VectorQuantizer, sum_over_processes
 
 

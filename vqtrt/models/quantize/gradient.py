@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtrt.config_parts import QuantizerConfig
+from vqtrt.config.parts import QuantizerConfig
 from vqtrt.models.quantize.base import VectorQuantizer
 
 

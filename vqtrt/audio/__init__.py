@@ -1,0 +1,1 @@
+"""Audio: to codes and back, over any engine, and whole data sets of it."""

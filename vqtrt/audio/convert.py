@@ -1,0 +1,161 @@
+"""Voice conversion: recordings to codes and back in another voice, without a codes file between.
+
+Codes are small, an hour of speech a megabyte at most: all recordings are encoded first, so that the
+decoder can take those of like length together. Audio lies in memory as for encode and decode.
+"""
+
+from contextlib import closing
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vqtrt.audio.pipeline import decode_speech, encoded_clips, speaker_number
+from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.data.audio.decode import AudioPreprocessing, write_stream
+from vqtrt.data.audio.open import SpeechFolder, SpeechSource
+from vqtrt.data.images.batches import OnError
+from vqtrt.data.source import Item
+from vqtrt.errors import VqtrtError
+from vqtrt.formats.audio_codes import ClipCodes
+from vqtrt.images.pipeline import Note, Progress, Resumed, require_outside
+from vqtrt.system.atomic import check_file, check_folder
+
+
+class EncodedSource(NamedTuple):
+    """All recordings of a source as codes, in memory."""
+
+    items: tuple[Item, ...]
+    """Those that could be read."""
+    codes: ClipCodes
+    """Clip after clip, without a header; `path` is the data, as the user gave it."""
+    rejected: tuple[tuple[str, str], ...]
+    """Names of the others, each with the reason."""
+
+
+class Converted(NamedTuple):
+    """What a conversion wrote."""
+
+    out: Path
+    recordings: int
+    rejected: tuple[tuple[str, str], ...]
+    """Names of recordings that could not be read, each with the reason."""
+
+
+def encode_all(
+    tokenizer: SpeechTokenizer,
+    source: SpeechSource,
+    *,
+    root: str,
+    preprocessing: AudioPreprocessing | None = None,
+    workers: int,
+    on_error: OnError = "stop",
+    progress: Progress = lambda done, total: None,
+) -> EncodedSource:
+    """The codes of all recordings of a source.
+
+    Raises `AudioError` for the first that cannot be read; with `on_error="skip"` it is rejected
+    instead. Raises `VqtrtError` where none is left.
+    """
+    total = sum(1 for _ in source.items())
+    items, clips, samples = list[Item](), [], list[int]()
+    rejected = list[tuple[str, str]]()
+    how = preprocessing or tokenizer.preprocessing
+    encoded = encoded_clips(tokenizer, source, how, workers=workers, on_error=on_error)
+    with closing(encoded):
+        for clip in encoded:
+            if clip.codes is None:
+                rejected.append((clip.item.name, str(clip.error)))
+            else:
+                items.append(clip.item)
+                clips.append(clip.codes)
+                samples.append(clip.samples)
+            progress(len(items) + len(rejected), total)
+    if not items:
+        raise VqtrtError(
+            f"{root}: none of its {total} files is a recording that can be read; check the path "
+            "(without --on-error skip, the first file's fault is named)"
+        )
+    codes = ClipCodes(
+        path=Path(root),
+        codes=np.concatenate(clips),
+        offsets=tuple(accumulate(map(len, clips), initial=0)),
+        files=tuple(item.name for item in items),
+        samples=tuple(samples),
+    )
+    return EncodedSource(tuple(items), codes, tuple(rejected))
+
+
+def convert_speech(
+    tokenizer: SpeechTokenizer,
+    source: SpeechSource,
+    out: Path,
+    *,
+    root: str,
+    speaker: str,
+    preprocessing: AudioPreprocessing | None = None,
+    workers: int,
+    on_error: OnError = "stop",
+    note: Note = lambda text: None,
+    resume: bool = False,
+    resumed: Resumed = lambda count: None,
+    progress: Progress = lambda done, total: None,
+) -> Converted:
+    """Write every recording of a source in the voice of `speaker`, 16 bit, as long as it was.
+
+    A single recording becomes the wav `out`; else `out` is a folder, as for `decode_speech`.
+    `resume` continues with the wavs that an interrupted job has made; recordings are encoded again,
+    which tells whether they are the same. `progress` counts each recording twice, encoded and
+    decoded. Raises as `encode_all`, and before any work for an unknown speaker or a place that
+    cannot be written.
+    """
+    number = speaker_number(tokenizer.speech.speakers, speaker)
+    single = isinstance(source, SpeechFolder) and source.root.is_file()
+    if single:
+        _check_file(out, Path(root))
+    elif out.is_file():
+        raise VqtrtError(f"{out}: is a file; several recordings need a folder: name one with --out")
+    else:
+        check_folder(out)
+        if isinstance(source, SpeechFolder):
+            require_outside(out / "x", source.root, root)
+    encoded = encode_all(
+        tokenizer,
+        source,
+        root=root,
+        preprocessing=preprocessing,
+        workers=workers,
+        on_error=on_error,
+        progress=lambda done, total: progress(done, 2 * total),
+    )
+    count, lost = len(encoded.items), len(encoded.rejected)
+    if single:
+        _write_one(tokenizer, encoded.codes, number, out)
+    else:
+        decode_speech(
+            tokenizer,
+            encoded.codes,
+            out,
+            speaker=speaker,
+            note=note,
+            resume=resume,
+            resumed=resumed,
+            progress=lambda done, total: progress(count + 2 * lost + done, 2 * (count + lost)),
+        )
+    progress(2 * (count + lost), 2 * (count + lost))
+    return Converted(out, count, encoded.rejected)
+
+
+def _check_file(out: Path, root: Path) -> None:
+    if out.is_dir() or out.suffix.lower() != ".wav":
+        raise VqtrtError(f"{out}: one recording becomes one file; --out must end in .wav")
+    check_file(out)
+    if out.exists() and out.samefile(root):
+        raise VqtrtError(f"{out}: is the recording itself; give --out another name")
+
+
+def _write_one(tokenizer: SpeechTokenizer, codes: ClipCodes, speaker: int, out: Path) -> None:
+    rate = tokenizer.preprocessing.sample_rate
+    for _, blocks in tokenizer.stream([codes.clip(0)], [speaker]):
+        write_stream(out, blocks, codes.samples[0], rate)

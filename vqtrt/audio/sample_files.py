@@ -1,0 +1,59 @@
+"""`vqtrt sample` of speech: clips of a prior as codes, for a file or for a decoder."""
+
+import hashlib
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+import vqtrt
+from vqtrt.audio.sampler import ClipRequest, ClipSamples, find_clip_prior, known_speakers
+from vqtrt.config.location import Artefacts
+from vqtrt.engines.base import Engine
+from vqtrt.formats.audio_codes import ClipCodes, ClipHeader
+from vqtrt.formats.codes import codes_dtype
+from vqtrt.formats.codes_writer import ClipWriter
+
+
+def sampled_codes(
+    engine: Engine, request: ClipRequest, samples: ClipSamples, model: Artefacts, out: Path
+) -> ClipCodes:
+    """Clips as codes with their header, as `read_clip_codes` would read them from `out`.
+
+    `decode_speech` takes them as they are.
+    """
+    facts, speech = find_clip_prior(engine, request.prior)
+    names = tuple(f"sample-{number:06d}" for number in range(len(samples.codes)))
+    speakers = known_speakers(facts, speech)
+    header = ClipHeader(
+        codebook_size=facts.codebook_size,
+        sample_rate=speech.preprocessing.sample_rate,
+        stride=engine.facts.stride,
+        classes=speakers,
+        root=f"prior {request.prior}, seed {request.draw.seed}",
+        listing_sha256=hashlib.sha256("\0".join(names).encode()).hexdigest(),
+        weights_sha256=engine.weights_sha256,
+        precision=engine.precision,
+        model={"path": str(model.path), "engine": engine.name},
+        preprocessing=speech.preprocessing.model_dump(mode="json"),
+        vqtrt_version=vqtrt.__version__,
+    )
+    return ClipCodes(
+        path=out,
+        codes=np.concatenate(samples.codes).astype(codes_dtype(facts.codebook_size)),
+        offsets=tuple(accumulate(map(len, samples.codes), initial=0)),
+        header=header,
+        files=names,
+        labels=tuple(speakers.index(name) for name in samples.speakers if name is not None),
+        samples=(samples.samples,) * len(names),
+    )
+
+
+def write_clip_codes(codes: ClipCodes) -> None:
+    """Write clips as the codes file that they name, which `vqtrt decode` takes."""
+    assert codes.header is not None  # noqa: S101 - `sampled_codes` gives one
+    clips = [codes.clip(index) for index in range(len(codes))]
+    labels = codes.labels or (-1,) * len(codes)
+    with ClipWriter(codes.path, header=codes.header, resume=False) as writer:
+        writer.write(codes.files, labels, clips, codes.samples)
+        writer.finish()

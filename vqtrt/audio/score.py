@@ -1,0 +1,137 @@
+"""How well a prior predicts codes of audio, in bits per code (`vqtrt eval --prior`)."""
+
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqtrt.audio.code_crops import code_crops, take_crops
+from vqtrt.audio.pipeline import encode_speech
+from vqtrt.audio.sampler import find_clip_prior
+from vqtrt.audio.source import open_recordings
+from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.config.location import Artefacts
+from vqtrt.data.selection import Selection
+from vqtrt.engines.base import Engine
+from vqtrt.engines.lengths import grid_length, length_batches
+from vqtrt.errors import VqtrtError
+from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes, read_clip_codes
+from vqtrt.formats.codes import is_codes
+from vqtrt.images.score import nats
+from vqtrt.metrics import CodeUsage
+
+_CROP = 1024
+"""Codes of a long clip at once, besides those before them."""
+_MOST = 1 << 15
+"""Codes in one run, of whose logits a codebook's size are made for each."""
+
+
+def score_clips(
+    engine: Engine,
+    prior: str,
+    codes: ClipCodes,
+    *,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Negative log-likelihood of clips under a prior, by the `logits` graph.
+
+    Keys: `bits_per_code`; `unigram_bits`, the entropy of the codes by their frequency alone, in
+    bits; `gain_bits`, the second less the first; `bits_per_second` of audio; `clips`. Raises
+    `VqtrtError` if the codes are not those of the prior's tokenizer, or lack the speakers that
+    it is conditioned on.
+    """
+    facts, speech = find_clip_prior(engine, prior)
+    if codes.header is not None and codes.header.weights_sha256 != engine.weights_sha256:
+        raise VqtrtError(
+            f"{codes.path}: these are codes of another tokenizer; encode the recordings with this "
+            "model"
+        )
+    check_clip_codes(codes, facts.codebook_size)
+    speakers = _speakers(codes, facts.classes)
+    lengths = codes.lengths()
+    # A receptive field to the left, and each code is scored as in the whole clip.
+    crops = code_crops(lengths, range(len(codes)), max(_CROP, facts.reach), facts.reach)
+    if not crops:
+        raise VqtrtError(f"{codes.path}: holds no codes: there is nothing to score")
+    usage = CodeUsage(facts.codebook_size)
+    usage.update(codes.codes)
+    graph = engine.open(f"priors/{prior}/logits")
+    total, done = 0.0, 0
+    for indices in length_batches([crop.length for crop in crops], batch_size, most=_MOST):
+        batch = [crops[i] for i in indices]
+        length = grid_length(batch[0].length)
+        taken = take_crops(codes, batch, length)
+        inputs = [taken.codes]
+        if speakers is not None:
+            inputs.append(speakers[[crop.clip for crop in batch]])
+        if engine.shape_specialized:
+            rows = max(len(batch), min(batch_size, _MOST // length))
+            inputs = [np.resize(array, (rows, *array.shape[1:])) for array in inputs]
+        logits = graph(*inputs)[: len(batch)]
+        total += nats(logits[taken.counted], taken.codes[taken.counted])
+        done += len(batch)
+        progress(done, len(crops))
+    bits = total / math.log(2) / sum(lengths)
+    rate = speech.preprocessing.sample_rate / engine.facts.stride
+    return {
+        "bits_per_code": bits,
+        "unigram_bits": usage.unigram_bits,
+        "gain_bits": usage.unigram_bits - bits,
+        "bits_per_second": bits * rate,
+        "clips": len(codes),
+        "prior": prior,
+        "engine": engine.name,
+    }
+
+
+def score_speech(
+    tokenizer: SpeechTokenizer,
+    model: Artefacts,
+    data: str,
+    prior: str,
+    *,
+    speaker_pattern: str | None = None,
+    selection: Selection | None = None,
+    workers: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """`score_clips` of a codes file, or of recordings, which are encoded for it.
+
+    `speaker_pattern` and `selection` are as `open_recordings` takes them.
+    """
+    find_clip_prior(tokenizer.engine, prior)
+    path = Path(data)
+    with tempfile.TemporaryDirectory(prefix="vqtrt-score-") as scratch:
+        if not is_codes(path):
+            path = Path(scratch) / "codes.npy"
+            source = open_recordings(model, data, speaker_pattern, selection)
+            encode_speech(
+                tokenizer, source, path, root=data, model=model, workers=workers, progress=progress
+            )
+        codes, size = read_clip_codes(path), tokenizer.batch_size
+        return score_clips(tokenizer.engine, prior, codes, batch_size=size, progress=progress)
+
+
+def _speakers(codes: ClipCodes, classes: tuple[str, ...]) -> NDArray[np.int32] | None:
+    """Each clip's speaker as a number of the prior, by name."""
+    if not classes:
+        return None
+    own = codes.header.classes if codes.header else ()
+    names = [own[label] if label >= 0 else None for label in codes.labels or [-1] * len(codes)]
+    for index, name in enumerate(names):
+        if name not in classes:
+            raise VqtrtError(
+                f"{codes.path}: {codes.name(index)} is of no speaker that the prior knows; it "
+                f"knows {', '.join(classes)}"
+            )
+    return np.array([classes.index(name) for name in names if name is not None], np.int32)
+
+
+def longest_run(reach: int) -> int:
+    """Codes that the `logits` graph of a prior is run on at most."""
+    return grid_length(max(_CROP, reach) + reach)

@@ -1,0 +1,26 @@
+"""Recordings for a model that was trained: who speaks is found as in what it was trained on."""
+
+from vqtrt.config.images import load_speech_config
+from vqtrt.config.location import Artefacts
+from vqtrt.data.audio.open import SpeechSource, open_speech
+from vqtrt.data.selection import Selection
+
+
+def open_recordings(
+    model: Artefacts,
+    data: str,
+    speaker_pattern: str | None = None,
+    selection: Selection | None = None,
+) -> SpeechSource:
+    """As `open_speech`, with the run's own `data.speaker_pattern` where none is given.
+
+    Where that finds nobody, sub-folders are the speakers, as they are for a bundle alone, which
+    does not know the pattern.
+    """
+    if speaker_pattern is None and model.run is not None:
+        own = load_speech_config(model.run / "config.yaml").data.speaker_pattern
+        if own is not None:
+            source = open_speech(data, own, selection)
+            if source.classes:
+                return source
+    return open_speech(data, speaker_pattern, selection)

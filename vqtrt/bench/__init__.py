@@ -1,0 +1,1 @@
+"""`vqtrt bench`: how fast data becomes codes, and codes data."""

@@ -1,0 +1,1 @@
+"""Typed settings: recipes, YAML files and `--set`."""

@@ -1,0 +1,197 @@
+"""Every setting as a typed model; `config/settings.py` reads them.
+
+A recipe is a YAML file in `vqtrt/recipes/`; a run keeps the settings it was trained with in
+`config.yaml`. Both hold the same `Config`.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from vqtrt.config.audio import SpeechConfig, SpeechPriorConfig
+from vqtrt.config.parts import FilesConfig, PriorDataConfig, QuantizerConfig, TrainConfig
+from vqtrt.config.settings import Settings, find_recipe, read_settings, read_yaml
+from vqtrt.data.images.preprocessing import Preprocessing
+from vqtrt.errors import VqtrtError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+class ModelConfig(Settings):
+    """The image VQ-VAE (paper, section 4.1)."""
+
+    kind: Literal["image"] = "image"
+    hidden: int = Field(128, ge=1)
+    """Channels of the convolutions."""
+    stem_hidden: int | None = Field(None, ge=1)
+    """Channels beside the picture (after the first stride, before the last), if not `hidden`."""
+    residual_blocks: int = Field(2, ge=0)
+    """Residual blocks in the encoder, and in the decoder."""
+    residual_hidden: int = Field(32, ge=1)
+    """Channels inside a residual block."""
+    strided_layers: int = Field(2, ge=1, le=8)
+    """Convolutions of stride 2: a code stands for 2**strided_layers pixels."""
+    bridge: bool = True
+    """A 3x3 convolution between strides and blocks: in the authors' Sonnet code only."""
+    code_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the positions that training hides from the decoder, so that codes learn to be told
+    from their neighbours: easier for a prior, at some cost in reconstruction."""
+    quantizer: QuantizerConfig = QuantizerConfig()
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side that one code stands for."""
+        return 1 << self.strided_layers
+
+
+class PixelCNNConfig(Settings):
+    """The gated PixelCNN prior (arXiv 1606.05328)."""
+
+    kind: Literal["pixelcnn"] = "pixelcnn"
+    layers: int = Field(15, ge=2, le=256)
+    channels: int = Field(64, ge=1)
+    """Channels of each stack."""
+    kernel: int | None = Field(None, ge=3, le=31)
+    """Columns of a kernel, odd; None for the smallest that leaves no position out of reach."""
+    first_kernel: int = Field(7, ge=3, le=31)
+    """Columns of the first layer's kernel, odd."""
+    head: int = Field(256, ge=1)
+    """Channels between the skip connections and the logits."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    codebook_size: int = Field(512, ge=2)
+    num_codebooks: int = Field(1, ge=1)
+    num_classes: int = Field(0, ge=0)
+    """Labels that it is conditioned on; 0 for none."""
+
+    @field_validator("kernel", "first_kernel")
+    @classmethod
+    def _odd(cls, value: int | None) -> int | None:
+        if value is not None and value % 2 == 0:
+            raise ValueError("must be odd")
+        return value
+
+    def reach(self, kernel: int) -> int:
+        """Rows and columns that a position sees in each direction, with that kernel."""
+        return self.first_kernel // 2 + (self.layers - 1) * (kernel // 2)
+
+    def fitted(self, height: int, width: int) -> "PixelCNNConfig":
+        """The same with its kernel chosen for a grid of codes, if it was left open."""
+        if self.kernel is not None:
+            return self
+        kernel = 3
+        while self.reach(kernel) < max(height, width) - 1:
+            kernel += 2
+        return self.model_copy(update={"kernel": kernel})
+
+
+class DataConfig(FilesConfig):
+    """What is trained on."""
+
+    path: str = "shapes"
+    """A folder of images, an array file, the CIFAR-10 binary archive, or `shapes`."""
+    preprocessing: Preprocessing = Preprocessing()
+    holdout: int = Field(500, ge=1)
+    """Images set aside for evaluation, drawn by seed; at most a tenth of the data."""
+    workers: int = Field(2, ge=1, le=256)
+    """Threads that read images."""
+    cache_mib: int = Field(1024, ge=0)
+    """Decoded images are kept in memory if all of them fit in this."""
+
+
+class Config(Settings):
+    """All settings of a run."""
+
+    format_version: Literal[1] = 1
+    recipe: str = Field("custom", pattern=r"^\w[\w.-]*$")
+    """A name, which the run's folder gets too."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Config":
+        size = self.data.preprocessing
+        if size.height % self.model.stride or size.width % self.model.stride:
+            raise ValueError(
+                f"data.preprocessing: {size.height}x{size.width} pixels cannot be divided by the "
+                f"stride {self.model.stride}; change the size or model.strided_layers"
+            )
+        return self
+
+
+class CodesConfig(Settings):
+    """The codes that a prior models; filled in from them when it is trained."""
+
+    height: int = Field(8, ge=1)
+    width: int = Field(8, ge=1)
+    classes: tuple[str, ...] = ()
+    """Names of the labels that the prior is conditioned on; empty for none."""
+    weights_sha256: str = ""
+    """Of the tokenizer that made the codes."""
+
+
+class PriorConfig(Settings):
+    """All settings of a prior."""
+
+    format_version: Literal[1] = 1
+    prior: PixelCNNConfig = PixelCNNConfig()
+    codes: CodesConfig = CodesConfig()
+    data: PriorDataConfig = PriorDataConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def load_config(recipe: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a recipe by name or a YAML file; apply `key=value` overrides (`train.steps=100`).
+
+    Raises `VqtrtError` for settings of speech.
+    """
+    path = find_recipe(RECIPES, recipe)
+    if _kind(path, ("model", "kind")) == "speech":
+        raise VqtrtError(f"{recipe}: is of speech, and this is for images")
+    return read_settings(Config, path, overrides)
+
+
+def load_speech_config(recipe: str | Path, overrides: Iterable[str] = ()) -> SpeechConfig:
+    """The same for settings of speech."""
+    path = find_recipe(RECIPES, recipe)
+    if _kind(path, ("model", "kind")) != "speech":
+        raise VqtrtError(f"{recipe}: is of images, and this is for speech")
+    return read_settings(SpeechConfig, path, overrides)
+
+
+def load_any_config(recipe: str | Path, overrides: Iterable[str] = ()) -> Config | SpeechConfig:
+    """Settings of either kind, by their `model.kind`."""
+    if _kind(find_recipe(RECIPES, recipe), ("model", "kind")) == "speech":
+        return load_speech_config(recipe, overrides)
+    return load_config(recipe, overrides)
+
+
+def load_prior_config(
+    recipe: str | Path, overrides: Iterable[str] = ()
+) -> PriorConfig | SpeechPriorConfig:
+    """Settings of a prior, by their `prior.kind`."""
+    path = find_recipe(RECIPES / "priors", recipe)
+    if _kind(path, ("prior", "kind")) == "wavenet":
+        return read_settings(SpeechPriorConfig, path, overrides)
+    return read_settings(PriorConfig, path, overrides)
+
+
+def holds_settings(path: Path, group: Literal["model", "prior"]) -> bool:
+    """Whether a `config.yaml` is vqtrt's own: of a run (`model`), or of a prior (`prior`).
+
+    Many projects keep a file of this name. What vqtrt writes has a format version, and a group of
+    settings that says its kind. Raises `VqtrtError` for a file that is not YAML.
+    """
+    settings = read_yaml(path)
+    part = settings.get(group)
+    return "format_version" in settings and isinstance(part, dict) and "kind" in part
+
+
+def _kind(path: Path, keys: Iterable[str]) -> object:
+    """A value of a settings file, before the file is validated; None if it has none."""
+    value: object = read_yaml(path)
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

@@ -1,0 +1,1 @@
+"""Audio: decoding, features and the collections that recordings come in."""

@@ -1,0 +1,1 @@
+"""Images: decoding, preprocessing and the collections that they come in."""

@@ -1,0 +1,1 @@
+"""`vqtrt doctor` and `vqtrt info`: what is here, and does it work?"""

@@ -1,0 +1,60 @@
+"""From a run on speech to its bundle, as `export/bundle.py` for images."""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import vqtrt
+from vqtrt.export.audio_prior import wavenet_prior_graphs
+from vqtrt.export.bundle import write_bundle
+from vqtrt.export.graph_writer import GraphWriter
+from vqtrt.export.onnx import OPSET
+from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, Source, file_sha256
+from vqtrt.formats.precision import graph_key, torch_dtype
+from vqtrt.models.audio import SpeechVQVAE
+from vqtrt.models.audio_graphs import speech_graph, speech_graph_names
+from vqtrt.models.audio_run import SpeechRun, speech_facts
+from vqtrt.priors.runs import trained_speech_priors
+
+
+def export_speech_run(
+    run: SpeechRun,
+    out: Path,
+    precisions: Sequence[str] = ("fp32",),
+    kept: Callable[[str], None] = lambda name: None,
+) -> Bundle:
+    """As `export_run`."""
+    model, priors = run.load_model(), trained_speech_priors(run.path)
+
+    def write(writer: GraphWriter, precision: str) -> None:
+        speech_graphs(model, writer, precision)
+        for name, prior in priors.items():
+            wavenet_prior_graphs(prior.load(), name, writer, precision)
+
+    def describe(graphs: dict[str, GraphSpec]) -> BundleInfo:
+        facts, speech = speech_facts(model, run.config)
+        return BundleInfo(
+            kind="speech",
+            vqtrt_version=vqtrt.__version__,
+            model=facts,
+            speech=speech,
+            graphs=graphs,
+            priors={name: prior.facts() for name, prior in priors.items()},
+            opset=OPSET,
+            source=Source(
+                run=str(run.path),
+                weights_sha256=file_sha256(run.weights),
+                recipe=run.config.recipe,
+            ),
+        )
+
+    return write_bundle(out, precisions, write, describe, kept)
+
+
+def speech_graphs(
+    model: SpeechVQVAE, writer: GraphWriter, precision: str = "fp32", *, skip: Collection[str] = ()
+) -> None:
+    """Write the graphs of `speech_graph_names`, less some; batch and length are free."""
+    for name in speech_graph_names(model):
+        if name not in skip:
+            graph = speech_graph(model, name, torch_dtype(precision))
+            writer.write(graph_key(precision, name), graph, {"batch": 3, "t": 7})

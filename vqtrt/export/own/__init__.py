@@ -1,0 +1,1 @@
+"""Bring your own tokenizer: any torch modules to a bundle."""

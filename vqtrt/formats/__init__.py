@@ -1,0 +1,1 @@
+"""What lies on disk: bundles, codes files and folders of results."""

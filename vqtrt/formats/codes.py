@@ -1,0 +1,392 @@
+"""The codes artefact: `NAME.npy` with the codes, beside `NAME.json` with where each row came from.
+
+Notable: the array alone is enough (`np.load` reads it, and `read_codes` does without the JSON);
+nothing here loads the whole array; and both files may come from a stranger, so every count is
+checked against the others before it is used. `codes_writer.py` writes the two files. This module
+has the codes of images, and what those of speech (`clip_codes.py`) share with them.
+"""
+
+import errno
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PositiveInt, ValidationError
+
+from vqtrt.data.images.arrays import open_npy
+from vqtrt.errors import VqtrtError
+from vqtrt.system.files import read_file
+
+FORMAT_VERSION = 1
+MAX_JSON_BYTES = 4 << 30
+"""Longest JSON that is read; less for few rows: see `json_limit`."""
+MAX_NAME_BYTES = 4096
+"""Longest name of an item: no system opens a longer path."""
+CHUNK_BYTES = 16 << 20
+_DEEPEST = 6
+"""Lists and objects of a codes file's JSON within each other, with some to spare."""
+
+# File names may hold bytes that are not UTF-8 (Python's surrogate escapes); pydantic's own `str`
+# refuses those.
+Name = InstanceOf[str]
+
+
+Kind = Literal["image", "speech"]
+
+Numbers = tuple[int, ...]
+"""What the journal says of an item beside its name; the first is its label."""
+
+
+class Header(BaseModel):
+    """What all items of one codes file share; two jobs with equal headers give equal codes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind
+    codebook_size: int = Field(gt=0, le=1 << 32)
+    """K: codes are 0 to K - 1."""
+    num_codebooks: PositiveInt = 1
+    """C: with more than one, the array has a last axis of this length."""
+    classes: tuple[Name, ...] = ()
+    root: Name
+    """The data's path, as the user gave it."""
+    listing_sha256: str
+    weights_sha256: str
+    """Of the weights that the graphs were exported from: equal weights, equal codes."""
+    precision: str = "fp32"
+    """Of the graphs that ran: half precision gives a few other codes."""
+    model: dict[str, str]
+    """Where the model was (`path`), and the `engine` that ran it."""
+    preprocessing: dict[str, Any]
+    vqtrt_version: str
+
+    @property
+    @abstractmethod
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row of the array."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the array: see `codes_dtype`."""
+        return codes_dtype(self.codebook_size)
+
+    @abstractmethod
+    def rows_of(self, numbers: Numbers) -> int | None:
+        """Rows of an item of which the journal says this; None if it can say no such thing."""
+
+    @abstractmethod
+    def columns(self, items: Callable[[], Iterator[Numbers]]) -> dict[str, Iterator[int]]:
+        """The lists of integers in the JSON, by name; `items` goes through all items once more."""
+
+
+class CodesHeader(Header):
+    """The header of images, each of which is one row."""
+
+    kind: Literal["image"] = "image"
+    code_shape: tuple[PositiveInt, PositiveInt]
+    """(h, w)."""
+    image_size: tuple[PositiveInt, PositiveInt]
+    """(H, W) in pixels."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row: (h, w), or (h, w, C) for more than one codebook."""
+        extra = (self.num_codebooks,) if self.num_codebooks > 1 else ()
+        return (*self.code_shape, *extra)
+
+    def rows_of(self, numbers: Numbers) -> int | None:
+        """One, of (label,)."""
+        return 1 if len(numbers) == 1 else None
+
+    def columns(self, items: Callable[[], Iterator[Numbers]]) -> dict[str, Iterator[int]]:
+        """The labels, where there are classes."""
+        return {"labels": (label for (label,) in items())} if self.classes else {}
+
+
+H = TypeVar("H", bound=Header)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An item that has no row."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Codes on disk; without the JSON, `header` is None and the three tuples are empty."""
+
+    path: Path
+    codes: NDArray[Any]
+    """Memory-mapped integers, (N, h, w) or (N, h, w, C)."""
+    header: CodesHeader | None = None
+    files: tuple[str, ...] = ()
+    """One name a row."""
+    labels: tuple[int, ...] = ()
+    """One index into `header.classes` a row, -1 for none; empty if there are no classes."""
+    rejected: tuple[Rejected, ...] = ()
+
+
+def codes_dtype(codebook_size: int) -> np.dtype[Any]:
+    """The smallest unsigned dtype that holds 0 to codebook_size - 1, little-endian."""
+    if codebook_size <= 1 << 8:
+        return np.dtype("|u1")
+    return np.dtype("<u2" if codebook_size <= 1 << 16 else "<u4")
+
+
+def is_codes(path: Path) -> bool:
+    """Whether a path names a codes file with its .json, and not images in an array."""
+    return path.suffix == ".npy" and path.with_suffix(".json").is_file()
+
+
+def read_codes(path: Path) -> Codes:
+    """Open codes of images without loading them, with the JSON beside them where there is one.
+
+    Raises `VqtrtError` if the array is not one of codes (integers, none negative, 3 or 4 axes)
+    or where the JSON does not belong to it. Values are compared with a codebook by `check_codes`.
+    """
+    array, facts = load_pair(path)
+    return images_codes(path, array, facts)
+
+
+def images_codes(path: Path, array: NDArray[Any], facts: dict[str, Any] | None) -> Codes:
+    """As `read_codes`, of what `load_pair` gave."""
+    json_path = path.with_suffix(".json")
+    if facts is not None:
+        require_kind(facts, "image", json_path)
+    if array.ndim not in (3, 4):
+        raise VqtrtError(
+            f"{path}: has shape {array.shape}, but codes are (N, h, w), or (N, h, w, C) for C "
+            "codebooks; reshape them first"
+        )
+    if array.dtype.kind == "i":
+        _check_values(array, None, str(path))
+    if facts is None:
+        return Codes(path, array)
+    rows, lists = facts.pop("rows", None), take_lists(facts, "files", "labels", "rejected")
+    header = parse_header(CodesHeader, facts, json_path)
+    if type(rows) is not int or rows != len(array):
+        raise VqtrtError(
+            f"{json_path}: describes {short(rows)} rows, but {path.name} has {len(array)}; "
+            "bring the two files of one run together"
+        )
+    if header.row_shape != array.shape[1:]:
+        raise VqtrtError(
+            f"{json_path}: describes codes {_form(header.row_shape)}, but {path.name} has "
+            f"{array.shape}; bring the two files of one run together"
+        )
+    return Codes(path, array, header, *check_lists(lists, rows, header, json_path))
+
+
+def check_codes(
+    codes: NDArray[Any],
+    codebook_size: int,
+    code_shape: tuple[int, int] | None,
+    num_codebooks: int,
+    *,
+    name: str = "codes.npy",
+) -> None:
+    """Raise `VqtrtError` unless integer codes (N, h, w[, C]) fit a model; reads chunk by chunk.
+
+    `code_shape` is (h, w), or None if the model takes any. The first value outside 0 to
+    codebook_size - 1 is named with its row and place.
+    """
+    if codes.dtype.kind not in "iu":
+        raise VqtrtError(f"{name}: holds {codes.dtype}, but codes are integers; cast them first")
+    extra = (num_codebooks,) if num_codebooks > 1 else ()
+    fits = codes.ndim == 3 + len(extra) and codes.shape[3:] == extra and 0 not in codes.shape[1:]
+    if not fits or (code_shape is not None and codes.shape[1:3] != tuple(code_shape)):
+        raise VqtrtError(
+            f"{name}: has shape {codes.shape}, but the model takes "
+            f"{_form((*(code_shape or ('h', 'w')), *extra))}; give the bundle that made these codes"
+        )
+    _check_values(codes, codebook_size, name)
+
+
+def _check_values(codes: NDArray[Any], codebook_size: int | None, name: str) -> None:
+    if bad := first_bad(codes, codebook_size):
+        place, value, reason = bad
+        row, *rest = place
+        raise VqtrtError(
+            f"{name}: row {row} at ({', '.join(map(str, rest))}) holds {value}, but {reason}"
+        )
+
+
+def first_bad(
+    codes: NDArray[Any], codebook_size: int | None
+) -> tuple[tuple[int, ...], int, str] | None:
+    """The first negative code, or the first that is codebook_size or more; reads chunk by chunk.
+
+    Its index, its value, and what is wrong with it.
+    """
+    limits = np.iinfo(codes.dtype)
+    if limits.min == 0 and (codebook_size is None or limits.max < codebook_size):
+        return None
+    top = limits.max if codebook_size is None else codebook_size - 1
+    for start, chunk in _chunks(codes):
+        if chunk.size and (int(chunk.min()) < 0 or int(chunk.max()) > top):
+            bad = (chunk < 0) | (chunk > top)
+            row, *place = (int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
+            value = int(chunk[(row, *place)])
+            if codebook_size is None:
+                return (start + row, *place), value, "codes are never negative"
+            reason = f"the codebook has {codebook_size} entries (0 to {top})"
+            return (start + row, *place), value, reason
+    return None
+
+
+def _chunks(codes: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Consecutive rows of about `CHUNK_BYTES`, each with the index of its first."""
+    row_bytes = max(1, int(np.prod(codes.shape[1:])) * codes.dtype.itemsize)
+    step = max(1, CHUNK_BYTES // row_bytes)
+    for start in range(0, len(codes), step):
+        yield start, codes[start : start + step]
+
+
+def load_pair(path: Path) -> tuple[NDArray[Any], dict[str, Any] | None]:
+    """An array of integers, memory-mapped, and the JSON beside it, known to be ours; None without.
+
+    Raises `VqtrtError` if one of them is something else.
+    """
+    array = open_npy(path)
+    if array.dtype.kind not in "iu":
+        raise VqtrtError(f"{path}: holds {array.dtype}, but codes are integers; cast them first")
+    json_path = path.with_suffix(".json")
+    if not json_path.exists():
+        return array, None
+    return array, _load_json(json_path, json_limit(len(array) if array.ndim else 0))
+
+
+def json_limit(rows: int) -> int:
+    """Bytes that the JSON of an array with so many rows may have.
+
+    32 MiB are for the header and for items without a row, 32 KiB for each row: the longest name
+    whose every byte is escaped, and its numbers.
+    """
+    return min(MAX_JSON_BYTES, (32 << 20) + rows * (32 << 10))
+
+
+def _load_json(path: Path, most: int) -> dict[str, Any]:
+    """The JSON's object, without its format version, once that is known to be ours."""
+    try:
+        data = json.loads(read_file(path, most))
+    except OSError as err:
+        if err.errno == errno.EFBIG:
+            raise VqtrtError(
+                f"{path}: larger than {most} bytes, the most for the rows of {path.stem}.npy; "
+                "remove it, or encode again"
+            ) from err
+        raise VqtrtError(
+            f"{path}: cannot be read ({err.strerror}); remove it, or put the codes' JSON there"
+        ) from err
+    except (ValueError, RecursionError) as err:
+        raise VqtrtError(f"{path}: not valid JSON; encode again, or remove it") from err
+    if _nested(data, _DEEPEST):
+        raise VqtrtError(f"{path}: nested deeper than a codes file is; encode again, or remove it")
+    version = data.pop("format_version", None) if isinstance(data, dict) else None
+    if type(version) is not int or version < 1:
+        raise VqtrtError(f"{path}: not the JSON of a codes file; rename it or move it away")
+    if version > FORMAT_VERSION:
+        raise VqtrtError(
+            f"{path}: written by a newer vqtrt (codes format {short(version)}, known: "
+            f"{FORMAT_VERSION}); upgrade vqtrt"
+        )
+    assert isinstance(data, dict)  # noqa: S101  (for mypy: a version came out of it)
+    return data
+
+
+def _nested(data: Any, most: int) -> bool:
+    """Whether lists and objects are nested deeper than `most`."""
+    pending = [(data, 1)]
+    while pending:
+        value, depth = pending.pop()
+        if not isinstance(value, list | dict):
+            continue
+        if depth > most:
+            return True
+        inner = value.values() if isinstance(value, dict) else value
+        pending += [(item, depth + 1) for item in inner if isinstance(item, list | dict)]
+    return False
+
+
+def require_kind(facts: dict[str, Any], wanted: Kind, json_path: Path) -> None:
+    """Raise `VqtrtError` for codes of the other kind; of an unknown kind, `parse_header` does."""
+    kinds = {"image": "images", "speech": "speech"}
+    found = facts.get("kind", "image")
+    if found != wanted and isinstance(found, str) and found in kinds:
+        raise VqtrtError(
+            f"{json_path}: 'kind' says that these are codes of {kinds[found]}, where codes of "
+            f"{kinds[wanted]} are wanted; give those"
+        )
+
+
+def parse_header(model: type[H], facts: dict[str, Any], json_path: Path) -> H:
+    """The header, of what is left in the JSON; `VqtrtError` for a field that does not fit."""
+    try:
+        return model.model_validate(facts)
+    except ValidationError as err:
+        first = err.errors(include_url=False, include_input=False)[0]
+        where = ".".join(short(part) for part in first["loc"])
+        raise VqtrtError(
+            f"{json_path}: '{where}': {first['msg']}; encode again, or remove the JSON"
+        ) from err
+
+
+def take_lists(facts: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Take the lists out of the JSON's object, unchecked; what is left is the header."""
+    return {name: facts.pop(name, None) for name in names}
+
+
+def check_lists(
+    lists: dict[str, Any], count: int, header: Header, json_path: Path
+) -> tuple[tuple[str, ...], tuple[int, ...], tuple[Rejected, ...]]:
+    """`files` and `labels` of `count` items, and `rejected`; `VqtrtError` if one is not so."""
+    files, labels, rejected = lists["files"], lists["labels"], lists["rejected"]
+    mend = "encode again, or remove the JSON"
+    if not is_list(files, str) or len(files) != count:
+        raise VqtrtError(f"{json_path}: 'files' is not a list of {count} names; {mend}")
+    if (row := next((row for row, name in enumerate(files) if _too_long(name)), None)) is not None:
+        raise VqtrtError(
+            f"{json_path}: the name of row {row} ({short(files[row])}) is longer than "
+            f"{MAX_NAME_BYTES} bytes; {mend}"
+        )
+    wanted = count if header.classes else 0
+    labels = [] if labels is None and not header.classes else labels
+    if not is_list(labels, int) or len(labels) != wanted:
+        raise VqtrtError(f"{json_path}: 'labels' is not a list of {wanted} integers; {mend}")
+    if labels and not (min(labels) >= -1 and max(labels) < len(header.classes)):
+        raise VqtrtError(f"{json_path}: a label is not an index into the classes; {mend}")
+    if not is_list(rejected, dict) or not all(
+        r.keys() == {"file", "reason"} and is_list(list(r.values()), str) for r in rejected
+    ):
+        raise VqtrtError(f"{json_path}: 'rejected' is not a list of file and reason; {mend}")
+    return tuple(files), tuple(labels), tuple(Rejected(**r) for r in rejected)
+
+
+def _too_long(name: str) -> bool:
+    """Whether a name is longer than any that a file has."""
+    if len(name) <= MAX_NAME_BYTES // 4:
+        return False
+    return len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES
+
+
+def is_list(value: object, kind: type) -> bool:
+    """Whether it is a list of exactly this type: True is not an int here."""
+    return isinstance(value, list) and all(type(item) is kind for item in value)
+
+
+def _form(row_shape: tuple[Any, ...]) -> str:
+    return f"(N, {', '.join(map(str, row_shape))})"
+
+
+def short(value: object) -> str:
+    """A stranger's value, short and on one line."""
+    text = ascii(value) if not isinstance(value, str) else ascii(value)[1:-1]
+    return text if len(text) <= 60 else f"{text[:57]}..."

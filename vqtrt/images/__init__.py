@@ -1,0 +1,1 @@
+"""Images: to codes and back, over any engine, and whole data sets of them."""

@@ -1,0 +1,163 @@
+"""Images to codes and back, over any engine."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vqtrt.config.location import find_model
+from vqtrt.data.images.preprocessing import Preprocessing
+from vqtrt.data.source import Images
+from vqtrt.engines.base import Engine, Graph
+from vqtrt.engines.choose import open_engine
+from vqtrt.engines.opened import Opened
+from vqtrt.engines.options import EngineOptions
+from vqtrt.errors import VqtrtError
+from vqtrt.formats.bundle import ModelFacts, of_images
+from vqtrt.formats.codes import check_codes, codes_dtype
+
+Codes = NDArray[Any]
+"""(N, h, w), or (N, h, w, C) for C codebooks; the smallest unsigned dtype that holds them."""
+
+
+class Tokenizer:
+    """A model, ready to turn images into codes and codes into images.
+
+    Graphs are opened when they are first needed. `batch_size` bounds how many images go through
+    the engine at once; the codes of an image do not depend on it. Threads may share a tokenizer;
+    it can be pickled and used after a fork. Raises `VqtrtError` for a model of speech.
+    """
+
+    def __init__(self, engine: Engine, *, batch_size: int = 64) -> None:
+        if batch_size < 1:
+            raise VqtrtError(f"batch size {batch_size}: must be at least 1")
+        self.engine = engine
+        self.batch_size = batch_size
+        self.preprocessing: Preprocessing = of_images(engine.preprocessing)
+        """How files are brought to the size that the model was trained on."""
+        self._graphs: Opened[str, Graph] = Opened()
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Codebook size, number of codebooks, stride."""
+        return self.engine.facts
+
+    @property
+    def codebook_size(self) -> int:
+        """K: codes are 0 to K − 1."""
+        return self.facts.codebook_size
+
+    @property
+    def num_codebooks(self) -> int:
+        """C: codes at each position."""
+        return self.facts.num_codebooks
+
+    def code_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Shape of one image's codes: (h, w), or (h, w, C) for C > 1 codebooks.
+
+        Raises `VqtrtError` if the size cannot be divided by the model's stride.
+        """
+        stride = self.facts.stride
+        if height < stride or width < stride or height % stride or width % stride:
+            raise VqtrtError(
+                f"images of {height}x{width} pixels: height and width must be multiples of "
+                f"{stride} for this model"
+            )
+        grid = (height // stride, width // stride)
+        return grid if self.num_codebooks == 1 else (*grid, self.num_codebooks)
+
+    def encode(self, images: ArrayLike) -> Codes:
+        """Codes of RGB images: uint8 (N, H, W, 3); or of one image (H, W, 3), without N.
+
+        H and W must be multiples of the stride. Raises `VqtrtError` for another dtype or shape.
+        """
+        array = np.asarray(images)
+        if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
+            raise VqtrtError(
+                f"images must be uint8 of shape (N, H, W, 3), not {array.dtype} {array.shape}"
+                f"{_hint(array)}"
+            )
+        shape = self.code_shape(*array.shape[-3:-1])
+        if array.ndim == 3:
+            one: Codes = self.encode(array[None])[0]
+            return one
+        return self._in_batches("encoder", array, shape, codes_dtype(self.codebook_size))
+
+    def decode(self, codes: ArrayLike) -> Images:
+        """Images uint8 (N, H, W, 3) of codes (N, h, w) or (N, h, w, C); without N, one image.
+
+        Any integer dtype. Raises `VqtrtError` for another shape or a code that is not in the
+        codebook.
+        """
+        array = np.asarray(codes)
+        grid = 2 if self.num_codebooks == 1 else 3
+        if array.ndim == grid:
+            image: Images = self.decode(array[None])[0]
+            return image
+        check_codes(array, self.codebook_size, None, self.num_codebooks)
+        stride = self.facts.stride
+        shape = (array.shape[1] * stride, array.shape[2] * stride, 3)
+        return self._in_batches("decoder", array.astype(np.int32), shape, np.dtype(np.uint8))
+
+    def graph(self, name: str) -> Graph:
+        """The engine's graph, opened once."""
+        return self._graphs.get(name, partial(self.engine.open, name))
+
+    def _in_batches(
+        self,
+        name: str,
+        array: NDArray[Any],
+        item_shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+    ) -> NDArray[Any]:
+        run = self.graph(name)
+        array = np.ascontiguousarray(array)
+        out = np.empty((len(array), *item_shape), dtype)
+        for start in range(0, len(array), self.batch_size):
+            part = array[start : start + self.batch_size]
+            whole = _filled(part, self.batch_size) if self.engine.shape_specialized else part
+            out[start : start + len(part)] = run(whole)[: len(part)]
+        return out
+
+
+def _filled(batch: NDArray[Any], size: int) -> NDArray[Any]:
+    """A batch with zeros up to a size."""
+    if len(batch) == size:
+        return batch
+    whole = np.zeros((size, *batch.shape[1:]), batch.dtype)
+    whole[: len(batch)] = batch
+    return whole
+
+
+def _hint(array: NDArray[Any]) -> str:
+    """How an array becomes images, if its shape or its dtype tells."""
+    if array.ndim in (3, 4) and array.shape[-3] == 3 and array.shape[-1] != 3:
+        return f"; put the channels last: np.moveaxis(images, {array.ndim - 3}, -1)"
+    if array.ndim in (3, 4) and array.shape[-1] in (1, 2, 4):
+        return '; convert the files to RGB: Image.open(path).convert("RGB")'
+    if array.dtype.kind == "f":
+        return "; bring [0, 1] to bytes: (images * 255).round().astype(np.uint8)"
+    return ""
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    engine: str = "auto",
+    precision: str = "fp32",
+    device: int = 0,
+    trust_engines: bool = False,
+    batch_size: int = 64,
+) -> Tokenizer:
+    """Open a run or a bundle as a tokenizer.
+
+    `path` is a folder; without one, `$VQTRT_MODEL` or the newest run under ./runs. `engine` is one
+    of `vqtrt.engines.ENGINES`; `precision` is that of the graphs (`fp32`, or what was exported
+    beside it); `device` is the index of the GPU; `trust_engines` also loads TensorRT plans that
+    this machine did not build, which run as code. Raises `VqtrtError` if there is no such model or
+    engine.
+    """
+    options = EngineOptions(engine, precision, device, trust_engines=trust_engines)
+    return Tokenizer(open_engine(find_model(path), options), batch_size=batch_size)

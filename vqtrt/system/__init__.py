@@ -1,0 +1,1 @@
+"""What vqtrt asks of the operating system: files, locks, signals, cores."""

@@ -1,0 +1,236 @@
+"""`vqtrt train-prior wavenet`: a prior over the codes of speech as a task for the trainer.
+
+Notable: every code of the training clips is scored once an epoch, with all the codes before it that
+the prior sees, wherever a crop begins; so a clip is learnt from its first code on, and how it is
+cut makes no difference. Behind the end of a clip others of its speaker may follow (`data.join`),
+which are scored, too: a prior that never saw anything there would fall silent.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtrt.audio.code_crops import Crop, code_crops, take_crops
+from vqtrt.audio.sampler import ClipSampler
+from vqtrt.config.audio import SpeechPriorConfig
+from vqtrt.data.grid import save_png
+from vqtrt.engines.lengths import length_batches
+from vqtrt.engines.step_loop import HostStepLoop
+from vqtrt.engines.torch_bound import TorchBound
+from vqtrt.errors import VqtrtError
+from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes
+from vqtrt.images.sampler import Draw
+from vqtrt.priors.runs import SpeechPriorRun
+from vqtrt.priors.wavenet import WaveNetPrior
+from vqtrt.priors.wavenet_graphs import wavenet_graph
+from vqtrt.training.code_picture import code_colors, codes_picture
+from vqtrt.training.data_record import describe_names
+from vqtrt.training.loader import batch_indices
+from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
+from vqtrt.training.run import open_folder
+
+_EVALUATION_BATCH = 64
+_SHOWN = 12
+"""Clips in a picture, held-out ones and as many that are drawn."""
+
+
+class Batch(NamedTuple):
+    """Crops of clips and, where the prior is conditioned, their speakers."""
+
+    codes: NDArray[np.int32]
+    """(n, t), with codes before the crops and zeros behind them."""
+    counted: NDArray[np.bool_]
+    """(n, t): codes that are scored."""
+    speakers: NDArray[np.int32] | None
+    """(n,)."""
+
+
+def fit_speech_config(
+    config: SpeechPriorConfig, codes: ClipCodes, tokenizer_sha256: str
+) -> SpeechPriorConfig:
+    """The settings with what the codes say: codebook, rate, speakers.
+
+    Raises `VqtrtError` where the codes are of another tokenizer, or have speakers for some clips
+    only.
+    """
+    header = codes.header
+    if header is None:
+        raise VqtrtError(
+            f"{codes.path}: has no .json beside it, which says what made the codes; encode again"
+        )
+    if header.weights_sha256 != tokenizer_sha256:
+        raise VqtrtError(
+            f"{codes.path}: these are codes of another tokenizer; encode the recordings with this "
+            "model, or name theirs with --model"
+        )
+    check_clip_codes(codes, header.codebook_size)
+    speakers = header.classes if config.data.conditional else ()
+    if speakers and min(codes.labels, default=-1) < 0:
+        raise VqtrtError(
+            f"{codes.path}: some clips have no speaker; --set data.conditional=false ignores "
+            "speakers"
+        )
+    prior = {"codebook_size": header.codebook_size, "num_classes": len(speakers)}
+    described = {
+        "sample_rate": header.sample_rate,
+        "stride": header.stride,
+        "classes": speakers,
+        "weights_sha256": tokenizer_sha256,
+    }
+    return config.model_copy(
+        update={
+            "prior": config.prior.model_copy(update=prior),
+            "codes": config.codes.model_copy(update=described),
+        }
+    )
+
+
+def train_speech_prior(
+    config: SpeechPriorConfig,
+    path: Path,
+    codes: ClipCodes,
+    codebooks: Tensor,
+    watcher: Watcher,
+    *,
+    resume: bool = False,
+) -> SpeechPriorRun:
+    """Train the prior of `config` (as `fit_speech_config` gives it), into the folder `path`.
+
+    The tokenizer's `codebooks` (1, K, D) are what the prior starts from. Raises `VqtrtError` as
+    `training.image.train` does.
+    """
+    torch.manual_seed(config.train.seed)
+    accelerator = accelerator_for(config.train)
+    task = SpeechPriorTask(config, codes, codebooks)
+    with open_folder(
+        path, config, accelerator, task.record, resume=resume, option="--name"
+    ) as begin:
+        trainer = Trainer(task, path, config.train, accelerator, watcher, "samples")
+        start = trainer.start(resume=resume)
+        begin()
+        trainer.train(start)
+    return SpeechPriorRun(path, config)
+
+
+class SpeechPriorTask(Task):
+    """The prior, its codes, and how both are looked at."""
+
+    figures = ("loss", "bits_per_code")
+    unit = "crops"
+
+    def __init__(self, config: SpeechPriorConfig, codes: ClipCodes, codebooks: Tensor) -> None:
+        self.config, self.codes, self.codebooks = config, codes, codebooks
+        self.prior = WaveNetPrior(config.prior)
+        self.module: nn.Module = self.prior
+        self.speakers = np.array(codes.labels, np.int32) if config.codes.classes else None
+        count = len(codes)
+        if count < 2:
+            raise VqtrtError(f"{codes.path}: training needs at least 2 clips, one to hold out")
+        held_out = max(1, min(config.data.holdout, count // 10))
+        rng = np.random.default_rng([config.train.seed, 1])
+        self.held_out = np.sort(rng.choice(count, held_out, replace=False))
+        clips = np.setdiff1d(np.arange(count), self.held_out)
+        names = codes.files or [str(clip) for clip in range(count)]
+        self.record = describe_names(
+            dict(zip(names, codes.lengths(), strict=True)), [names[clip] for clip in self.held_out]
+        )
+        self.crops, self.held_out_crops = self._crops(clips), self._crops(self.held_out)
+        # Who speaks matters here even where the prior is not told.
+        labels = np.array(codes.labels or [0] * count)
+        self._clips_of = {label: clips[labels[clips] == label] for label in set(labels[clips])}
+        self._labels = labels
+        self.unigram_bits = self._unigram_bits(clips)
+
+    def start(self, device: torch.device) -> None:
+        """Start the prior from the tokenizer's codebook."""
+        self.prior.start_from(self.codebooks.to(device))
+
+    def batches(self, steps: range, rank: int, world: int) -> Iterator[Batch]:
+        """This process's crops of each step."""
+        train = self.config.train
+        for step in steps:
+            count = len(self.crops)
+            chosen = batch_indices(count, train.batch_size, train.seed, step, rank, world)
+            crops = [self.crops[i] for i in chosen]
+            rng = np.random.default_rng([train.seed, 5, step, rank])
+            yield self._take(crops, [self._tail(crop, rng) for crop in crops])
+
+    def losses(self, module: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+        """`figures` of a batch: nats and bits a code."""
+        loss = self._nats(module, batch, device).mean()
+        return torch.stack([loss, loss.detach() / math.log(2)])
+
+    def evaluate(self, device: torch.device, picture: Path) -> Figures:
+        """Held-out bits a code, and a picture of held-out clips above clips that are drawn.
+
+        Beside it the bits that the training codes' frequencies alone take.
+        """
+        nats, count = 0.0, 0
+        lengths = [crop.length for crop in self.held_out_crops]
+        for indices in length_batches(lengths, _EVALUATION_BATCH):
+            batch = self._take([self.held_out_crops[i] for i in indices])
+            each = self._nats(self.prior, batch, device)
+            nats, count = nats + float(each.double().sum()), count + len(each)
+        self._draw(picture, device)
+        bits = nats / count / math.log(2)
+        return {"bits_per_code": bits, "unigram_bits": self.unigram_bits}
+
+    def _nats(self, module: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+        """Of each code that is scored, (codes,)."""
+        codes = torch.from_numpy(batch.codes).to(device)
+        speakers = None if batch.speakers is None else torch.from_numpy(batch.speakers).to(device)
+        counted = torch.from_numpy(batch.counted).to(device)
+        logits = module(codes, speakers)
+        return F.cross_entropy(logits[counted], codes[counted].long(), reduction="none")
+
+    def _crops(self, clips: NDArray[np.int64]) -> list[Crop]:
+        reach, size = self.config.prior.receptive_field, self.config.data.crop
+        return code_crops(self.codes.lengths(), clips.tolist(), size, reach)
+
+    def _tail(self, crop: Crop, rng: np.random.Generator) -> NDArray[Any]:
+        """Codes of the clips that follow a crop and fit; none where its own clip goes on."""
+        data, own = self.config.data, self._clips_of[self._labels[crop.clip]]
+        room = data.crop - (crop.stop - crop.start)
+        ends = crop.stop == len(self.codes.clip(crop.clip))
+        drawn = rng.choice(own, data.join - 1 if ends else 0)
+        return np.concatenate([self.codes.codes[:0], *map(self.codes.clip, drawn)])[:room]
+
+    def _take(self, crops: Sequence[Crop], tails: Sequence[NDArray[Any]] | None = None) -> Batch:
+        codes, counted = take_crops(self.codes, crops, tails=tails)
+        clips = [crop.clip for crop in crops]
+        return Batch(codes, counted, None if self.speakers is None else self.speakers[clips])
+
+    def _unigram_bits(self, clips: NDArray[np.int64]) -> float:
+        """Bits a held-out code by the training codes' frequencies, each code counted once more.
+
+        So that one that no training clip has does not take infinitely many.
+        """
+        counts = np.ones(self.config.prior.codebook_size)
+        for clip in clips:
+            counts += np.bincount(self.codes.clip(clip), minlength=len(counts))
+        bits = -np.log2(counts / counts.sum())
+        return float(np.concatenate([bits[self.codes.clip(clip)] for clip in self.held_out]).mean())
+
+    def _draw(self, picture: Path, device: torch.device) -> None:
+        shown = self.held_out[:_SHOWN]
+        real = [np.asarray(self.codes.clip(clip)[: self.config.data.crop]) for clip in shown]
+
+        def bind(graph: str, batch: int, *, runs: int, start: int) -> HostStepLoop:
+            part = wavenet_graph(self.prior, graph.rpartition("/")[2])
+            step = TorchBound(part, {"batch": batch}, {}, ("logits",), device)
+            return HostStepLoop(step, runs, start)
+
+        # Of the same speakers, and as long as they are.
+        speakers = None if self.speakers is None else self.speakers[shown]
+        sampler = ClipSampler(bind, "", self.config.prior.codebook_size, len(shown))
+        drawn = sampler.sample(Draw(), range(len(shown)), max(map(len, real)), speakers)
+        made = [codes[: len(like)] for codes, like in zip(drawn, real, strict=True)]
+        colors = code_colors(self.codebooks[0].cpu().numpy())
+        save_png(picture, codes_picture([real, made], colors))
