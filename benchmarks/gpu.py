@@ -18,13 +18,13 @@ import numpy as np
 
 from vqtrt.bench.engine import ENGINES, bench_engine
 from vqtrt.bench.peaks import peaks
-from vqtrt.config.location import Artefacts, find_model
+from vqtrt.config.location import ModelLocation, find_model
 from vqtrt.engines import cuda
 from vqtrt.engines.base import Engine
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.precision import graph_key
-from vqtrt.images.sampler import BatchSampler, Draw
+from vqtrt.images.sampler import BatchSampler, SamplingParams
 
 BATCHES = (1, 64, 256)
 SAMPLES = (1, 64)
@@ -41,7 +41,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _report(model: Artefacts) -> None:
+def _report(model: ModelLocation) -> None:
     graphs = model.open_bundle().info.graphs
     precisions = [p for p in ("fp32", "fp16", "bf16") if graph_key(p, "encoder") in graphs]
     print(f"# Engines on a GPU: {model.path.name}\n\n{_machine()}\n")
@@ -77,7 +77,7 @@ def _report(model: Artefacts) -> None:
         print(f"- {name}: {reason}")
 
 
-def _build(model: Artefacts, package: str, precisions: list[str]) -> str:
+def _build(model: ModelLocation, package: str, precisions: list[str]) -> str:
     from vqtrt.export.tensorrt.build import build_engines, engine_options
 
     began = time.perf_counter()
@@ -92,7 +92,7 @@ def _build(model: Artefacts, package: str, precisions: list[str]) -> str:
 
 
 def _priors(
-    model: Artefacts, prior: str, precisions: list[str], unavailable: dict[str, str]
+    model: ModelLocation, prior: str, precisions: list[str], unavailable: dict[str, str]
 ) -> None:
     facts = model.open_bundle().info.priors[prior]
     positions = facts.height * facts.width
@@ -117,7 +117,7 @@ def _priors(
 
 
 def _samplers(
-    model: Artefacts, precisions: list[str]
+    model: ModelLocation, precisions: list[str]
 ) -> Iterator[tuple[str, str, Callable[[], Engine]]]:
     """What can draw samples: a name, a precision, and how it is opened."""
 
@@ -155,12 +155,12 @@ def _draw(engine: Engine, prior: str, batch: int) -> float:
     times = []
     for turn in range(REPEAT + 1):
         began = time.perf_counter()
-        sampler.sample(Draw(seed=turn), range(batch), facts.height, labels)
+        sampler.sample(SamplingParams(seed=turn), range(batch), facts.height, labels)
         times.append(time.perf_counter() - began)
     return median(times[1:])
 
 
-def _work(model: Artefacts, prior: str) -> int:
+def _work(model: ModelLocation, prior: str) -> int:
     """Operations that a sample takes: those of a full forward pass, which the caches share out."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode

@@ -31,7 +31,7 @@ from speech_classifiers import (
     read_fsdd,
 )
 
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.config.location import find_model
 from vqtrt.data.audio.decode import read_audio, write_wav
 from vqtrt.engines.choose import open_engine
@@ -45,7 +45,7 @@ EXAMPLES = 6
 
 
 def decode(
-    tokenizer: SpeechTokenizer, codes: Sequence[NDArray[Any]], speakers: Sequence[int]
+    tokenizer: AudioTokenizer, codes: Sequence[NDArray[Any]], speakers: Sequence[int]
 ) -> list[Audio]:
     """Audio (t·stride,) of codes (t,), each as the model's speaker of that number."""
     return tokenizer.decode(codes, speakers)
@@ -68,7 +68,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     classifiers = cached_classifiers(data.train, arguments.cache, arguments.seed)
     trained = time.perf_counter()
     model = find_model(arguments.model)
-    tokenizer = SpeechTokenizer(
+    tokenizer = AudioTokenizer(
         open_engine(model, EngineOptions(arguments.engine)), temperature=arguments.temperature
     )
     speakers = tokenizer.speech.speakers

@@ -20,7 +20,7 @@ from vqtrt.export.tensorrt.build import build_engines, engine_options
 from vqtrt.formats.bundle import Bundle, BundleInfo, Source
 from vqtrt.formats.precision import PRECISIONS
 from vqtrt.models.image import VQVAE
-from vqtrt.models.info import model_facts
+from vqtrt.models.info import model_info
 from vqtrt.priors.pixelcnn import PixelCNN
 
 
@@ -58,7 +58,7 @@ def _plans(recipe: str, config: Config, *, prior: bool) -> None:
         graphs = writer.graphs
         info = BundleInfo(
             vqtrt_version="0",
-            model=model_facts(config.model),
+            model=model_info(config.model),
             preprocessing=config.data.preprocessing,
             graphs=graphs,
             opset=20,

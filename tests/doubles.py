@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from vqtrt.cli import main
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.source import Item
 from vqtrt.engines.base import BoundGraph, Graph, StepLoop
 from vqtrt.errors import ImageError
-from vqtrt.formats.bundle import ModelFacts, PriorFacts, SpeechFacts
+from vqtrt.formats.bundle import ModelInfo, PriorInfo, SpeechInfo
 
-MODEL = Artefacts(Path("runs/fake"), None, "named")
+MODEL = ModelLocation(Path("runs/fake"), None, "named")
 
 BLOCKED = """
 import sys
@@ -45,10 +45,10 @@ class EngineDouble:
     weights_sha256 = "f" * 64
     lanes = 1
     shape_specialized = False
-    facts: ModelFacts
+    facts: ModelInfo
     preprocessing: Preprocessing | None = None
-    speech: SpeechFacts | None = None
-    priors: Mapping[str, PriorFacts] = {}
+    speech: SpeechInfo | None = None
+    priors: Mapping[str, PriorInfo] = {}
 
     def open(self, graph: str) -> Graph:
         raise AssertionError(f"this double has no graph {graph}")
@@ -82,7 +82,7 @@ class FakeEngine(EngineDouble):
         num_codebooks: int = 1,
         before: Callable[[str, np.ndarray], None] = lambda name, array: None,
     ) -> None:
-        self.facts = ModelFacts(
+        self.facts = ModelInfo(
             codebook_size=codebook_size, num_codebooks=num_codebooks, code_dim=1, stride=4
         )
         self.preprocessing = Preprocessing(height=16, width=16)

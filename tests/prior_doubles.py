@@ -17,7 +17,7 @@ from vqtrt.export.audio_prior import wavenet_prior_graphs
 from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.onnx import OPSET
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader
-from vqtrt.formats.bundle import Bundle, BundleInfo, ModelFacts, PriorFacts, Source, SpeechFacts
+from vqtrt.formats.bundle import Bundle, BundleInfo, ModelInfo, PriorInfo, Source, SpeechInfo
 from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.priors.wavenet_graphs import wavenet_graph
 
@@ -46,20 +46,20 @@ class PriorEngine(EngineDouble):
 
     name = "double"
     weights_sha256 = SHA
-    facts = ModelFacts(codebook_size=K, num_codebooks=1, code_dim=1, stride=STRIDE)
+    facts = ModelInfo(codebook_size=K, num_codebooks=1, code_dim=1, stride=STRIDE)
 
     def __init__(
         self, prior: WaveNetPrior, voices: tuple[str, ...] = SPEAKERS, names=SPEAKERS
     ) -> None:
         self.prior = prior
-        self.speech = SpeechFacts(
+        self.speech = SpeechInfo(
             preprocessing=AudioPreprocessing(sample_rate=RATE),
             decoder="conv",
             speakers=voices,
             context=0,
             decoder_context=0,
         )
-        facts = PriorFacts(
+        facts = PriorInfo(
             kind="wavenet",
             codebook_size=K,
             num_codebooks=1,

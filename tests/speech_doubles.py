@@ -9,7 +9,7 @@ from doubles import EngineDouble
 from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError
-from vqtrt.formats.bundle import ModelFacts, SpeechFacts
+from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 
 STRIDE, RATE = 4, 8000
 
@@ -43,10 +43,10 @@ class FakeSpeechEngine(EngineDouble):
         speakers: tuple[str, ...] = ("ann", "bob", "cy"),
         before: Callable[[str, np.ndarray], None] = lambda name, array: None,
     ) -> None:
-        self.facts = ModelFacts(
+        self.facts = ModelInfo(
             codebook_size=codebook_size, num_codebooks=1, code_dim=1, stride=STRIDE
         )
-        self.speech = SpeechFacts(
+        self.speech = SpeechInfo(
             preprocessing=AudioPreprocessing(sample_rate=RATE),
             decoder="conv",
             speakers=speakers,

@@ -8,7 +8,7 @@ import torch
 from shared_runs import shared
 
 from vqtrt.config.audio import SpeechConfig
-from vqtrt.config.location import Artefacts, find_model
+from vqtrt.config.location import ModelLocation, find_model
 from vqtrt.config.settings import parse_settings
 from vqtrt.export.run import export_bundle
 from vqtrt.models.audio import SpeechVQVAE
@@ -85,7 +85,7 @@ def write_run(path: Path, **settings) -> Path:
     return path
 
 
-def exported(kind: str) -> Artefacts:
+def exported(kind: str) -> ModelLocation:
     """The run `conv` or `wavenet` with its bundle; shared: copy it before you change it."""
     settings = {"decoder": CONV} if kind == "conv" else {"decoder": WAVENET} | FRONT
 
@@ -95,7 +95,7 @@ def exported(kind: str) -> Artefacts:
     return find_model(shared(f"untrained/{kind}", make))
 
 
-def copied(kind: str, folder: Path) -> Artefacts:
+def copied(kind: str, folder: Path) -> ModelLocation:
     """The same, one's own."""
     model = exported(kind)
     return find_model(shutil.copytree(model.run, folder / kind))

@@ -19,9 +19,9 @@ from vqtrt.formats.bundle import (
     Bundle,
     BundleInfo,
     GraphSpec,
-    ModelFacts,
+    ModelInfo,
     Source,
-    SpeechFacts,
+    SpeechInfo,
     TensorSpec,
 )
 
@@ -61,8 +61,8 @@ def step_bundle(
     info = BundleInfo(
         kind="speech",
         vqtrt_version="0",
-        model=ModelFacts(codebook_size=K, num_codebooks=1, code_dim=1, stride=hop),
-        speech=SpeechFacts(
+        model=ModelInfo(codebook_size=K, num_codebooks=1, code_dim=1, stride=hop),
+        speech=SpeechInfo(
             preprocessing=AudioPreprocessing(sample_rate=8000),
             decoder="wavenet",
             speakers=("ann", "bob"),

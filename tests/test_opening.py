@@ -11,7 +11,7 @@ from PIL import Image
 from speech_doubles import FakeSpeechEngine
 
 import vqtrt as package
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.config.location import find_model
 from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.data.images.preprocessing import Preprocessing
@@ -19,7 +19,7 @@ from vqtrt.engines.choose import open_engine
 from vqtrt.errors import AudioError, ImageError, VqtrtError
 from vqtrt.formats.audio_codes import read_clip_codes
 from vqtrt.formats.codes import read_codes
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 
 
 def photo(height: int, width: int) -> NDArray[np.uint8]:
@@ -87,7 +87,7 @@ def test_a_recording_is_opened_as_the_command_does(
     tiny_speech: Path, recordings: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "codes.npy"
-    tokenizer = SpeechTokenizer(open_engine(find_model(tiny_speech)))
+    tokenizer = AudioTokenizer(open_engine(find_model(tiny_speech)))
     rate = tokenizer.preprocessing.sample_rate
     levelled = AudioPreprocessing(sample_rate=rate, level_db=-20)
     for options, how in (([], tokenizer), (["--level-db", "-20"], levelled)):
@@ -110,9 +110,9 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="no such file"):
         package.open_audio(tmp_path / "none.wav", AudioPreprocessing())
     with pytest.raises(VqtrtError, match=r"of speech: .*vqtrt\.open_audio"):
-        package.open_image(tmp_path / "a", SpeechTokenizer(FakeSpeechEngine()))  # type: ignore[arg-type]
+        package.open_image(tmp_path / "a", AudioTokenizer(FakeSpeechEngine()))  # type: ignore[arg-type]
     with pytest.raises(VqtrtError, match=r"of images: .*vqtrt\.open_image"):
-        package.open_audio(tmp_path / "a", Tokenizer(FakeEngine()))  # type: ignore[arg-type]
+        package.open_audio(tmp_path / "a", ImageTokenizer(FakeEngine()))  # type: ignore[arg-type]
 
 
 def test_the_package_stays_light() -> None:

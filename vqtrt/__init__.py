@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from vqtrt.errors import AudioError, ImageError, VqtrtError
 
 if TYPE_CHECKING:
-    from vqtrt.images.tokenizer import Tokenizer, load
+    from vqtrt.images.tokenizer import ImageTokenizer, load
     from vqtrt.opening import open_audio, open_image
 
 __all__ = [
     "AudioError",
     "ImageError",
-    "Tokenizer",
+    "ImageTokenizer",
     "VqtrtError",
     "__version__",
     "load",
@@ -32,7 +32,7 @@ __version__ = "0.1.0"
 
 
 _HOMES = {
-    "Tokenizer": "images.tokenizer",
+    "ImageTokenizer": "images.tokenizer",
     "load": "images.tokenizer",
     "open_audio": "opening",
     "open_image": "opening",

@@ -149,7 +149,7 @@ def encode(
     from vqtrt.data.selection import in_words
     from vqtrt.formats.codes_writer import check_codes_out
     from vqtrt.images.pipeline import encode_source
-    from vqtrt.images.tokenizer import Tokenizer
+    from vqtrt.images.tokenizer import ImageTokenizer
 
     check_codes_out(out)
     chosen = selection(include, exclude)
@@ -172,7 +172,7 @@ def encode(
     else:
         refuse({"level-db": level_db, "speaker-pattern": speaker_pattern}, "speech", "images")
         source = open_images(data, (split or SplitName.ALL).value, chosen)
-        tokenizer = Tokenizer(opened, batch_size=batch_size or IMAGES)
+        tokenizer = ImageTokenizer(opened, batch_size=batch_size or IMAGES)
         with terminal.counting("encoding") as counter, skippable():
             result = encode_source(
                 tokenizer,
@@ -229,7 +229,7 @@ def decode(
     from vqtrt.commands import terminal
     from vqtrt.formats.codes import read_codes
     from vqtrt.images.pipeline import decode_codes
-    from vqtrt.images.tokenizer import Tokenizer
+    from vqtrt.images.tokenizer import ImageTokenizer
     from vqtrt.system.atomic import check_folder
 
     check_folder(out)
@@ -252,7 +252,7 @@ def decode(
         refuse({"speaker": speaker, "temperature": temperature, "seed": seed}, "speech", "images")
         rows = read_codes(codes)
         warn_of_others(codes, rows.header, opened)
-        tokenizer = Tokenizer(opened, batch_size=batch_size or IMAGES)
+        tokenizer = ImageTokenizer(opened, batch_size=batch_size or IMAGES)
         with terminal.counting("decoding") as counter:
             count = decode_codes(
                 tokenizer,
@@ -299,7 +299,7 @@ def evaluate(
     from vqtrt.data.images.open import open_images
     from vqtrt.images.evaluate import evaluate as evaluate_model
     from vqtrt.images.score import score_data
-    from vqtrt.images.tokenizer import Tokenizer
+    from vqtrt.images.tokenizer import ImageTokenizer
 
     chosen = selection(include, exclude)
     found, opened = open_named(model, engine)
@@ -325,7 +325,7 @@ def evaluate(
     only = {"level-db": level_db, "speaker-pattern": speaker_pattern, "speaker": speaker}
     refuse(only, "speech", "images")
     part = (split or SplitName.TEST).value
-    tokenizer = Tokenizer(opened, batch_size=batch_size or IMAGES)
+    tokenizer = ImageTokenizer(opened, batch_size=batch_size or IMAGES)
     if prior is not None:
         with terminal.counting("scoring") as counter:
             figures = score_data(

@@ -11,19 +11,19 @@ from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
-    from vqtrt.audio.tokenizer import SpeechTokenizer
+    from vqtrt.audio.tokenizer import AudioTokenizer
     from vqtrt.data.audio.decode import Audio, AudioPreprocessing
     from vqtrt.data.source import Images
-    from vqtrt.images.tokenizer import Tokenizer
+    from vqtrt.images.tokenizer import ImageTokenizer
 
 
 def open_image(
-    path: str | Path, preprocessing: "Preprocessing | Tokenizer | None" = None
+    path: str | Path, preprocessing: "Preprocessing | ImageTokenizer | None" = None
 ) -> "Images":
     """An image file as uint8 RGB, bit for bit what `vqtrt encode` reads.
 
     Returns (height, width, 3) of the preprocessing, or of the tokenizer whose preprocessing it is;
-    without one, the image's own size. Stack several for `Tokenizer.encode`. Safe to call from
+    without one, the image's own size. Stack several for `ImageTokenizer.encode`. Safe to call from
     several threads. Raises `ImageError` for a file that cannot be read.
     """
     from vqtrt.data.images.decode import decode_image
@@ -36,7 +36,7 @@ def open_image(
     return decode_image(Path(path), size)
 
 
-def open_audio(path: str | Path, preprocessing: "AudioPreprocessing | SpeechTokenizer") -> "Audio":
+def open_audio(path: str | Path, preprocessing: "AudioPreprocessing | AudioTokenizer") -> "Audio":
     """A recording as float32 mono samples (T,), bit for bit what `vqtrt encode` reads.
 
     At the rate and level of the preprocessing, or of the tokenizer whose preprocessing it is. Safe

@@ -9,7 +9,7 @@ from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 
 from vqtrt.audio import tokenizer as speech_tokenizer
 from vqtrt.audio.convert import convert_speech, encode_all
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
 from vqtrt.data.audio.open import SpeechFolder
 from vqtrt.errors import AudioError, VqtrtError
@@ -26,7 +26,7 @@ def _small_chunks(monkeypatch):
 
 def convert(source, out: Path, *, batch_size: int = 2, engine=None, **options):
     settings: dict[str, Any] = {"root": "voices", "speaker": "cy", "workers": 2} | options
-    tokenizer = SpeechTokenizer(engine or FakeSpeechEngine(), batch_size=batch_size)
+    tokenizer = AudioTokenizer(engine or FakeSpeechEngine(), batch_size=batch_size)
     return convert_speech(tokenizer, source, out, **settings)
 
 
@@ -131,7 +131,7 @@ def test_nothing_that_can_be_read(tmp_path):
 
 def test_codes_in_memory():
     encoded = encode_all(
-        SpeechTokenizer(FakeSpeechEngine(), batch_size=3),
+        AudioTokenizer(FakeSpeechEngine(), batch_size=3),
         FakeSpeech(LENGTHS, [1]),
         root="voices",
         workers=2,

@@ -9,7 +9,7 @@ from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 from vqtrt.audio import evaluate as module
 from vqtrt.audio import tokenizer as speech_tokenizer
 from vqtrt.audio.evaluate import AudioMetrics, evaluate_speech
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.mel import mel_spectrogram
 from vqtrt.errors import AudioError, VqtrtError
 
@@ -23,9 +23,7 @@ def _small_chunks(monkeypatch):
 
 
 def figures(source, *, batch_size: int = 4, engine=None, **options):
-    tokenizer = SpeechTokenizer(
-        engine or FakeSpeechEngine(speakers=SPEAKERS), batch_size=batch_size
-    )
+    tokenizer = AudioTokenizer(engine or FakeSpeechEngine(speakers=SPEAKERS), batch_size=batch_size)
     settings: dict[str, Any] = {"root": "voices", "workers": 2, "speaker": "zoe"} | options
     return evaluate_speech(tokenizer, source, **settings)
 
@@ -125,7 +123,7 @@ def test_a_model_without_speakers():
 
 def test_the_samples_of_a_wavenet_are_drawn():
     engine = FakeSpeechEngine(speakers=SPEAKERS)
-    tokenizer = SpeechTokenizer(engine)
+    tokenizer = AudioTokenizer(engine)
     tokenizer.speech = engine.speech.model_copy(update={"decoder": "wavenet"})
     source = FakeSpeech(LENGTHS, classes=SPEAKERS)
     found = evaluate_speech(tokenizer, source, root="x", workers=1, speaker="bob")

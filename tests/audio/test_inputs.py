@@ -4,10 +4,10 @@ import pytest
 from vqtrt.audio.inputs import checked_audio, checked_lengths, rows_of
 from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import ModelFacts, SpeechFacts
+from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 
-FACTS = ModelFacts(codebook_size=8, num_codebooks=1, code_dim=4, stride=16)
-SPEECH = SpeechFacts(
+FACTS = ModelInfo(codebook_size=8, num_codebooks=1, code_dim=4, stride=16)
+SPEECH = SpeechInfo(
     preprocessing=AudioPreprocessing(),
     decoder="conv",
     speakers=("a", "b"),

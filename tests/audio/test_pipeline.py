@@ -16,7 +16,7 @@ from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 from vqtrt.audio import pipeline as speech_pipeline
 from vqtrt.audio import tokenizer as speech_tokenizer
 from vqtrt.audio.pipeline import decode_speech, encode_speech, speaker_number, speaker_numbers
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.clips import MOST_OPEN
 from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
 from vqtrt.data.audio.open import SpeechFolder
@@ -43,7 +43,7 @@ def out(tmp_path: Path) -> Path:
 
 def encode(source, out: Path, *, batch_size: int = 2, engine=None, **options):
     settings: dict[str, Any] = {"root": "voices", "model": MODEL, "workers": 2} | options
-    tokenizer = SpeechTokenizer(engine or FakeSpeechEngine(), batch_size=batch_size)
+    tokenizer = AudioTokenizer(engine or FakeSpeechEngine(), batch_size=batch_size)
     return encode_speech(tokenizer, source, out, **settings)
 
 
@@ -370,7 +370,7 @@ def codes_of(path: Path, lengths: list[int], files=None, labels=None, **header) 
 
 def decode(codes: ClipCodes, out: Path, *, batch_size: int = 3, before=None, **options) -> int:
     engine = FakeSpeechEngine(before=before or (lambda *_: None))
-    return decode_speech(SpeechTokenizer(engine, batch_size=batch_size), codes, out, **options)
+    return decode_speech(AudioTokenizer(engine, batch_size=batch_size), codes, out, **options)
 
 
 def samples(path: Path) -> np.ndarray:
@@ -507,7 +507,7 @@ def test_a_name_that_is_too_long(tmp_path):
 
 
 def test_loud_audio_is_clipped_and_not_wrapped(tmp_path):
-    class Loud(SpeechTokenizer):
+    class Loud(AudioTokenizer):
         def stream(self, codes, speakers, samples=None, numbers=None, done=()):
             for index, blocks in super().stream(codes, speakers, samples, numbers, done):
                 yield index, (np.where(block > 0, 3, -3).astype(np.float32) for block in blocks)

@@ -8,7 +8,7 @@ from textgrids import write_textgrid
 from vqtrt.audio import tokenizer as speech_tokenizer
 from vqtrt.audio.probe import Split, Utterance, probe
 from vqtrt.audio.probe_corpus import probe_speech
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError
 
@@ -62,7 +62,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(source, root, *, batch_size=2, context=0, **options):
-    tokenizer = SpeechTokenizer(FakeSpeechEngine(K, context), batch_size=batch_size)
+    tokenizer = AudioTokenizer(FakeSpeechEngine(K, context), batch_size=batch_size)
     return probe_speech(tokenizer, source, root, workers=2, **options)
 
 
@@ -82,7 +82,7 @@ def test_codes_that_follow_phones_are_found_out(root):
 def test_it_is_the_probe_of_the_codes_whole(root):
     source = Spoken()
     found = run(source, source.align(root), context=3, split=Split(seed=3)).probe
-    tokenizer = SpeechTokenizer(FakeSpeechEngine(K, 3))
+    tokenizer = AudioTokenizer(FakeSpeechEngine(K, 3))
     utterances = []
     for item in source.items():
         codes = tokenizer.encode(source.read(item, tokenizer.preprocessing))

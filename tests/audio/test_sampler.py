@@ -13,7 +13,7 @@ from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import Draw, noise
+from vqtrt.images.sampler import SamplingParams, noise
 from vqtrt.models.sample import draw
 
 CODES = 60
@@ -27,7 +27,7 @@ def engine():
 
 
 def sample(engine, num=5, seconds=SECONDS, seed=0, speaker=None, batch_size=16, **how):
-    request = ClipRequest("wavenet", num, seconds, Draw(seed=seed, **how), speaker)
+    request = ClipRequest("wavenet", num, seconds, SamplingParams(seed=seed, **how), speaker)
     return sample_clips(engine, request, batch_size=batch_size)
 
 

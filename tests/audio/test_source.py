@@ -6,7 +6,7 @@ from speech_doubles import noise
 
 from vqtrt.audio.source import open_recordings
 from vqtrt.config.audio import SpeechConfig
-from vqtrt.config.location import Artefacts, find_model
+from vqtrt.config.location import ModelLocation, find_model
 from vqtrt.config.settings import parse_settings
 from vqtrt.errors import VqtrtError
 
@@ -14,12 +14,12 @@ PATTERN = r"^\d_(?P<speaker>[a-z]+)"
 
 
 @pytest.fixture
-def run(tmp_path) -> Artefacts:
+def run(tmp_path) -> ModelLocation:
     """A run whose data had the speakers in their names."""
     config = parse_settings(SpeechConfig, {"data": {"speaker_pattern": PATTERN}}, "tiny")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").write_text(config.to_yaml())
-    return Artefacts(tmp_path / "run", None, "named")
+    return ModelLocation(tmp_path / "run", None, "named")
 
 
 def recordings(root: Path, *names: str) -> str:
@@ -50,7 +50,7 @@ def test_what_is_asked_for_counts(tmp_path, run):
 
 def test_a_bundle_does_not_know(tmp_path):
     data = recordings(tmp_path / "data", "1_ann_0.wav", "eve/1.wav")
-    bundle = Artefacts(None, tmp_path / "bundle", "named")
+    bundle = ModelLocation(None, tmp_path / "bundle", "named")
     assert open_recordings(bundle, data).classes == ("eve",)
 
 

@@ -17,7 +17,7 @@ from speech_doubles import STRIDE, FakeSpeechEngine, noise
 from speech_runs import copied, exported
 
 from vqtrt.audio import tokenizer as speech_tokenizer
-from vqtrt.audio.tokenizer import SpeechTokenizer, chunk_codes
+from vqtrt.audio.tokenizer import AudioTokenizer, chunk_codes
 from vqtrt.engines.lengths import grid_length
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
@@ -34,8 +34,8 @@ def _small_chunks(monkeypatch):
     monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", CHUNK * STRIDE)
 
 
-def tokenizer(batch_size: int = 4, **engine) -> SpeechTokenizer:
-    return SpeechTokenizer(FakeSpeechEngine(**engine), batch_size=batch_size)
+def tokenizer(batch_size: int = 4, **engine) -> AudioTokenizer:
+    return AudioTokenizer(FakeSpeechEngine(**engine), batch_size=batch_size)
 
 
 def whole(audio: np.ndarray, **engine) -> np.ndarray:
@@ -203,7 +203,7 @@ def test_clips_of_many_lengths_make_few_shapes(monkeypatch, specialized):
     monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", 2048 * STRIDE)
     engine = FakeSpeechEngine(before=(seen := Seen()))
     engine.shape_specialized = specialized
-    made = SpeechTokenizer(engine, batch_size=4)
+    made = AudioTokenizer(engine, batch_size=4)
     # As a tokenizer meets them: some at once, and one by one.
     clips = [noise(seed, 4 * (7 + 13 * seed)) for seed in range(CLIPS)]
     for start in range(0, CLIPS, 20):
@@ -226,7 +226,7 @@ def test_clips_of_many_lengths_make_few_shapes(monkeypatch, specialized):
 def test_filling_up_batches_changes_nothing():
     engine = FakeSpeechEngine(before=(seen := Seen()))
     engine.shape_specialized = True
-    made = SpeechTokenizer(engine, batch_size=5)
+    made = AudioTokenizer(engine, batch_size=5)
     clips = [noise(seed, length) for seed, length in enumerate((60, 61, 140, 9, 500))]
     for codes, clip in zip(made.encode(clips), clips, strict=True):
         np.testing.assert_array_equal(codes, whole(clip))
@@ -422,7 +422,7 @@ def test_batch_size_must_be_positive():
 def test_a_model_of_images_is_refused():
     engine = SimpleNamespace(facts=FakeEngine().facts, speech=None)
     with pytest.raises(VqtrtError, match="a model of images, where one of speech is wanted"):
-        SpeechTokenizer(engine)
+        AudioTokenizer(engine)
 
 
 def test_graphs_are_opened_when_needed_and_once():
@@ -433,7 +433,7 @@ def test_graphs_are_opened_when_needed_and_once():
             opened.append(graph)
             return super().open(graph)
 
-    made = SpeechTokenizer(Engine())
+    made = AudioTokenizer(Engine())
     assert opened == []
     made.encode(noise(0, 10))
     made.encode(noise(0, 1000))
@@ -450,18 +450,18 @@ WORK = [(1, 40), (16, 600), (3, 33), (250,)]
 
 
 @pytest.fixture(params=["onnxruntime", "torch"])
-def real(request: pytest.FixtureRequest) -> SpeechTokenizer:
+def real(request: pytest.FixtureRequest) -> AudioTokenizer:
     """A tokenizer with a conv decoder on a real engine."""
     run = exported("conv").run
     assert run is not None
     if request.param == "torch":
-        return SpeechTokenizer(TorchEngine(run, device="cpu"), batch_size=3)
+        return AudioTokenizer(TorchEngine(run, device="cpu"), batch_size=3)
     # Two threads: ONNX Runtime then has one of its own, which a fork does not copy.
     engine = OnnxRuntimeEngine(Bundle.open(run / "bundle"), threads=2)
-    return SpeechTokenizer(engine, batch_size=3)
+    return AudioTokenizer(engine, batch_size=3)
 
 
-def call(made: SpeechTokenizer, number: int) -> list[np.ndarray]:
+def call(made: AudioTokenizer, number: int) -> list[np.ndarray]:
     """What one of the calls gives: codes, and audio."""
     lengths = WORK[number % len(WORK)]
     codes = made.encode([noise(seed, length) for seed, length in enumerate(lengths)])
@@ -473,7 +473,7 @@ def same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_threads_share_a_tokenizer(real: SpeechTokenizer) -> None:
+def test_threads_share_a_tokenizer(real: AudioTokenizer) -> None:
     expected = [call(real, number) for number in range(len(WORK))]
 
     def many(thread: int) -> int:
@@ -484,7 +484,7 @@ def test_threads_share_a_tokenizer(real: SpeechTokenizer) -> None:
         assert list(pool.map(many, range(4))) == [0] * 4
 
 
-def test_pickles_and_copies_of_a_tokenizer_that_was_used(real: SpeechTokenizer) -> None:
+def test_pickles_and_copies_of_a_tokenizer_that_was_used(real: AudioTokenizer) -> None:
     expected = call(real, 2)
     for other in (pickle.loads(pickle.dumps(real)), copy.deepcopy(real)):  # noqa: S301
         assert same(call(other, 2), expected)
@@ -492,7 +492,7 @@ def test_pickles_and_copies_of_a_tokenizer_that_was_used(real: SpeechTokenizer) 
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_forked_process_uses_a_tokenizer_that_was_used(real: SpeechTokenizer) -> None:
+def test_a_forked_process_uses_a_tokenizer_that_was_used(real: AudioTokenizer) -> None:
     expected = call(real, 2)
     child = os.fork()
     if not child:
@@ -508,7 +508,7 @@ def test_a_forked_process_uses_a_tokenizer_that_was_used(real: SpeechTokenizer) 
 
 def test_a_pickled_tokenizer_with_a_wavenet_draws_the_same() -> None:
     engine = OnnxRuntimeEngine(exported("wavenet").open_bundle(), threads=2)
-    made = SpeechTokenizer(engine, batch_size=3, seed=5)
+    made = AudioTokenizer(engine, batch_size=3, seed=5)
     clips = [codes_of(seed, 3 + seed, 16) for seed in range(4)]
     expected = made.decode(clips, [0, 1, 2, 0])
     for other in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):  # noqa: S301
@@ -517,7 +517,7 @@ def test_a_pickled_tokenizer_with_a_wavenet_draws_the_same() -> None:
 
 def test_a_spawned_process_uses_a_tokenizer_that_was_used() -> None:
     model = exported("conv")
-    made = SpeechTokenizer(OnnxRuntimeEngine(model.open_bundle()))
+    made = AudioTokenizer(OnnxRuntimeEngine(model.open_bundle()))
     audio = noise(1, 5000)
     expected = made.encode(audio)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -542,8 +542,8 @@ def test_tensorrt_sees_few_shapes(
     monkeypatch.setattr(FakeContext, "execute_async_v3", counted)
     longest = max(chunk_codes(16, 30), chunk_codes(16, 40))
     build(bundle, package, {"batch": (1, 4), "t": (1, longest)}, graphs=["encoder", "decoder"])
-    made = SpeechTokenizer(TensorRTEngine(bundle, package), batch_size=4)
-    plain = SpeechTokenizer(OnnxRuntimeEngine(bundle, threads=1), batch_size=4)
+    made = AudioTokenizer(TensorRTEngine(bundle, package), batch_size=4)
+    plain = AudioTokenizer(OnnxRuntimeEngine(bundle, threads=1), batch_size=4)
     rng = np.random.default_rng(0)
     lengths = [int(length) for length in rng.integers(1, 3000, 200)]
     for start in range(0, 200, 25):

@@ -11,7 +11,7 @@ from cuda_doubles import build, pretend
 from speech_runs import STRIDE, WAVENET
 from step_graphs import step_bundle
 
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.audio.wavenet_decoder import WaveNetDecoder, _Lane, decoder_noise
 from vqtrt.data.audio.mulaw import mulaw_decode, mulaw_encode
 from vqtrt.engines.choose import open_engine
@@ -191,7 +191,7 @@ def test_padding_is_a_tenth_at_most(runtime, monkeypatch):
 
 def test_the_tokenizer_decodes_with_it(runtime):
     clips = codes([7, 12])
-    tokenizer = SpeechTokenizer(runtime, seed=4, temperature=0.9)
+    tokenizer = AudioTokenizer(runtime, seed=4, temperature=0.9)
     found = tokenizer.decode(clips, [1, 2], samples=[100, 180])
     expected = WaveNetDecoder(runtime, seed=4, temperature=0.9).decode(clips, [1, 2])
     for one, other, length in zip(found, expected, (100, 180), strict=True):

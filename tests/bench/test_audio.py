@@ -9,7 +9,7 @@ from speech_runs import RATE, exported, recordings
 
 from vqtrt.bench import images as bench
 from vqtrt.bench.audio import bench_encode_speech, eager_loop
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.decode import write_wav
 from vqtrt.data.audio.open import open_speech
 from vqtrt.errors import AudioError, VqtrtError
@@ -59,7 +59,7 @@ def test_all_rates_of_a_run(folder: Path, scratch: Path) -> None:
 
 def test_the_loop_can_be_left_out_and_a_bundle_alone_has_none(folder: Path, scratch: Path) -> None:
     run = exported("conv")
-    bundle = Artefacts(None, run.bundle, "named")
+    bundle = ModelLocation(None, run.bundle, "named")
     for model, eager in ((run, False), (bundle, True)):
         found = bench_encode_speech(model, str(folder), workers=1, repeat=1, eager=eager)
         assert found["eager_loop_real_time_factor"] is None

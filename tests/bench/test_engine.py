@@ -9,7 +9,7 @@ from doubles import vqtrt
 from vqtrt.bench import engine as module
 from vqtrt.bench import peaks as bench_peaks
 from vqtrt.bench.engine import ENGINES, bench_engine
-from vqtrt.config.location import Artefacts, find_model
+from vqtrt.config.location import ModelLocation, find_model
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 
@@ -94,7 +94,7 @@ def test_the_work_is_that_of_the_convolutions(tiny_run, known_peaks):
 
 
 def test_a_bundle_alone_has_no_torch_beside_it(tiny_bundle, known_peaks):
-    bundle = Artefacts(None, tiny_bundle, "named")
+    bundle = ModelLocation(None, tiny_bundle, "named")
     found = bench_engine(bundle, engines=["torch", "onnxruntime"], batch_sizes=(2,), **QUICK)
     assert set(found["results"]) == {
         "onnxruntime fp32 encoder batch 2",
@@ -142,7 +142,7 @@ def test_mistakes(tiny_run, tiny_bundle):
     with pytest.raises(VqtrtError, match="no 'int8': choose among fp32, "):
         bench_engine(model, precisions=["int8"])
     with pytest.raises(VqtrtError, match=r"no engine runs .*needs the run"):
-        bench_engine(Artefacts(None, tiny_bundle, "named"), engines=["torch"])
+        bench_engine(ModelLocation(None, tiny_bundle, "named"), engines=["torch"])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

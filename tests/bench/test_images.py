@@ -5,7 +5,7 @@ import pytest
 from doubles import tree, write_pictures
 
 from vqtrt.bench.images import bench_encode, eager_loop
-from vqtrt.config.location import Artefacts, find_model
+from vqtrt.config.location import ModelLocation, find_model
 from vqtrt.data.folder import ImageFolder
 from vqtrt.errors import ImageError, VqtrtError
 
@@ -49,7 +49,7 @@ def test_all_rates_of_a_run(tiny_run, folder, scratch):
 
 
 def test_a_bundle_alone_has_no_eager_loop(tiny_bundle, folder, scratch):
-    found = bench_encode(Artefacts(None, tiny_bundle, "named"), folder, workers=1, repeat=1)
+    found = bench_encode(ModelLocation(None, tiny_bundle, "named"), folder, workers=1, repeat=1)
     assert found["eager_loop_images_per_second"] is None
     assert found["end_to_end_images_per_second"] > 0
 

@@ -6,7 +6,7 @@ import pytest
 
 from vqtrt.config.audio import SpeechConfig, SpeechPriorConfig
 from vqtrt.config.images import Config, PriorConfig
-from vqtrt.config.location import Artefacts, find_model, newest_run
+from vqtrt.config.location import ModelLocation, find_model, newest_run
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import file_sha256
 
@@ -152,7 +152,7 @@ FOREIGN = {
 }
 
 
-def beside(text: str, *, weights: bool = True) -> Artefacts:
+def beside(text: str, *, weights: bool = True) -> ModelLocation:
     """What a bundle is found as in a folder whose config.yaml has this text."""
     make("project", weights=1 if weights else None, bundle=True)
     Path("project/config.yaml").write_text(text)

@@ -9,12 +9,12 @@ from doubles import MODEL, FakeEngine, FakeSource, flip_byte
 from speech_doubles import FakeSpeech, FakeSpeechEngine
 
 from vqtrt.audio.pipeline import encode_speech
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.doctor.describe import describe
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
 from vqtrt.images.pipeline import encode_source
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 
 
 def test_a_run(tiny_run):
@@ -121,7 +121,7 @@ def test_a_bundle_is_checked_whole(tiny_bundle, tmp_path, graph, change):
 def test_codes(tmp_path):
     out = tmp_path / "codes.npy"
     source = FakeSource(5, bad=[2])
-    tokenizer = Tokenizer(FakeEngine())
+    tokenizer = ImageTokenizer(FakeEngine())
     encode_source(tokenizer, source, out, root="x", model=MODEL, workers=1, on_error="skip")
     facts = describe(out)
     assert (facts["what"], facts["rows"], facts["shape"]) == ("codes", 4, [4, 4])
@@ -144,7 +144,7 @@ def test_codes_without_json(tmp_path):
 def test_codes_of_speech(tmp_path):
     out = tmp_path / "codes.npy"
     source = FakeSpeech([100, 8000, 7, 50], bad=[2])
-    tokenizer = SpeechTokenizer(FakeSpeechEngine())
+    tokenizer = AudioTokenizer(FakeSpeechEngine())
     encode_speech(tokenizer, source, out, root="x", model=MODEL, workers=1, on_error="skip")
     facts = describe(out)
     assert (facts["what"], facts["kind"], facts["clips"]) == ("codes", "speech", 3)

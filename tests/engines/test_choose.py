@@ -6,7 +6,7 @@ import pytest
 from cuda_doubles import GPU, build, pretend
 
 from vqtrt.commands.options import EngineName
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.engines import choose
 from vqtrt.engines.choose import installed, open_engine
 from vqtrt.engines.options import ENGINES, EngineOptions
@@ -16,17 +16,17 @@ from vqtrt.formats.bundle import Bundle
 
 @pytest.fixture
 def both(tiny_run, tiny_bundle):
-    return Artefacts(tiny_run, tiny_bundle, "named")
+    return ModelLocation(tiny_run, tiny_bundle, "named")
 
 
 @pytest.fixture
 def run_alone(tiny_run):
-    return Artefacts(tiny_run, None, "named")
+    return ModelLocation(tiny_run, None, "named")
 
 
 @pytest.fixture
 def bundle_alone(tiny_bundle):
-    return Artefacts(None, tiny_bundle, "named")
+    return ModelLocation(None, tiny_bundle, "named")
 
 
 @pytest.fixture
@@ -111,16 +111,18 @@ SIZES = {"batch": (1, 4), "h": (2, 6), "w": (2, 6)}
 
 
 @pytest.fixture
-def with_engines(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artefacts:
+def with_engines(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> ModelLocation:
     """A bundle with engines of TensorRT for RTX that were built here, alone."""
     monkeypatch.setenv("VQTRT_STATE", str(tmp_path / "state"))
     folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
     build(Bundle.open(folder), "tensorrt-rtx", SIZES)
-    return Artefacts(None, folder, "named")
+    return ModelLocation(None, folder, "named")
 
 
 def test_auto_takes_engines_that_were_built_here(
-    with_engines: Artefacts, monkeypatch: pytest.MonkeyPatch
+    with_engines: ModelLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch)
     notes: list[str] = []
@@ -129,7 +131,7 @@ def test_auto_takes_engines_that_were_built_here(
 
 
 def test_auto_falls_back_on_a_gpu_that_the_package_does_not_support(
-    with_engines: Artefacts, monkeypatch: pytest.MonkeyPatch
+    with_engines: ModelLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an H100 is to TensorRT for RTX: its plans are there and fit, and can never load."""
     pretend(monkeypatch, gpu=replace(GPU, capability="9.0"))
@@ -143,7 +145,7 @@ def test_auto_falls_back_on_a_gpu_that_the_package_does_not_support(
 
 
 def test_auto_falls_back_where_the_package_refuses_the_driver(
-    with_engines: Artefacts, monkeypatch: pytest.MonkeyPatch
+    with_engines: ModelLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its classes then raise TypeError, which is no `VqtrtError` of ours."""
     module = pretend(monkeypatch)
@@ -154,7 +156,7 @@ def test_auto_falls_back_where_the_package_refuses_the_driver(
 
 
 def test_auto_loads_no_engines_of_strangers_without_the_flag(
-    with_engines: Artefacts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    with_engines: ModelLocation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pretend(monkeypatch)
     monkeypatch.setenv("VQTRT_STATE", str(tmp_path / "of-another-user"))
@@ -165,7 +167,7 @@ def test_auto_loads_no_engines_of_strangers_without_the_flag(
     assert open_engine(with_engines, trusting).name == "tensorrt-rtx"
 
 
-def test_auto_without_a_driver(with_engines: Artefacts) -> None:
+def test_auto_without_a_driver(with_engines: ModelLocation) -> None:
     """The packages are installed, and nothing runs them: the CPU does, and a note says why."""
     notes: list[str] = []
     assert open_engine(with_engines, note=notes.append).name == "onnxruntime"

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.engines import cuda
 from vqtrt.engines.base import Engine
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
@@ -21,7 +21,7 @@ from vqtrt.errors import VqtrtError
 from vqtrt.export import verify
 from vqtrt.export.tensorrt import build as tensorrt
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import BatchSampler, Draw, HostLoop, PixelCNNSampler, noise
+from vqtrt.images.sampler import BatchSampler, HostLoop, PixelCNNSampler, SamplingParams, noise
 
 pytestmark = pytest.mark.gpu
 BATCH = "1,4,16"
@@ -42,7 +42,7 @@ def model(tiny_prior, tmp_path_factory, package):
     shutil.copytree(tiny_prior, run)
     bundle = Bundle.open(run / "bundle")
     tensorrt.build_engines(bundle, tensorrt.engine_options(package, BATCH))
-    return Artefacts(run, run / "bundle", "named")
+    return ModelLocation(run, run / "bundle", "named")
 
 
 def on_cuda(model):
@@ -117,7 +117,9 @@ def agreement(one, other):
 
 
 @pytest.mark.parametrize(
-    "draw", [Draw(), Draw(temperature=0), Draw(top_k=5, top_p=0.8)], ids=["plain", "cold", "filter"]
+    "draw",
+    [SamplingParams(), SamplingParams(temperature=0), SamplingParams(top_k=5, top_p=0.8)],
+    ids=["plain", "cold", "filter"],
 )
 def test_samples_are_those_of_the_cpu(model, package, draw):
     bundle = model.open_bundle()
@@ -140,9 +142,9 @@ def test_samples_are_those_of_the_cpu(model, package, draw):
 def test_the_loop_on_the_gpu_is_the_one_on_the_host(model, package):
     engine = TensorRTEngine(model.open_bundle(), package)
     host = PixelCNNSampler(engine.bind, "pixelcnn", 16, 8, 4)
-    assert isinstance(host._loop(Draw()), HostLoop)
+    assert isinstance(host._loop(SamplingParams()), HostLoop)
     loop = PixelCNNSampler(engine.bind, "pixelcnn", 16, 8, 4, engine.bind_loop)
-    drawn = [each.sample(Draw(), range(8), 6, LABELS[:8]) for each in (host, loop)]
+    drawn = [each.sample(SamplingParams(), range(8), 6, LABELS[:8]) for each in (host, loop)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
 
 
@@ -160,7 +162,7 @@ def test_a_row_is_captured(model, package):
 
 def test_samples_of_onnxruntime_on_the_gpu(model):
     drawn = [
-        BatchSampler(engine, "pixelcnn", 16, 24, 4).sample(Draw(), range(24), 6, LABELS)
+        BatchSampler(engine, "pixelcnn", 16, 24, 4).sample(SamplingParams(), range(24), 6, LABELS)
         for engine in (on_cuda(model), OnnxRuntimeEngine(model.open_bundle()))
     ]
     assert agreement(*drawn) > 0.98

@@ -7,7 +7,7 @@ import pytest
 from cuda_doubles import FakeTensorRT, build, pretend
 from engines import test_gpu
 
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.formats.bundle import Bundle
 
 REAL_ONLY = ("test_codes_of_onnxruntime_on_the_gpu", "test_samples_of_onnxruntime_on_the_gpu")
@@ -28,12 +28,14 @@ def package(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_prior: Path, tmp_path_factory: pytest.TempPathFactory, package: str) -> Artefacts:
+def model(
+    tiny_prior: Path, tmp_path_factory: pytest.TempPathFactory, package: str
+) -> ModelLocation:
     run = tmp_path_factory.mktemp("gpu") / "run"
     shutil.copytree(tiny_prior, run)
     sizes = dict.fromkeys(("h", "w", "height", "width"), (4, 4))
     build(Bundle.open(run / "bundle"), package, {"batch": (1, 16)} | sizes)
-    return Artefacts(run, run / "bundle", "named")
+    return ModelLocation(run, run / "bundle", "named")
 
 
 @pytest.fixture(autouse=True)

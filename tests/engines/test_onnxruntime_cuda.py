@@ -21,8 +21,8 @@ from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import BatchSampler, Draw
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.images.tokenizer import ImageTokenizer
 
 ON_A_GPU = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 LABELS = np.arange(5, dtype=np.int32) % 3
@@ -114,7 +114,7 @@ def test_graphs_run(bundle: Bundle, gpu: Cuda) -> None:
 
 def test_samples_are_those_of_the_cpu(bundle: Bundle, gpu: Cuda) -> None:
     engine, reference = OnnxRuntimeCudaEngine(bundle), OnnxRuntimeEngine(bundle)
-    for draw in (Draw(), Draw(top_k=5, seed=3)):
+    for draw in (SamplingParams(), SamplingParams(top_k=5, seed=3)):
         sampler = BatchSampler(engine, "pixelcnn", 16, 5, 4)
         expected = BatchSampler(reference, "pixelcnn", 16, 5, 4).sample(draw, range(5), 5, LABELS)
         for _ in range(2):
@@ -162,9 +162,9 @@ def test_what_cannot_be_captured_runs_plainly(
     gpu.capture_fails = refusal == "capture_fails"
     with caplog.at_level(logging.WARNING, "vqtrt"):
         sampler = BatchSampler(OnnxRuntimeCudaEngine(bundle), "pixelcnn", 16, 5, 4)
-        drawn = sampler.sample(Draw(), range(5), 5, LABELS)
+        drawn = sampler.sample(SamplingParams(), range(5), 5, LABELS)
     reference = BatchSampler(OnnxRuntimeEngine(bundle), "pixelcnn", 16, 5, 4)
-    np.testing.assert_array_equal(drawn, reference.sample(Draw(), range(5), 5, LABELS))
+    np.testing.assert_array_equal(drawn, reference.sample(SamplingParams(), range(5), 5, LABELS))
     reason = "partitioned" if refusal == "capturable" else "CUDA failure 901"
     assert "without CUDA graphs" in caplog.text
     assert reason in caplog.text
@@ -236,16 +236,16 @@ def test_an_array_of_someone_else_is_read_at_each_run(bundle: Bundle, gpu: Cuda)
 
 def test_threads_take_turns(bundle: Bundle, gpu: Cuda) -> None:
     """What one thread allocates would spoil what another captures: the double refuses it."""
-    tokenizers = [Tokenizer(OnnxRuntimeCudaEngine(bundle), batch_size=4) for _ in range(2)]
+    tokenizers = [ImageTokenizer(OnnxRuntimeCudaEngine(bundle), batch_size=4) for _ in range(2)]
     samplers = [BatchSampler(each.engine, "pixelcnn", 16, 5, 4) for each in tokenizers]
     codes = tokenizers[0].encode(images(5))
-    drawn = samplers[0].sample(Draw(), range(5), 2, LABELS)
+    drawn = samplers[0].sample(SamplingParams(), range(5), 2, LABELS)
 
     def work(thread: int) -> bool:
         same = True
         for _ in range(20):
             same &= np.array_equal(tokenizers[thread % 2].encode(images(5)), codes)
-            made = samplers[thread % 2].sample(Draw(), range(5), 2, LABELS)
+            made = samplers[thread % 2].sample(SamplingParams(), range(5), 2, LABELS)
             same &= np.array_equal(made, drawn)
         return same
 
@@ -254,7 +254,7 @@ def test_threads_take_turns(bundle: Bundle, gpu: Cuda) -> None:
 
 
 def test_pickles_and_copies(bundle: Bundle, gpu: Cuda) -> None:
-    tokenizer = Tokenizer(OnnxRuntimeCudaEngine(bundle, device=1))
+    tokenizer = ImageTokenizer(OnnxRuntimeCudaEngine(bundle, device=1))
     codes = tokenizer.encode(images(5))
     for other in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):  # noqa: S301
         assert other.engine.gpu == 1
@@ -277,7 +277,10 @@ def test_all_batches_have_one_size(bundle: Bundle, gpu: Cuda) -> None:
         return spy
 
     engine.open = opened  # type: ignore[method-assign]
-    tokenizer, reference = Tokenizer(engine, batch_size=4), Tokenizer(OnnxRuntimeEngine(bundle))
+    tokenizer, reference = (
+        ImageTokenizer(engine, batch_size=4),
+        ImageTokenizer(OnnxRuntimeEngine(bundle)),
+    )
     for n in (9, 4, 1):
         codes = tokenizer.encode(images(n))
         np.testing.assert_array_equal(codes, reference.encode(images(n)))

@@ -27,23 +27,23 @@ from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import BatchSampler, Draw
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.system import cores
 
 IMAGES = np.random.default_rng(0).integers(256, size=(3, 16, 16, 3), dtype=np.uint8)
 
 
-def encode(tokenizer: Tokenizer) -> NDArray[Any]:
+def encode(tokenizer: ImageTokenizer) -> NDArray[Any]:
     return tokenizer.encode(IMAGES)
 
 
 def sample_images(sampler: BatchSampler) -> NDArray[Any]:
-    return sampler.sample(Draw(seed=3), range(8), 3, np.zeros(8, np.int32))
+    return sampler.sample(SamplingParams(seed=3), range(8), 3, np.zeros(8, np.int32))
 
 
 def sample_clips(sampler: ClipSampler) -> NDArray[Any]:
-    return sampler.sample(Draw(seed=3), range(2), 20, np.zeros(2, np.int32))
+    return sampler.sample(SamplingParams(seed=3), range(2), 20, np.zeros(2, np.int32))
 
 
 @pytest.fixture(params=["onnxruntime", "torch"])
@@ -57,7 +57,7 @@ def engine(request: pytest.FixtureRequest, tiny_prior: Path) -> Engine:
 def used(engine: Engine) -> list[tuple[Any, Callable[[Any], NDArray[Any]], NDArray[Any]]]:
     """What a user holds, what is done with it, and what that has given."""
     held: list[tuple[Any, Callable[[Any], NDArray[Any]]]] = [
-        (Tokenizer(engine), encode),
+        (ImageTokenizer(engine), encode),
         (BatchSampler(engine, "pixelcnn", 16, 8, 4), sample_images),
         (engine.open("encoder"), lambda graph: graph(IMAGES)),
     ]
@@ -144,8 +144,8 @@ def test_a_forked_process_ends(tiny_bundle: Path) -> None:
 
 def test_a_spawned_process(tiny_prior: Path) -> None:
     tokenizers = [
-        Tokenizer(OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"))),
-        Tokenizer(TorchEngine(tiny_prior, device="cpu")),
+        ImageTokenizer(OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"))),
+        ImageTokenizer(TorchEngine(tiny_prior, device="cpu")),
     ]
     expected = [encode(each) for each in tokenizers]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -170,8 +170,8 @@ def test_in_another_folder(
 def test_what_is_opened_again_is_checked(tiny_prior: Path, tmp_path: Path) -> None:
     run = shutil.copytree(tiny_prior, tmp_path / "run")
     tokenizers = [
-        Tokenizer(OnnxRuntimeEngine(Bundle.open(run / "bundle"))),
-        Tokenizer(TorchEngine(run, device="cpu")),
+        ImageTokenizer(OnnxRuntimeEngine(Bundle.open(run / "bundle"))),
+        ImageTokenizer(TorchEngine(run, device="cpu")),
     ]
     for tokenizer in tokenizers:
         encode(tokenizer)

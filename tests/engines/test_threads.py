@@ -20,8 +20,8 @@ from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import BatchSampler, Draw
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.images.tokenizer import ImageTokenizer
 
 THREADS, CALLS, KINDS = 4, 200, 5
 """Of calls that differ, `KINDS`: each is made again and again in every thread."""
@@ -44,7 +44,7 @@ def check_threads(work: Callable[[int], NDArray[Any]]) -> None:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_tokenizer(tiny_run: Path, tiny_bundle: Path, name: str) -> None:
-    tokenizer = Tokenizer(open_engine(find_model(tiny_run), EngineOptions(name)), batch_size=2)
+    tokenizer = ImageTokenizer(open_engine(find_model(tiny_run), EngineOptions(name)), batch_size=2)
     rng = np.random.default_rng(0)
     images = rng.integers(256, size=(KINDS, 3, 8, 12, 3), dtype=np.uint8)
 
@@ -60,7 +60,7 @@ def test_a_sampler_of_images(tiny_prior: Path, name: str) -> None:
     engine = open_engine(find_model(tiny_prior), EngineOptions(name))
     sampler = BatchSampler(engine, "pixelcnn", 16, 2, 2)
     labels = np.array([0, 2], np.int32)
-    draws = [Draw(seed=kind) for kind in range(KINDS - 1)] + [Draw(top_k=5)]
+    draws = [SamplingParams(seed=kind) for kind in range(KINDS - 1)] + [SamplingParams(top_k=5)]
     check_threads(lambda kind: sampler.sample(draws[kind], range(2), 1, labels))
 
 
@@ -73,7 +73,7 @@ def test_a_sampler_of_clips(request: pytest.FixtureRequest, name: str) -> None:
         run = request.getfixturevalue("tiny_speech_prior")
         engine, size = TorchEngine(run, device="cpu"), 16
     sampler = ClipSampler(engine.bind_steps, "wavenet", size, 2)
-    draws = [Draw(seed=kind) for kind in range(KINDS - 1)] + [Draw(top_k=5)]
+    draws = [SamplingParams(seed=kind) for kind in range(KINDS - 1)] + [SamplingParams(top_k=5)]
     speakers = np.array([0, 1], np.int32)
     check_threads(lambda kind: sampler.sample(draws[kind], range(2), 3, speakers))
 
@@ -112,11 +112,11 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_lanes_share_sessions(tiny_prior: Path, sessions: list[Any]) -> None:
     engine = OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"), threads=4)
     sampler = BatchSampler(engine, "pixelcnn", 16, 16, 4)
-    drawn = sampler.sample(Draw(), range(16), 4, np.zeros(16, np.int32))
+    drawn = sampler.sample(SamplingParams(), range(16), 4, np.zeros(16, np.int32))
     assert len(sessions) == 2  # of `row` and `step`
     alone = OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"), threads=1)
     whole = BatchSampler(alone, "pixelcnn", 16, 16, 4)
-    expected = whole.sample(Draw(), range(16), 4, np.zeros(16, np.int32))
+    expected = whole.sample(SamplingParams(), range(16), 4, np.zeros(16, np.int32))
     np.testing.assert_array_equal(drawn, expected)
 
 
@@ -126,7 +126,7 @@ def test_a_graph_that_is_opened_again_shares_its_session(
     engine = OnnxRuntimeEngine(Bundle.open(tiny_bundle))
     with ThreadPoolExecutor(THREADS) as pool:
         graphs = list(pool.map(engine.open, ["encoder"] * THREADS))
-    Tokenizer(engine).graph("encoder")
+    ImageTokenizer(engine).graph("encoder")
     engine.bind("encoder", {"batch": 1, "h": 2, "w": 2})
     assert len(graphs) == THREADS
     assert len(sessions) == 1

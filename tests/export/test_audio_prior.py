@@ -16,7 +16,7 @@ from vqtrt.audio.score import score_clips
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.export.verify_prior import TOLERANCES, cached_clip_logits
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import Draw
+from vqtrt.images.sampler import SamplingParams
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_tables(bundle):
 
 @pytest.mark.parametrize("how", [{}, {"top_k": 5, "temperature": 0.8}])
 def test_clips_are_those_of_torch(engine, torch_engine, how):
-    request = ClipRequest("wavenet", 16, 60 * STRIDE / RATE, Draw(**how))
+    request = ClipRequest("wavenet", 16, 60 * STRIDE / RATE, SamplingParams(**how))
     expected = np.stack(sample_clips(torch_engine, request).codes)
     assert len(np.unique(expected)) > 6
     for batch in (1, 4, 16):

@@ -9,7 +9,7 @@ import torch
 from changed_graphs import change_graph
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vqtrt.config.location import Artefacts, find_model
+from vqtrt.config.location import ModelLocation, find_model
 from vqtrt.data.images.open import open_images
 from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.torch import TorchEngine
@@ -18,7 +18,7 @@ from vqtrt.export import code_agreement
 from vqtrt.export import verify as verify_module
 from vqtrt.export.code_agreement import AGREEMENTS, MARGIN, MARGINS
 from vqtrt.export.verify import BATCH_SIZES, verify
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.models.image_graphs import to_unit
 from vqtrt.training.checkpoints import save_weights
 from vqtrt.training.run import Run
@@ -275,7 +275,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("name", ["tiny_run", "tiny_run2"])
 def test_chunks_change_no_margin_and_bound_the_memory(name, request, images, monkeypatch):
     reference = TorchEngine(request.getfixturevalue(name), device="cpu")
-    codes = Tokenizer(reference).encode(images[:1])[0]
+    codes = ImageTokenizer(reference).encode(images[:1])[0]
     wrong = (codes + 5) % 16
     comparison = verify_module._Comparison(reference)
     # A codebook so large that all distances at once (16 positions x C x 3,000 x 8) stand out.
@@ -308,7 +308,7 @@ def test_other_weights_than_those_of_the_bundle(copied, images):
 
 def test_a_bundle_alone_has_nothing_to_compare_with(tiny_bundle, images):
     with pytest.raises(VqtrtError, match="pass the run"):
-        verify(Artefacts(None, tiny_bundle, "named"), [images])
+        verify(ModelLocation(None, tiny_bundle, "named"), [images])
 
 
 def test_no_images(tiny_run):

@@ -7,7 +7,7 @@ import pytest
 import speech_runs
 from changed_graphs import change_graph
 
-from vqtrt.config.location import Artefacts, find_model
+from vqtrt.config.location import ModelLocation, find_model
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.torch import TorchEngine
@@ -16,7 +16,7 @@ from vqtrt.export.run import verify_bundle
 from vqtrt.export.verify_sizes import _sizes, verify_sizes
 
 
-def check(model: Artefacts) -> None:
+def check(model: ModelLocation) -> None:
     assert model.run is not None
     engine = open_engine(model, EngineOptions("onnxruntime", threads=1))
     verify_sizes(model.open_bundle(), engine, TorchEngine(model.run, device="cpu"))

@@ -8,14 +8,14 @@ from PIL import Image
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.images.evaluate import evaluate
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.metrics import ssim
 
 SIZE = Preprocessing(height=16, width=16)
 
 
 def figures(source, *, batch_size: int = 4, engine=None, **options):
-    tokenizer = Tokenizer(engine or FakeEngine(), batch_size=batch_size)
+    tokenizer = ImageTokenizer(engine or FakeEngine(), batch_size=batch_size)
     return evaluate(tokenizer, source, **{"workers": 2} | options)
 
 

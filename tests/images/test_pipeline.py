@@ -12,7 +12,7 @@ import pytest
 from doubles import MODEL, FakeEngine, FakeSource, picture, tree, write_pictures
 from PIL import Image
 
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.folder import ImageFolder
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.engines.options import EngineOptions
@@ -21,20 +21,20 @@ from vqtrt.formats import folder_writer
 from vqtrt.formats.codes import Codes, read_codes
 from vqtrt.images import pipeline
 from vqtrt.images.pipeline import decode_codes, encode_source, list_source, picture_names
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 
 NAMES = ["b/1.png", "b/10.png", "b/2.png", "a/z.bmp", "top.png", "a/B/deep.png", "a/é.png"]
 
 
-def tokenizer(batch_size: int = 3, **engine) -> Tokenizer:
-    return Tokenizer(FakeEngine(**engine), batch_size=batch_size)
+def tokenizer(batch_size: int = 3, **engine) -> ImageTokenizer:
+    return ImageTokenizer(FakeEngine(**engine), batch_size=batch_size)
 
 
 def encode(source, out: Path, *, batch_size: int = 3, engine=None, **options):
     root = str(getattr(source, "root", "fake"))
     settings: dict[str, Any] = {"root": root, "model": MODEL, "workers": 2} | options
     return encode_source(
-        Tokenizer(engine or FakeEngine(), batch_size=batch_size), source, out, **settings
+        ImageTokenizer(engine or FakeEngine(), batch_size=batch_size), source, out, **settings
     )
 
 
@@ -623,8 +623,8 @@ def test_decode_progress(tmp_path):
 def test_round_trip_on_a_real_bundle(tiny_bundle, folder, tmp_path):
     from vqtrt.engines.choose import open_engine
 
-    found = Artefacts(None, tiny_bundle, "named")
-    real = Tokenizer(open_engine(found, EngineOptions("onnxruntime")), batch_size=3)
+    found = ModelLocation(None, tiny_bundle, "named")
+    real = ImageTokenizer(open_engine(found, EngineOptions("onnxruntime")), batch_size=3)
     out = tmp_path / "codes.npy"
     encode_source(real, ImageFolder(folder), out, root=str(folder), model=found, workers=2)
     codes = read_codes(out)

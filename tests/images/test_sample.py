@@ -10,7 +10,7 @@ from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.images.sample import Request, find_prior, label_number, sample_codes
-from vqtrt.images.sampler import BatchSampler, Draw, PixelCNNSampler, noise
+from vqtrt.images.sampler import BatchSampler, PixelCNNSampler, SamplingParams, noise
 from vqtrt.models.sample import draw as draw_codes
 from vqtrt.priors.runs import trained_priors
 
@@ -33,7 +33,7 @@ def torch2(tiny_prior2):
 def sample(
     engine, num=5, batch_size=16, seed=0, label=None, shape=None, prefix=None, rows=0, **how
 ):
-    request = Request("pixelcnn", num, Draw(seed=seed, **how), label, shape, prefix, rows)
+    request = Request("pixelcnn", num, SamplingParams(seed=seed, **how), label, shape, prefix, rows)
     return sample_codes(engine, request, batch_size=batch_size)
 
 
@@ -255,6 +255,6 @@ def test_an_interrupt_ends_all_lanes(tiny_prior):
 
     labels = np.zeros(8, np.int32)
     with pytest.raises(KeyboardInterrupt):
-        sampler.sample(Draw(), range(8), 4, labels, progress=interrupt)
+        sampler.sample(SamplingParams(), range(8), 4, labels, progress=interrupt)
     assert done == [1]
-    assert sampler.sample(Draw(), range(8), 4, labels).shape == (8, 4, 4, 1)
+    assert sampler.sample(SamplingParams(), range(8), 4, labels).shape == (8, 4, 4, 1)

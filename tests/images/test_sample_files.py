@@ -9,10 +9,10 @@ from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import read_codes
 from vqtrt.images.sample import Request, Samples, sample_codes
 from vqtrt.images.sample_files import read_prefix, write_codes, write_grid, write_pictures
-from vqtrt.images.sampler import Draw
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.sampler import SamplingParams
+from vqtrt.images.tokenizer import ImageTokenizer
 
-REQUEST = Request("pixelcnn", 5, Draw(seed=3), shape=(3, 4))
+REQUEST = Request("pixelcnn", 5, SamplingParams(seed=3), shape=(3, 4))
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def model(tiny_prior):
 
 @pytest.fixture(scope="module")
 def tokenizer(model):
-    return Tokenizer(open_engine(model), batch_size=2)
+    return ImageTokenizer(open_engine(model), batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_a_codes_file(tmp_path, model, tokenizer, samples):
 
 def test_codes_of_a_prior_without_labels(tmp_path, tiny_prior2):
     model = find_model(tiny_prior2)
-    tokenizer = Tokenizer(open_engine(model, EngineOptions("torch")))
+    tokenizer = ImageTokenizer(open_engine(model, EngineOptions("torch")))
     samples = sample_codes(tokenizer.engine, REQUEST)
     write_codes(tokenizer, REQUEST, samples, tmp_path / "s.npy", model)
     written = read_codes(tmp_path / "s.npy")

@@ -14,7 +14,7 @@ from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import read_codes
 from vqtrt.images.score import score_codes, score_data
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.priors.runs import trained_priors
 
 
@@ -54,7 +54,7 @@ def test_equals_the_cross_entropy(request, run, name):
 
 def test_images_are_encoded_first(tiny_prior):
     model = find_model(tiny_prior)
-    tokenizer = Tokenizer(open_engine(model))
+    tokenizer = ImageTokenizer(open_engine(model))
     options: dict[str, Any] = {"split": "train", "workers": 1}
     codes = str(tiny_prior / "priors" / "pixelcnn.npy")
     found, expected = (

@@ -7,7 +7,7 @@ import vqtrt
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.shapes import Shapes
 from vqtrt.errors import VqtrtError
-from vqtrt.images.tokenizer import Tokenizer, load
+from vqtrt.images.tokenizer import ImageTokenizer, load
 
 
 @pytest.fixture(params=["onnxruntime", "torch"])
@@ -165,7 +165,7 @@ def test_graphs_are_opened_when_needed_and_once():
             opened.append(graph)
             return lambda array: array
 
-    tokenizer = Tokenizer(Counting())
+    tokenizer = ImageTokenizer(Counting())
     assert opened == []
     assert tokenizer.graph("encoder") is tokenizer.graph("encoder")
     assert opened == ["encoder"]
@@ -178,7 +178,7 @@ def test_load_finds_the_newest(tiny_run, monkeypatch):
 
 def test_a_model_of_speech_is_refused():
     with pytest.raises(VqtrtError, match="this model is of speech, and this is for images"):
-        Tokenizer(FakeSpeechEngine())
+        ImageTokenizer(FakeSpeechEngine())
 
 
 @pytest.mark.parametrize(
@@ -193,4 +193,4 @@ def test_a_model_of_speech_is_refused():
 )
 def test_an_error_says_how_an_array_becomes_images(images: np.ndarray, hint: str) -> None:
     with pytest.raises(VqtrtError, match=rf"must be uint8 of shape \(N, H, W, 3\), not .*{hint}"):
-        Tokenizer(FakeEngine()).encode(images)
+        ImageTokenizer(FakeEngine()).encode(images)

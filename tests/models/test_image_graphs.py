@@ -12,7 +12,7 @@ from vqtrt.models.image_graphs import (
     to_bytes,
     to_unit,
 )
-from vqtrt.models.info import model_facts
+from vqtrt.models.info import model_info
 
 
 @pytest.fixture(params=[1, 3])
@@ -91,7 +91,7 @@ def test_vectors_are_what_is_quantized(model):
 
 
 def test_facts(model):
-    facts = model_facts(model.config)
+    facts = model_info(model.config)
     assert (facts.codebook_size, facts.code_dim, facts.stride) == (16, 4, 4)
     assert facts.num_codebooks == model.config.quantizer.num_codebooks
 

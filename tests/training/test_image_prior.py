@@ -183,11 +183,13 @@ def test_a_codes_file_is_taken_as_it_is(run, tiny_prior, tmp_path):
 
 
 def test_no_held_out_row_is_trained_on(tiny_prior, make_log):
-    from vqtrt.images.tokenizer import Tokenizer
+    from vqtrt.images.tokenizer import ImageTokenizer
 
     prior = trained_priors(tiny_prior)["pixelcnn"]
     codes = read_codes(tiny_prior / "priors" / "pixelcnn.npy")
-    task = PriorTask(prior.config, codes, Tokenizer.__new__(Tokenizer), torch.zeros(1, 16, 4))
+    task = PriorTask(
+        prior.config, codes, ImageTokenizer.__new__(ImageTokenizer), torch.zeros(1, 16, 4)
+    )
     assert len(task.held_out) == 16
     assert sorted([*task.rows, *task.held_out]) == list(range(len(codes.codes)))
     whole, halves = (

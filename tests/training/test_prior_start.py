@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.config.location import find_model
 from vqtrt.data.audio.decode import read_audio
 from vqtrt.engines.choose import open_engine
@@ -85,7 +85,7 @@ def test_resuming_takes_the_codes_that_are_there(
 
 def test_the_codes_are_the_tokenizers(run, speech_data):
     codes = plan(run).codes
-    tokenizer = SpeechTokenizer(open_engine(find_model(run)))
+    tokenizer = AudioTokenizer(open_engine(find_model(run)))
     audio = read_audio(speech_data / codes.files[3], tokenizer.preprocessing)
     np.testing.assert_array_equal(codes.clip(3), tokenizer.encode(audio))
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vqtrt.audio.pipeline import decode_speech, encoded_clips, speaker_number
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing, write_stream
 from vqtrt.data.audio.open import SpeechFolder, SpeechSource
 from vqtrt.data.images.batches import OnError
@@ -44,7 +44,7 @@ class Converted(NamedTuple):
 
 
 def encode_all(
-    tokenizer: SpeechTokenizer,
+    tokenizer: AudioTokenizer,
     source: SpeechSource,
     *,
     root: str,
@@ -88,7 +88,7 @@ def encode_all(
 
 
 def convert_speech(
-    tokenizer: SpeechTokenizer,
+    tokenizer: AudioTokenizer,
     source: SpeechSource,
     out: Path,
     *,
@@ -155,7 +155,7 @@ def _check_file(out: Path, root: Path) -> None:
         raise VqtrtError(f"{out}: is the recording itself; give --out another name")
 
 
-def _write_one(tokenizer: SpeechTokenizer, codes: ClipCodes, speaker: int, out: Path) -> None:
+def _write_one(tokenizer: AudioTokenizer, codes: ClipCodes, speaker: int, out: Path) -> None:
     rate = tokenizer.preprocessing.sample_rate
     for _, blocks in tokenizer.stream([codes.clip(0)], [speaker]):
         write_stream(out, blocks, codes.samples[0], rate)

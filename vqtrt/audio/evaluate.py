@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vqtrt.audio.convert import EncodedSource, encode_all
 from vqtrt.audio.pipeline import speaker_number
-from vqtrt.audio.tokenizer import Audio, SpeechTokenizer
+from vqtrt.audio.tokenizer import Audio, AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.data.audio.mel import mel_spectrogram
 from vqtrt.data.audio.open import SpeechSource
@@ -97,7 +97,7 @@ class AudioMetrics:
 
 
 def evaluate_speech(
-    tokenizer: SpeechTokenizer,
+    tokenizer: AudioTokenizer,
     source: SpeechSource,
     *,
     root: str,
@@ -223,7 +223,7 @@ def _cut(blocks: Iterable[Audio]) -> Iterator[Audio]:
 
 def _write_grid(
     path: Path,
-    tokenizer: SpeechTokenizer,
+    tokenizer: AudioTokenizer,
     encoded: EncodedSource,
     numbers: Sequence[int],
     shown: Sequence[_Shown],

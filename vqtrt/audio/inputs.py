@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vqtrt.data.audio.decode import Audio, bad_sample
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import ModelFacts, SpeechFacts
+from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.formats.codes import first_bad
 
 
@@ -16,8 +16,8 @@ def checked_lengths(
     codes: Sequence[NDArray[Any]],
     speakers: Sequence[int],
     samples: Sequence[int] | None,
-    facts: ModelFacts,
-    speech: SpeechFacts,
+    facts: ModelInfo,
+    speech: SpeechInfo,
 ) -> list[int]:
     """The samples that clips of codes (t,) are decoded to: `samples`, or t·stride of each.
 
@@ -39,7 +39,7 @@ def checked_lengths(
 
 
 def _check_clip(
-    index: int, codes: NDArray[Any], speaker: int, facts: ModelFacts, speech: SpeechFacts
+    index: int, codes: NDArray[Any], speaker: int, facts: ModelInfo, speech: SpeechInfo
 ) -> None:
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise VqtrtError(f"clip {index}: codes are integers (t,), not {codes.dtype} {codes.shape}")

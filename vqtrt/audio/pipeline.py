@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 import vqtrt
-from vqtrt.audio.tokenizer import Audio, SpeechTokenizer
-from vqtrt.config.location import Artefacts
+from vqtrt.audio.tokenizer import Audio, AudioTokenizer
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.clips import Clip, CountedBlocks, read_clips
 from vqtrt.data.audio.decode import AudioPreprocessing, write_blocks
 from vqtrt.data.audio.open import SpeechFolder, SpeechSource
@@ -23,7 +23,7 @@ from vqtrt.data.images.batches import OnError
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader, check_clip_codes, read_clip_codes
-from vqtrt.formats.bundle import ModelFacts, SpeechFacts
+from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.formats.codes import short
 from vqtrt.formats.codes_writer import ClipWriter, check_codes_out, is_complete
 from vqtrt.formats.folder_writer import FolderWriter, is_finished
@@ -52,11 +52,11 @@ class SpeechDecoder(Protocol):
     """What makes audio of codes: a tokenizer with a conv decoder, or a WaveNet's loop."""
 
     @property
-    def facts(self) -> ModelFacts:
+    def facts(self) -> ModelInfo:
         """Codebook size and stride."""
 
     @property
-    def speech(self) -> SpeechFacts:
+    def speech(self) -> SpeechInfo:
         """Speakers and sample rate."""
 
     def fingerprint(self) -> dict[str, Any]:
@@ -77,12 +77,12 @@ class SpeechDecoder(Protocol):
 
 
 def encode_speech(
-    tokenizer: SpeechTokenizer,
+    tokenizer: AudioTokenizer,
     source: SpeechSource,
     out: Path,
     *,
     root: str,
-    model: Artefacts,
+    model: ModelLocation,
     preprocessing: AudioPreprocessing | None = None,
     workers: int,
     on_error: OnError = "stop",
@@ -153,7 +153,7 @@ class Encoded(NamedTuple):
 
 
 def encoded_clips(
-    tokenizer: SpeechTokenizer,
+    tokenizer: AudioTokenizer,
     source: SpeechSource,
     preprocessing: AudioPreprocessing,
     *,
@@ -191,7 +191,7 @@ def encoded_clips(
 
 
 def clips_ahead(
-    tokenizer: SpeechTokenizer,
+    tokenizer: AudioTokenizer,
     source: SpeechSource,
     preprocessing: AudioPreprocessing,
     *,

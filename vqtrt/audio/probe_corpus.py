@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from vqtrt.audio.pipeline import encoded_clips
 from vqtrt.audio.probe import Probe, Split, Utterance, code_phones, probe
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.alignments import Alignments
 from vqtrt.data.audio.open import SpeechSource
 from vqtrt.data.images.batches import OnError
@@ -23,7 +23,7 @@ class SpeechProbe(NamedTuple):
 
 
 def probe_speech(
-    tokenizer: SpeechTokenizer,
+    tokenizer: AudioTokenizer,
     source: SpeechSource,
     alignments: Path,
     *,

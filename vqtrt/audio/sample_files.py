@@ -8,7 +8,7 @@ import numpy as np
 
 import vqtrt
 from vqtrt.audio.sampler import ClipRequest, ClipSamples, find_clip_prior, known_speakers
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.engines.base import Engine
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader
 from vqtrt.formats.codes import codes_dtype
@@ -16,7 +16,7 @@ from vqtrt.formats.codes_writer import ClipWriter
 
 
 def sampled_codes(
-    engine: Engine, request: ClipRequest, samples: ClipSamples, model: Artefacts, out: Path
+    engine: Engine, request: ClipRequest, samples: ClipSamples, model: ModelLocation, out: Path
 ) -> ClipCodes:
     """Clips as codes with their header, as `read_clip_codes` would read them from `out`.
 

@@ -19,10 +19,10 @@ from vqtrt.engines.base import Engine, StepLoop
 from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import codes_in
-from vqtrt.formats.bundle import PriorFacts, SpeechFacts
+from vqtrt.formats.bundle import PriorInfo, SpeechInfo
 from vqtrt.formats.codes import codes_dtype, short
 from vqtrt.images.sample import find_prior
-from vqtrt.images.sampler import Draw, noise
+from vqtrt.images.sampler import SamplingParams, noise
 
 _RUNS = 16
 """Codes of a clip that are drawn at once, where an engine can."""
@@ -37,7 +37,7 @@ class ClipRequest:
     prior: str
     num: int
     seconds: float
-    draw: Draw = field(default_factory=Draw)
+    draw: SamplingParams = field(default_factory=SamplingParams)
     speaker: str | None = None
     """Who speaks in all clips; None goes through the speakers in turn, where there are any."""
 
@@ -68,7 +68,7 @@ class ClipSampler:
         self._bind, self._name = bind, name
         self._steps: Opened[str, StepLoop] = Opened()
 
-    def _step(self, draw: Draw) -> StepLoop:
+    def _step(self, draw: SamplingParams) -> StepLoop:
         """The graph that a draw needs, told what it asks for."""
         filtered = draw.top_k is not None or draw.top_p < 1
         name = "step_filtered" if filtered else "step"
@@ -84,7 +84,7 @@ class ClipSampler:
 
     def sample(
         self,
-        draw: Draw,
+        draw: SamplingParams,
         samples: range,
         length: int,
         speakers: NDArray[np.int32] | None = None,
@@ -100,7 +100,7 @@ class ClipSampler:
     def _sample(
         self,
         step: StepLoop,
-        draw: Draw,
+        draw: SamplingParams,
         samples: range,
         length: int,
         speakers: NDArray[np.int32] | None,
@@ -169,14 +169,14 @@ def sample_clips(
     return ClipSamples(codes, names, samples)
 
 
-def find_clip_prior(engine: Engine, name: str) -> tuple[PriorFacts, SpeechFacts]:
+def find_clip_prior(engine: Engine, name: str) -> tuple[PriorInfo, SpeechInfo]:
     """As `find_prior`, with the model's facts; `VqtrtError` for a model of images, too."""
     if engine.speech is None:
         raise VqtrtError("a model of images, where one of speech is wanted; give another model")
     return find_prior(engine, name), engine.speech
 
 
-def known_speakers(prior: PriorFacts, speech: SpeechFacts) -> tuple[str, ...]:
+def known_speakers(prior: PriorInfo, speech: SpeechInfo) -> tuple[str, ...]:
     """The prior's speakers, or where it has none the decoder's: clips are still in some voice."""
     return prior.classes or speech.speakers
 

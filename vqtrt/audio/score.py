@@ -13,8 +13,8 @@ from vqtrt.audio.code_crops import code_crops, take_crops
 from vqtrt.audio.pipeline import encode_speech
 from vqtrt.audio.sampler import find_clip_prior
 from vqtrt.audio.source import open_recordings
-from vqtrt.audio.tokenizer import SpeechTokenizer
-from vqtrt.config.location import Artefacts
+from vqtrt.audio.tokenizer import AudioTokenizer
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.selection import Selection
 from vqtrt.engines.base import Engine
 from vqtrt.engines.lengths import grid_length, length_batches
@@ -90,8 +90,8 @@ def score_clips(
 
 
 def score_speech(
-    tokenizer: SpeechTokenizer,
-    model: Artefacts,
+    tokenizer: AudioTokenizer,
+    model: ModelLocation,
     data: str,
     prior: str,
     *,

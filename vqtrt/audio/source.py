@@ -1,13 +1,13 @@
 """Recordings for a model that was trained: who speaks is found as in what it was trained on."""
 
 from vqtrt.config.images import load_speech_config
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.open import SpeechSource, open_speech
 from vqtrt.data.selection import Selection
 
 
 def open_recordings(
-    model: Artefacts,
+    model: ModelLocation,
     data: str,
     speaker_pattern: str | None = None,
     selection: Selection | None = None,

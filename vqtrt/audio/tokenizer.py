@@ -21,7 +21,7 @@ from vqtrt.engines.base import Engine, Graph
 from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import codes_in
-from vqtrt.formats.bundle import ModelFacts, SpeechFacts
+from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.formats.codes import codes_dtype
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _HELD = {False: 2, True: 8}
 a batch costs the same if it is full."""
 
 
-class SpeechTokenizer:
+class AudioTokenizer:
     """A model of speech, ready to turn recordings into codes and codes into recordings.
 
     Graphs are opened when they are first needed. `batch_size` bounds how many recordings go through
@@ -55,7 +55,7 @@ class SpeechTokenizer:
             raise VqtrtError(f"batch size {batch_size}: must be at least 1")
         self.engine = engine
         self.batch_size = batch_size
-        self.speech: SpeechFacts = require_speech(engine)
+        self.speech: SpeechInfo = require_speech(engine)
         self._graphs: Opened[str, Graph] = Opened()
         self._wavenet: WaveNetDecoder | None = None
         if self.speech.decoder == "wavenet":
@@ -66,7 +66,7 @@ class SpeechTokenizer:
             )
 
     @property
-    def facts(self) -> ModelFacts:
+    def facts(self) -> ModelInfo:
         """Codebook size and stride, which is samples a code."""
         return self.engine.facts
 
@@ -340,7 +340,7 @@ def _audio_of(chunks: Iterable[Chunk]) -> Iterator[Audio]:
             yield chunk.made
 
 
-def require_speech(engine: Engine) -> SpeechFacts:
+def require_speech(engine: Engine) -> SpeechInfo:
     """An engine's facts of speech; `VqtrtError` for a model of images."""
     if engine.speech is None:
         raise VqtrtError("a model of images, where one of speech is wanted; give another model")

@@ -30,8 +30,8 @@ from vqtrt.engines.base import BoundGraph, Engine, StepLoop
 from vqtrt.engines.lengths import length_batches, padded_batch
 from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import ModelFacts, SpeechFacts
-from vqtrt.images.sampler import Draw, NoiseStream
+from vqtrt.formats.bundle import ModelInfo, SpeechInfo
+from vqtrt.images.sampler import NoiseStream, SamplingParams
 
 _LANE_BATCH = 4
 """Clips that a lane has at least: with fewer, a step is mostly what it costs to start one."""
@@ -69,10 +69,10 @@ class WaveNetDecoder:
     ) -> None:
         if batch_size < 1:
             raise VqtrtError(f"batch size {batch_size}: must be at least 1")
-        self.speech: SpeechFacts = require_speech(engine)
+        self.speech: SpeechInfo = require_speech(engine)
         if self.speech.decoder != "wavenet":
             raise VqtrtError("this model decodes with convolutions, not with a WaveNet")
-        Draw(temperature=temperature, seed=seed).check(LEVELS)
+        SamplingParams(temperature=temperature, seed=seed).check(LEVELS)
         self.engine, self.batch_size = engine, batch_size
         self.temperature, self.seed = temperature, seed
         most = getattr(engine, "most", None)
@@ -81,7 +81,7 @@ class WaveNetDecoder:
         self._opened: Opened[str, _Lanes] = Opened()
 
     @property
-    def facts(self) -> ModelFacts:
+    def facts(self) -> ModelInfo:
         """Codebook size and stride, which is samples per code."""
         return self.engine.facts
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from vqtrt.audio.pipeline import clips_ahead, encode_speech
 from vqtrt.audio.source import open_recordings
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.bench.images import Progress, rates_in_turns, require_torch
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.decode import Audio
 from vqtrt.data.audio.open import SpeechSource
 from vqtrt.engines.choose import open_engine
@@ -25,7 +25,7 @@ _ENGINE_SECONDS = 300
 
 
 def bench_encode_speech(
-    model: Artefacts,
+    model: ModelLocation,
     data: str,
     *,
     options: EngineOptions = AUTO,
@@ -46,7 +46,7 @@ def bench_encode_speech(
     `peak_rss_bytes`: of the process while it encodes, before torch is loaded for the loop.
     `seconds` is the audio of all `recordings`. Raises `AudioError` for one that cannot be read.
     """
-    tokenizer = SpeechTokenizer(open_engine(model, options), batch_size=batch_size)
+    tokenizer = AudioTokenizer(open_engine(model, options), batch_size=batch_size)
     source, rate = open_recordings(model, data), tokenizer.preprocessing.sample_rate
     loaded = _first(tokenizer, source, workers, _ENGINE_SECONDS * rate)
     counted: tuple[int, ...] = ()
@@ -88,7 +88,7 @@ def bench_encode_speech(
 
 
 def _recordings(
-    tokenizer: SpeechTokenizer, source: SpeechSource, workers: int
+    tokenizer: AudioTokenizer, source: SpeechSource, workers: int
 ) -> Generator[Audio, None, None]:
     """The samples of all recordings, in whole or in parts, read as `vqtrt encode` reads them."""
     with closing(clips_ahead(tokenizer, source, tokenizer.preprocessing, workers=workers)) as clips:
@@ -99,7 +99,7 @@ def _recordings(
 
 
 def _first(
-    tokenizer: SpeechTokenizer, source: SpeechSource, workers: int, samples: int
+    tokenizer: AudioTokenizer, source: SpeechSource, workers: int, samples: int
 ) -> list[Audio]:
     """Recordings from the first on that have so many samples together, or all."""
     first, count = list[Audio](), 0

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.audio.tokenizer import SpeechTokenizer, require_speech
+from vqtrt.audio.tokenizer import AudioTokenizer, require_speech
 from vqtrt.audio.wavenet_decoder import decoder_noise
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.mulaw import LEVELS, mulaw_encode
 from vqtrt.engines.base import Engine
 from vqtrt.engines.choose import open_engine
@@ -52,7 +52,7 @@ def bench_decode(
     of levels that both draw alike.
     """
     speech = require_speech(engine)
-    tokenizer = SpeechTokenizer(engine, batch_size=batch_size)
+    tokenizer = AudioTokenizer(engine, batch_size=batch_size)
     rate, stride = speech.preprocessing.sample_rate, tokenizer.stride
     count = max(1, round(seconds * rate / stride))
     rng = np.random.default_rng(0)
@@ -150,7 +150,7 @@ def _all_cores() -> Iterator[None]:
 
 
 def bench_decode_model(
-    model: Artefacts, options: EngineOptions = AUTO, **sizes: Any
+    model: ModelLocation, options: EngineOptions = AUTO, **sizes: Any
 ) -> dict[str, Any]:
     """`bench_decode` of a model on an engine; with its run, beside the naive loop."""
     opened = open_engine(model, options)
@@ -181,7 +181,7 @@ def random_decoder(folder: Path, recipe: str) -> "tuple[Engine, SpeechVQVAE]":
     from vqtrt.export.onnx import OPSET
     from vqtrt.formats.bundle import Bundle, BundleInfo, Source
     from vqtrt.models.audio import SpeechVQVAE
-    from vqtrt.models.audio_run import speech_facts
+    from vqtrt.models.audio_run import speech_info
 
     config = load_speech_config(recipe)
     speakers = tuple(f"speaker{index}" for index in range(_SPEAKERS))
@@ -193,7 +193,7 @@ def random_decoder(folder: Path, recipe: str) -> "tuple[Engine, SpeechVQVAE]":
     model = model.eval().requires_grad_(False)
     writer = GraphWriter(folder)
     speech_graphs(model, writer, skip=("encoder",))
-    facts, speech = speech_facts(model, config)
+    facts, speech = speech_info(model, config)
     info = BundleInfo(
         kind="speech",
         vqtrt_version=vqtrt.__version__,

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.bench.peaks import peaks
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.engines.base import Graph
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import ModelFacts, of_images
+from vqtrt.formats.bundle import ModelInfo, of_images
 from vqtrt.formats.precision import PRECISIONS
 
 ENGINES = (
@@ -52,7 +52,7 @@ class _Cell:
 
 
 def bench_engine(
-    model: Artefacts,
+    model: ModelLocation,
     *,
     engines: Sequence[str] = ENGINES,
     precisions: Sequence[str] = ("fp32",),
@@ -124,7 +124,7 @@ def bench_engine(
     }
 
 
-def _facts(model: Artefacts) -> tuple[ModelFacts, Preprocessing]:
+def _facts(model: ModelLocation) -> tuple[ModelInfo, Preprocessing]:
     if model.bundle is not None:
         info = model.open_bundle().info
         return info.model, of_images(info.preprocessing)
@@ -135,7 +135,7 @@ def _facts(model: Artefacts) -> tuple[ModelFacts, Preprocessing]:
     return opened.facts, of_images(opened.preprocessing)
 
 
-def _open(model: Artefacts, options: EngineOptions) -> list[_Cell]:
+def _open(model: ModelLocation, options: EngineOptions) -> list[_Cell]:
     """The graphs of an engine, ready to run; raises what it raises."""
     began = time.perf_counter()
     opener, device = _opener(model, options)
@@ -149,7 +149,7 @@ def _open(model: Artefacts, options: EngineOptions) -> list[_Cell]:
     return cells
 
 
-def _opener(model: Artefacts, options: EngineOptions) -> tuple[Callable[[str], Graph], str]:
+def _opener(model: ModelLocation, options: EngineOptions) -> tuple[Callable[[str], Graph], str]:
     """What opens a graph, and the kind of device that it then runs on."""
     if options.engine in ("torch", "torch-compile"):
         compiled = options.engine == "torch-compile"
@@ -159,7 +159,7 @@ def _opener(model: Artefacts, options: EngineOptions) -> tuple[Callable[[str], G
 
 
 def _torch_opener(
-    model: Artefacts, precision: str, *, compiled: bool
+    model: ModelLocation, precision: str, *, compiled: bool
 ) -> tuple[Callable[[str], Graph], str]:
     """The model's modules as they are exported, in eager mode or through `torch.compile`."""
     if model.run is None:
@@ -194,7 +194,7 @@ def _torch_opener(
     return open_graph, device
 
 
-def _input(facts: ModelFacts, size: Preprocessing, graph: str, batch: int) -> NDArray[Any]:
+def _input(facts: ModelInfo, size: Preprocessing, graph: str, batch: int) -> NDArray[Any]:
     rng = np.random.default_rng(0)
     if graph == "encoder":
         return rng.integers(256, size=(batch, size.height, size.width, 3), dtype=np.uint8)
@@ -248,7 +248,7 @@ def _timed(run: Graph, array: NDArray[Any], seconds: float) -> list[float]:
     return times
 
 
-def _work(model: Artefacts, size: Preprocessing) -> dict[str, int]:
+def _work(model: ModelLocation, size: Preprocessing) -> dict[str, int]:
     """Floating-point operations of a picture in each graph, as torch counts them; without, none."""
     if model.run is None:
         return {}
@@ -267,7 +267,7 @@ def _work(model: Artefacts, size: Preprocessing) -> dict[str, int]:
     return counted
 
 
-def _bytes(facts: ModelFacts, size: Preprocessing) -> int:
+def _bytes(facts: ModelInfo, size: Preprocessing) -> int:
     """Bytes of a picture and its codes: what goes in and out of either graph."""
     positions = size.height // facts.stride * (size.width // facts.stride)
     return size.height * size.width * 3 + 4 * positions * facts.num_codebooks

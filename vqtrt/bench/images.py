@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.folder import ImageFolder
 from vqtrt.data.images.batches import read_batches
 from vqtrt.data.source import Images
@@ -24,7 +24,7 @@ from vqtrt.engines.choose import installed, open_engine
 from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.images.pipeline import encode_source, list_source
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 
 _ENGINE_IMAGES = 2048
 
@@ -34,7 +34,7 @@ Stage = Callable[[], float]
 
 
 def bench_encode(
-    model: Artefacts,
+    model: ModelLocation,
     folder: str | Path,
     *,
     options: EngineOptions = AUTO,
@@ -57,7 +57,7 @@ def bench_encode(
     """
     source = ImageFolder(Path(folder))
     count = list_source(source).items
-    tokenizer = Tokenizer(open_engine(model, options), batch_size=batch_size)
+    tokenizer = ImageTokenizer(open_engine(model, options), batch_size=batch_size)
     size = tokenizer.preprocessing
     batches = list(
         itertools.islice(

@@ -15,7 +15,7 @@ import numpy as np
 
 from vqtrt.engines.base import Engine
 from vqtrt.images.sample import find_prior
-from vqtrt.images.sampler import BatchSampler, Draw, noise
+from vqtrt.images.sampler import BatchSampler, SamplingParams, noise
 
 _NAIVE_SECONDS = 20.0
 
@@ -46,7 +46,7 @@ def bench_sample(
         full.inputs["labels"][:] = labels
 
     def draw() -> None:
-        sampler.sample(Draw(), range(batch_size), height, labels)
+        sampler.sample(SamplingParams(), range(batch_size), height, labels)
 
     draw()
     full.run()
@@ -109,7 +109,7 @@ def random_prior(
     from vqtrt.export.bundle import prior_graphs
     from vqtrt.export.graph_writer import GraphWriter
     from vqtrt.export.onnx import OPSET
-    from vqtrt.formats.bundle import Bundle, BundleInfo, ModelFacts, PriorFacts, Source
+    from vqtrt.formats.bundle import Bundle, BundleInfo, ModelInfo, PriorInfo, Source
     from vqtrt.priors.pixelcnn import PixelCNN
 
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def random_prior(
     drawn = PixelCNN(config).eval()
     prior_graphs(drawn, "random", shape[1], writer, skip=("step_filtered",))  # the bench cuts none
     height, width = shape
-    facts = PriorFacts(
+    facts = PriorInfo(
         codebook_size=codebook_size,
         num_codebooks=1,
         height=height,
@@ -130,7 +130,7 @@ def random_prior(
     )
     info = BundleInfo(
         vqtrt_version=vqtrt.__version__,
-        model=ModelFacts(codebook_size=codebook_size, num_codebooks=1, code_dim=1, stride=4),
+        model=ModelInfo(codebook_size=codebook_size, num_codebooks=1, code_dim=1, stride=4),
         preprocessing=Preprocessing(height=4 * height, width=4 * width),
         graphs=writer.graphs,
         priors={"random": facts},

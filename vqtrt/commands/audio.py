@@ -35,8 +35,8 @@ from vqtrt.commands.options import (
 from vqtrt.engines.options import AUTO, EngineOptions
 
 if TYPE_CHECKING:
-    from vqtrt.audio.tokenizer import SpeechTokenizer
-    from vqtrt.config.location import Artefacts
+    from vqtrt.audio.tokenizer import AudioTokenizer
+    from vqtrt.config.location import ModelLocation
     from vqtrt.data.audio.decode import AudioPreprocessing
     from vqtrt.data.selection import Selection
     from vqtrt.engines.base import Engine as OpenedEngine
@@ -147,7 +147,7 @@ def probe(
     from vqtrt.audio.probe_corpus import probe_speech
     from vqtrt.audio.probe_picture import probe_picture
     from vqtrt.audio.source import open_recordings
-    from vqtrt.audio.tokenizer import SpeechTokenizer
+    from vqtrt.audio.tokenizer import AudioTokenizer
     from vqtrt.commands import terminal
     from vqtrt.data.grid import check_png
     from vqtrt.data.rejects import reject_kinds
@@ -155,7 +155,7 @@ def probe(
     if picture is not None:
         check_png(picture)
     found, opened = open_named(model, engine)
-    tokenizer = SpeechTokenizer(opened, batch_size=batch_size)
+    tokenizer = AudioTokenizer(opened, batch_size=batch_size)
     source = open_recordings(found, data, speaker_pattern, selection(include, exclude))
     tell_speaker(source)
     with terminal.counting("probing") as counter, skippable():
@@ -178,7 +178,7 @@ def probe(
 
 
 def encode_recordings(
-    model: "Artefacts",
+    model: "ModelLocation",
     engine: "OpenedEngine",
     data: str,
     out: Path,
@@ -194,10 +194,10 @@ def encode_recordings(
     """`vqtrt encode` of speech."""
     from vqtrt.audio.pipeline import encode_speech
     from vqtrt.audio.source import open_recordings
-    from vqtrt.audio.tokenizer import SpeechTokenizer
+    from vqtrt.audio.tokenizer import AudioTokenizer
     from vqtrt.commands import terminal
 
-    tokenizer = SpeechTokenizer(engine, batch_size=batch_size)
+    tokenizer = AudioTokenizer(engine, batch_size=batch_size)
     source = open_recordings(model, data, speaker_pattern, chosen)
     tell_speaker(source)
     with terminal.counting("encoding") as counter, skippable():
@@ -249,7 +249,7 @@ def decode_recordings(
 
 
 def evaluate_recordings(
-    model: "Artefacts",
+    model: "ModelLocation",
     engine: "OpenedEngine",
     data: str,
     *,
@@ -268,10 +268,10 @@ def evaluate_recordings(
     from vqtrt.audio.evaluate import evaluate_speech
     from vqtrt.audio.score import score_speech
     from vqtrt.audio.source import open_recordings
-    from vqtrt.audio.tokenizer import SpeechTokenizer
+    from vqtrt.audio.tokenizer import AudioTokenizer
     from vqtrt.commands import terminal
 
-    tokenizer = SpeechTokenizer(engine, batch_size=batch_size)
+    tokenizer = AudioTokenizer(engine, batch_size=batch_size)
     if prior is not None:
         with terminal.counting("scoring") as counter:
             return score_speech(
@@ -303,13 +303,13 @@ def evaluate_recordings(
 
 def _tokenizer(
     engine: "OpenedEngine", batch_size: int, temperature: float | None, seed: int | None
-) -> "SpeechTokenizer":
+) -> "AudioTokenizer":
     """The model, with what only a WaveNet decoder takes."""
-    from vqtrt.audio.tokenizer import SpeechTokenizer
+    from vqtrt.audio.tokenizer import AudioTokenizer
 
     if engine.speech is not None and engine.speech.decoder == "conv":
         refuse({"temperature": temperature, "seed": seed}, "a WaveNet decoder", "a conv decoder")
-    return SpeechTokenizer(
+    return AudioTokenizer(
         engine,
         batch_size=batch_size,
         temperature=1.0 if temperature is None else temperature,
@@ -317,7 +317,7 @@ def _tokenizer(
     )
 
 
-def _levelled(tokenizer: "SpeechTokenizer", level_db: float | None) -> "AudioPreprocessing | None":
+def _levelled(tokenizer: "AudioTokenizer", level_db: float | None) -> "AudioPreprocessing | None":
     """The model's preprocessing with the level of `--level-db`; None for its own."""
     from vqtrt.data.audio.decode import AudioPreprocessing
 

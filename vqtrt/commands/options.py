@@ -16,13 +16,13 @@ from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import AudioError, ImageError, VqtrtError
 
 if TYPE_CHECKING:
-    from vqtrt.config.location import Artefacts
+    from vqtrt.config.location import ModelLocation
     from vqtrt.data.audio.open import SpeechSource
     from vqtrt.data.images.preprocessing import Preprocessing
     from vqtrt.data.selection import Selection
     from vqtrt.engines.base import Engine as OpenedEngine
     from vqtrt.formats.codes import Header
-    from vqtrt.images.tokenizer import Tokenizer
+    from vqtrt.images.tokenizer import ImageTokenizer
 
 
 class EngineName(StrEnum):
@@ -196,7 +196,7 @@ def with_engine(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def find(named: Path | None) -> "Artefacts":
+def find(named: Path | None) -> "ModelLocation":
     """The model that is meant; says which."""
     from vqtrt.commands import terminal
     from vqtrt.config.location import find_model
@@ -209,15 +209,15 @@ def find(named: Path | None) -> "Artefacts":
 
 def open_model(
     named: Path | None, engine: EngineOptions, batch_size: int
-) -> "tuple[Artefacts, Tokenizer]":
+) -> "tuple[ModelLocation, ImageTokenizer]":
     """The model of images that is meant, opened on an engine; says which."""
-    from vqtrt.images.tokenizer import Tokenizer
+    from vqtrt.images.tokenizer import ImageTokenizer
 
     found, opened = open_named(named, engine)
-    return found, Tokenizer(opened, batch_size=batch_size)
+    return found, ImageTokenizer(opened, batch_size=batch_size)
 
 
-def open_named(named: Path | None, engine: EngineOptions) -> "tuple[Artefacts, OpenedEngine]":
+def open_named(named: Path | None, engine: EngineOptions) -> "tuple[ModelLocation, OpenedEngine]":
     """The model that is meant, of images or of speech, opened on an engine; says which."""
     from vqtrt.commands import terminal
     from vqtrt.engines.choose import open_engine
@@ -285,7 +285,7 @@ def worker_count(workers: int | None) -> int:
     return workers or default_workers()
 
 
-def resized(tokenizer: "Tokenizer", size: str | None) -> "Preprocessing | None":
+def resized(tokenizer: "ImageTokenizer", size: str | None) -> "Preprocessing | None":
     """The model's preprocessing with the size of `--size`; None for its own."""
     return None if size is None else tokenizer.preprocessing.with_size(size)
 

@@ -29,10 +29,10 @@ from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
     from vqtrt.audio.sampler import ClipRequest
-    from vqtrt.config.location import Artefacts
+    from vqtrt.config.location import ModelLocation
     from vqtrt.engines.base import Engine as OpenedEngine
     from vqtrt.images.sample import Request
-    from vqtrt.images.tokenizer import Tokenizer
+    from vqtrt.images.tokenizer import ImageTokenizer
 
 PriorName = Annotated[str, typer.Option(help="Name of the prior.")]
 Shape = Annotated[str | None, typer.Option(help="Grid of codes, HxW (default: as trained).")]
@@ -106,8 +106,10 @@ def sample(
         Path | None, typer.Option(help="Folder for pictures or wavs, or a codes file, .npy.")
     ] = None,
     temperature: Annotated[float, typer.Option(help="0 for the most likely codes.")] = 1.0,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k most likely codes.")] = None,
-    top_p: Annotated[float, typer.Option(help="Draw from the fewest codes with this share.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the k most likely codes.")] = None,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the fewest codes with this share.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Another seed, other samples.")] = 0,
     grid: Annotated[
         Path | None, typer.Option(help="Images: PNG to write with all samples.")
@@ -135,15 +137,15 @@ def sample(
     engine: EngineOptions = AUTO,
     as_json: Json = False,
 ) -> None:
-    """Draw new codes from a prior, and decode them to pictures or wavs."""
+    """Sample new codes from a prior, and decode them to pictures or wavs."""
     from vqtrt.audio.sampler import ClipRequest
     from vqtrt.commands import terminal
     from vqtrt.data.grid import check_png
     from vqtrt.formats.codes_writer import check_codes_out
     from vqtrt.images.sample import Request, find_prior, label_number
     from vqtrt.images.sample_files import read_prefix
-    from vqtrt.images.sampler import Draw
-    from vqtrt.images.tokenizer import Tokenizer
+    from vqtrt.images.sampler import SamplingParams
+    from vqtrt.images.tokenizer import ImageTokenizer
     from vqtrt.system.atomic import check_folder
 
     if out is None and grid is None:
@@ -153,10 +155,10 @@ def sample(
     if out is not None:
         (check_codes_out if out.suffix == ".npy" else check_folder)(out)
     found, opened = open_named(model, engine)
-    draw = Draw(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    draw = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     if opened.speech is None:
         refuse({"seconds": seconds, "speaker": speaker}, "speech", "images")
-        tokenizer, name = Tokenizer(opened, batch_size=batch_size), prior or "pixelcnn"
+        tokenizer, name = ImageTokenizer(opened, batch_size=batch_size), prior or "pixelcnn"
         request = Request(
             prior=name,
             num=num,
@@ -181,8 +183,8 @@ def sample(
 
 
 def _sample_images(
-    model: "Artefacts",
-    tokenizer: "Tokenizer",
+    model: "ModelLocation",
+    tokenizer: "ImageTokenizer",
     request: "Request",
     out: Path | None,
     grid: Path | None,
@@ -205,12 +207,16 @@ def _sample_images(
 
 
 def _sample_clips(
-    model: "Artefacts", engine: "OpenedEngine", request: "ClipRequest", out: Path, batch_size: int
+    model: "ModelLocation",
+    engine: "OpenedEngine",
+    request: "ClipRequest",
+    out: Path,
+    batch_size: int,
 ) -> None:
     from vqtrt.audio.pipeline import decode_speech
     from vqtrt.audio.sample_files import sampled_codes, write_clip_codes
     from vqtrt.audio.sampler import sample_clips
-    from vqtrt.audio.tokenizer import SpeechTokenizer
+    from vqtrt.audio.tokenizer import AudioTokenizer
     from vqtrt.commands import terminal
 
     with terminal.counting("sampling") as counter:
@@ -219,7 +225,7 @@ def _sample_clips(
     if out.suffix == ".npy":
         write_clip_codes(codes)
         return
-    decoder = SpeechTokenizer(engine, batch_size=batch_size, seed=request.draw.seed)
+    decoder = AudioTokenizer(engine, batch_size=batch_size, seed=request.draw.seed)
     with terminal.counting("decoding") as counter:
         decode_speech(decoder, codes, out, keep=False, progress=counter)
 

@@ -16,7 +16,7 @@ WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
-class Artefacts:
+class ModelLocation:
     """A model on disk: its run, its bundle, or both."""
 
     run: Path | None
@@ -40,7 +40,7 @@ class Artefacts:
         return Bundle.open(self.bundle)
 
 
-def find_model(named: str | Path | None = None) -> Artefacts:
+def find_model(named: str | Path | None = None) -> ModelLocation:
     """Resolve a `--model` option."""
     if named is not None:
         return _at(Path(named), "named")
@@ -91,13 +91,13 @@ def _age(run: Path) -> tuple[int, str]:
     return newest.stat().st_mtime_ns, run.name
 
 
-def _at(path: Path, chosen_by: str) -> Artefacts:
+def _at(path: Path, chosen_by: str) -> ModelLocation:
     if (path / INFO).is_file():
-        return Artefacts(_run_of(path), path, chosen_by)
+        return ModelLocation(_run_of(path), path, chosen_by)
     if (path / CONFIG).is_file():
         require_run(path)
         bundle = path / "bundle"
-        return Artefacts(path, bundle if (bundle / INFO).is_file() else None, chosen_by)
+        return ModelLocation(path, bundle if (bundle / INFO).is_file() else None, chosen_by)
     if not path.exists():
         raise VqtrtError(f"{path}: no such run or bundle")
     raise VqtrtError(f"{path} is neither a run ({CONFIG}) nor a bundle ({INFO})")

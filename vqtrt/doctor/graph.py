@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import vqtrt
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, ModelFacts, Source, TensorSpec
+from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, ModelInfo, Source, TensorSpec
 
 STRIDE, CHANNELS, CODES, WIDTH = 4, 8, 64, 16
 STATIC = (4, 32, 32, 3)
@@ -79,7 +79,7 @@ def write_bundle(folder: Path) -> Bundle:
         specs[name] = GraphSpec(**known, inputs=inputs, outputs=outputs)
     info = BundleInfo(
         vqtrt_version=vqtrt.__version__,
-        model=ModelFacts(codebook_size=CODES, num_codebooks=1, code_dim=CHANNELS, stride=STRIDE),
+        model=ModelInfo(codebook_size=CODES, num_codebooks=1, code_dim=CHANNELS, stride=STRIDE),
         preprocessing=Preprocessing(height=STATIC[1], width=STATIC[2]),
         graphs=specs,
         opset=_OPSET,

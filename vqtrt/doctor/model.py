@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.config.location import Artefacts, find_model
+from vqtrt.config.location import ModelLocation, find_model
 from vqtrt.doctor.report import Report
 from vqtrt.engines import cuda
 from vqtrt.engines.base import Engine
@@ -80,7 +80,7 @@ def _providers() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
-def _open(report: Report, path: Path) -> tuple[Artefacts, Bundle]:
+def _open(report: Report, path: Path) -> tuple[ModelLocation, Bundle]:
     found = find_model(path)
     bundle = found.open_bundle()
     report.hide(bundle.path, "BUNDLE")
@@ -94,7 +94,7 @@ def _open(report: Report, path: Path) -> tuple[Artefacts, Bundle]:
 
 
 def _plans(
-    report: Report, found: Artefacts, bundle: Bundle, options: EngineOptions, gpus: int
+    report: Report, found: ModelLocation, bundle: Bundle, options: EngineOptions, gpus: int
 ) -> list[str]:
     """Add lines on the plans of a package, if the bundle has any; the graphs whose plans load."""
     infos = [

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.formats.bundle import ModelFacts, PriorFacts, SpeechFacts, TensorSpec
+from vqtrt.formats.bundle import ModelInfo, PriorInfo, SpeechInfo, TensorSpec
 
 Graph = Callable[..., NDArray[Any]]
 """Runs once on one array for each input, in the order of the graph's table, which gives their
@@ -93,15 +93,15 @@ class Engine(Protocol):
     """What `--engine` calls it."""
     precision: str
     """Of the graphs that it runs, of `vqtrt.formats.precision.PRECISIONS`."""
-    facts: ModelFacts
+    facts: ModelInfo
     preprocessing: Preprocessing | None
     """Of images; None for a model of speech."""
-    speech: SpeechFacts | None
+    speech: SpeechInfo | None
     """Of a model of speech; None for images."""
     weights_sha256: str
     """Of the weights that the model was trained to: equal weights, equal codes."""
 
-    priors: Mapping[str, PriorFacts]
+    priors: Mapping[str, PriorInfo]
     """The priors that the model has, by name."""
     lanes: int
     """Bound graphs that are worth running beside each other, each in a thread with a core."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.engines.base import Engine
 from vqtrt.engines.options import AUTO, ENGINES, TENSORRT, EngineOptions
 from vqtrt.errors import VqtrtError
@@ -26,7 +26,7 @@ def _ignore(text: str) -> None:
 
 
 def open_engine(
-    model: Artefacts, options: EngineOptions = AUTO, *, note: Callable[[str], None] = _ignore
+    model: ModelLocation, options: EngineOptions = AUTO, *, note: Callable[[str], None] = _ignore
 ) -> Engine:
     """Open a model on the engine that `options` name.
 
@@ -60,7 +60,7 @@ def open_engine(
     return _torch(model, options)
 
 
-def _torch(model: Artefacts, options: EngineOptions) -> Engine:
+def _torch(model: ModelLocation, options: EngineOptions) -> Engine:
     precision = options.precision
     if precision != "fp32":
         raise VqtrtError(
@@ -89,7 +89,7 @@ def _tensorrt(bundle: Bundle, options: EngineOptions) -> "TensorRTEngine":
     )
 
 
-def _fastest(model: Artefacts, options: EngineOptions, note: Callable[[str], None]) -> Engine:
+def _fastest(model: ModelLocation, options: EngineOptions, note: Callable[[str], None]) -> Engine:
     if model.bundle is not None:
         bundle = model.open_bundle()
         for package in TENSORRT:

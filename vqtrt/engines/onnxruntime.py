@@ -18,7 +18,7 @@ from vqtrt.engines.opened import Opened
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
 from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import Bundle, GraphSpec, PriorFacts, TensorSpec
+from vqtrt.formats.bundle import Bundle, GraphSpec, PriorInfo, TensorSpec
 from vqtrt.formats.precision import graph_key, require_precision
 from vqtrt.system.cores import core_limit, usable_cores
 
@@ -55,7 +55,7 @@ class OnnxRuntimeEngine:
         self.preprocessing = bundle.info.preprocessing
         self.speech = bundle.info.speech
         self.weights_sha256 = bundle.info.source.weights_sha256
-        self.priors: Mapping[str, PriorFacts] = bundle.info.priors
+        self.priors: Mapping[str, PriorInfo] = bundle.info.priors
         self._threads = threads
         self.lanes = self._count_lanes()
         self._sessions: Opened[tuple[str, int | None], Any] = Opened()

@@ -12,7 +12,7 @@ from vqtrt.engines.base import BoundGraph, Graph, StepLoop
 from vqtrt.engines.opened import Opened
 from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import PriorFacts, SpeechFacts, file_sha256
+from vqtrt.formats.bundle import PriorInfo, SpeechInfo, file_sha256
 from vqtrt.system.cores import core_limit
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class TorchEngine:
         content = self._contents.get("run", self._open_run)
         self.facts = content.facts
         self.preprocessing: Preprocessing | None = content.preprocessing
-        self.speech: SpeechFacts | None = content.speech
+        self.speech: SpeechInfo | None = content.speech
         self.weights_sha256 = content.weights_sha256
-        self.priors: Mapping[str, PriorFacts] = content.priors
+        self.priors: Mapping[str, PriorInfo] = content.priors
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process may have another working directory.
@@ -180,14 +180,14 @@ class _OpenGraph:
 class _Images:
     """A run on images, its priors and its graphs."""
 
-    speech: SpeechFacts | None = None
+    speech: SpeechInfo | None = None
 
     def __init__(self, run: "Run", device: Any) -> None:
-        from vqtrt.models.info import model_facts
+        from vqtrt.models.info import model_info
         from vqtrt.priors.runs import trained_priors
 
         self.model = run.load_model().to(device)
-        self.facts = model_facts(run.config.model)
+        self.facts = model_info(run.config.model)
         self.preprocessing: Preprocessing | None = run.config.data.preprocessing
         self.weights_sha256 = file_sha256(run.weights)
         self._priors = trained_priors(run.path)
@@ -214,12 +214,12 @@ class _Speech:
     preprocessing: Preprocessing | None = None
 
     def __init__(self, run: "SpeechRun", device: Any) -> None:
-        from vqtrt.models.audio_run import speech_facts
+        from vqtrt.models.audio_run import speech_info
         from vqtrt.priors.runs import trained_speech_priors
 
         self.model = run.load_model().to(device)
-        self.facts, facts = speech_facts(self.model, run.config)
-        self.speech: SpeechFacts | None = facts
+        self.facts, facts = speech_info(self.model, run.config)
+        self.speech: SpeechInfo | None = facts
         self.weights_sha256 = file_sha256(run.weights)
         self._priors = trained_speech_priors(run.path)
         self._loaded: dict[str, WaveNetPrior] = {}

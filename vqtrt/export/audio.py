@@ -12,7 +12,7 @@ from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, Source, file_sha
 from vqtrt.formats.precision import graph_key, torch_dtype
 from vqtrt.models.audio import SpeechVQVAE
 from vqtrt.models.audio_graphs import speech_graph, speech_graph_names
-from vqtrt.models.audio_run import SpeechRun, speech_facts
+from vqtrt.models.audio_run import SpeechRun, speech_info
 from vqtrt.priors.runs import trained_speech_priors
 
 
@@ -31,7 +31,7 @@ def export_speech_run(
             wavenet_prior_graphs(prior.load(), name, writer, precision)
 
     def describe(graphs: dict[str, GraphSpec]) -> BundleInfo:
-        facts, speech = speech_facts(model, run.config)
+        facts, speech = speech_info(model, run.config)
         return BundleInfo(
             kind="speech",
             vqtrt_version=vqtrt.__version__,

@@ -25,7 +25,7 @@ from vqtrt.formats.bundle import (
 from vqtrt.formats.precision import PRECISIONS, graph_key, torch_dtype
 from vqtrt.models.image import VQVAE
 from vqtrt.models.image_graphs import image_graph
-from vqtrt.models.info import model_facts
+from vqtrt.models.info import model_info
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.pixelcnn_graphs import GRAPHS, pixelcnn_graph
 from vqtrt.priors.runs import trained_priors
@@ -56,7 +56,7 @@ def export_run(
     def describe(graphs: dict[str, GraphSpec]) -> BundleInfo:
         return BundleInfo(
             vqtrt_version=vqtrt.__version__,
-            model=model_facts(run.config.model),
+            model=model_info(run.config.model),
             preprocessing=size,
             graphs=graphs,
             priors={name: prior.facts() for name, prior in priors.items()},

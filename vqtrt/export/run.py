@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.batches import read_batches
 from vqtrt.data.images.open import open_images
 from vqtrt.data.selection import Selection
@@ -33,11 +33,11 @@ _EXPORT_CLIPS = 32
 
 
 def export_bundle(
-    model: Artefacts,
+    model: ModelLocation,
     out: Path | None = None,
     precisions: Sequence[str] = (),
     kept: Callable[[str], None] = lambda name: None,
-) -> Artefacts:
+) -> ModelLocation:
     """Export the run to `out` (default: RUN/bundle); returns the run with its new bundle.
 
     `precisions` are written beside fp32. `kept` is called with the names of graphs that were
@@ -51,10 +51,10 @@ def export_bundle(
         bundle = export_speech_run(SpeechRun.open(model.run), place, precisions, kept)
     else:
         bundle = export_run(Run.open(model.run), place, precisions, kept)
-    return Artefacts(model.run, bundle.path, model.chosen_by)
+    return ModelLocation(model.run, bundle.path, model.chosen_by)
 
 
-def verify_bundle(model: Artefacts) -> dict[str, Any]:
+def verify_bundle(model: ModelLocation) -> dict[str, Any]:
     """Verify on the run's own data, or on `shapes` or made recordings where these are not at hand.
 
     The figures of fp32, and those of fp16 under its name where the bundle has it; `passed` is of
@@ -75,7 +75,7 @@ def verify_bundle(model: Artefacts) -> dict[str, Any]:
     return figures | ({"bf16": None} if graph_key("bf16", "encoder") in graphs else {})
 
 
-def _own_items(model: Artefacts) -> Iterator[NDArray[Any]]:
+def _own_items(model: ModelLocation) -> Iterator[NDArray[Any]]:
     """What a bundle is verified on without being told."""
     assert model.run is not None  # noqa: S101 - the caller has one
     if is_speech_run(model.run):
@@ -90,7 +90,7 @@ def _own_items(model: Artefacts) -> Iterator[NDArray[Any]]:
 
 
 def items_for(
-    model: Artefacts,
+    model: ModelLocation,
     data: str | None,
     split: str,
     *,
@@ -107,7 +107,7 @@ def items_for(
 
 
 def verify_all(
-    model: Artefacts,
+    model: ModelLocation,
     items: Iterator[NDArray[Any]],
     *,
     options: EngineOptions,
@@ -131,7 +131,7 @@ def verify_all(
 
 
 def images_for(
-    model: Artefacts,
+    model: ModelLocation,
     data: str,
     split: str,
     selection: Selection | None = None,

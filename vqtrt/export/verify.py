@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.source import Images
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import AUTO, EngineOptions
@@ -23,7 +23,7 @@ from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.export.code_agreement import CodeAgreement
 from vqtrt.formats.bundle import Bundle, file_sha256
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.models.image_graphs import to_unit
 
 HALF_PSNR_DB = 0.1
@@ -33,7 +33,7 @@ _BATCH = 64
 
 
 def verify(
-    model: Artefacts,
+    model: ModelLocation,
     batches: Iterable[Images],
     *,
     options: EngineOptions = AUTO,
@@ -60,8 +60,8 @@ def verify(
         check_weights(model, model.open_bundle())
     reference = TorchEngine(model.run, device="cpu")
     opened = open_engine(model, options)
-    tested = Tokenizer(opened, batch_size=max(BATCH_SIZES))
-    expected = Tokenizer(reference)
+    tested = ImageTokenizer(opened, batch_size=max(BATCH_SIZES))
+    expected = ImageTokenizer(reference)
     comparison = _Comparison(reference, options.precision)
     for images in batches:
         codes = comparison.expected(images)
@@ -80,7 +80,7 @@ def verify(
     return comparison.result() | {"engine": tested.engine.name}
 
 
-def check_weights(model: Artefacts, bundle: Bundle) -> None:
+def check_weights(model: ModelLocation, bundle: Bundle) -> None:
     """Raise `VqtrtError` if the run's weights are not those of its bundle."""
     assert model.run is not None  # noqa: S101 - the caller asked for it
     weights = model.run / "model.safetensors"
@@ -143,7 +143,7 @@ class _Comparison:
             difference = images.astype(np.int64) - pictures
             self.squares[index] += int((difference * difference).sum())
 
-    def add_batches(self, tokenizer: Tokenizer, images: Images) -> None:
+    def add_batches(self, tokenizer: ImageTokenizer, images: Images) -> None:
         run = tokenizer.graph("encoder")
         first: NDArray[Any] | None = None
         for size in BATCH_SIZES:

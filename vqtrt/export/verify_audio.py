@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqtrt.audio.tokenizer import SpeechTokenizer
-from vqtrt.config.location import Artefacts
+from vqtrt.audio.tokenizer import AudioTokenizer
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.decode import Audio
 from vqtrt.data.audio.open import open_speech
 from vqtrt.engines.base import Engine
@@ -45,7 +45,7 @@ _SHOWN = 8
 
 
 def verify_speech(
-    model: Artefacts,
+    model: ModelLocation,
     clips: Iterable[Audio],
     *,
     options: EngineOptions = AUTO,
@@ -67,7 +67,7 @@ def verify_speech(
         check_weights(model, model.open_bundle())
     reference = SpeechRun.open(model.run).load_model()
     opened = open_engine(model, options)
-    tested = SpeechTokenizer(opened, batch_size=max(_BATCH_SIZES))
+    tested = AudioTokenizer(opened, batch_size=max(_BATCH_SIZES))
     comparison = _Comparison(reference, options.precision, tested.speech.context)
     agreement, batches, chunks = (comparison.counts() for _ in range(3))
     heard: list[Audio] = []
@@ -154,11 +154,11 @@ class _Comparison:
 def _in_batches(engine: Engine, clips: Sequence[Audio]) -> Iterator[NDArray[Any]]:
     """The codes of clips, with each of the batch sizes."""
     for size in _BATCH_SIZES:
-        tokenizer = SpeechTokenizer(engine, batch_size=size)
+        tokenizer = AudioTokenizer(engine, batch_size=size)
         yield from tokenizer.encode(list(clips))
 
 
-def _samples(tested: SpeechTokenizer, model: SpeechVQVAE, codes: list[NDArray[Any]]) -> float:
+def _samples(tested: AudioTokenizer, model: SpeechVQVAE, codes: list[NDArray[Any]]) -> float:
     """The largest difference of a conv decoder's samples."""
     shown = codes[:_SHOWN]
     speakers = [row % (len(tested.speech.speakers) + 1) for row in range(len(shown))]
@@ -205,7 +205,7 @@ def _logits(engine: Engine, model: SpeechVQVAE, codes: list[NDArray[Any]]) -> fl
     return float(np.abs(np.stack(logits, 1) - expected).max())
 
 
-def clips_for(model: Artefacts, data: str | None, *, limit: int) -> Iterator[Audio]:
+def clips_for(model: ModelLocation, data: str | None, *, limit: int) -> Iterator[Audio]:
     """Up to `limit` recordings of `data`, or those that the run held out; else made by seed."""
     if model.run is None:
         raise VqtrtError(f"{model.path}: verify compares with the run's weights: pass the run")

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from vqtrt.audio.sampler import ClipSampler
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.engines.base import Engine
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
-from vqtrt.images.sampler import BatchSampler, Draw, noise
+from vqtrt.images.sampler import BatchSampler, SamplingParams, noise
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.runs import trained_priors, trained_speech_priors
 from vqtrt.priors.wavenet import WaveNetPrior
@@ -25,7 +25,7 @@ _BEYOND = 64
 
 
 def verify_prior(
-    model: Artefacts,
+    model: ModelLocation,
     name: str,
     *,
     options: EngineOptions = AUTO,
@@ -70,7 +70,7 @@ def _of_images(
     drawn = []
     for opened in (tested, reference):
         sampler = BatchSampler(opened, name, facts.codebook_size, size, facts.width)
-        drawn.append(sampler.sample(Draw(), range(size), facts.height, conditional))
+        drawn.append(sampler.sample(SamplingParams(), range(size), facts.height, conditional))
     codes = drawn[0].astype(np.int32)
     with torch.inference_mode():
         condition = torch.from_numpy(labels) if facts.classes else None
@@ -92,7 +92,9 @@ def _of_speech(
             partial(opened.bind_steps, threads=1), name, facts.codebook_size, size
         )
         drawn.append(
-            sampler.sample(Draw(), range(size), facts.reach + _BEYOND, conditional).astype(np.int32)
+            sampler.sample(
+                SamplingParams(), range(size), facts.reach + _BEYOND, conditional
+            ).astype(np.int32)
         )
     with torch.inference_mode():
         condition = torch.from_numpy(speakers) if facts.classes else None

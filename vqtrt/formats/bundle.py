@@ -144,7 +144,7 @@ class GraphSpec(_Part):
         return self
 
 
-class ModelFacts(_Part):
+class ModelInfo(_Part):
     """What a user of the codes has to know of the model."""
 
     codebook_size: int = Field(ge=2, le=MAX_CODES)
@@ -154,12 +154,12 @@ class ModelFacts(_Part):
     """Pixels a side that one code stands for, or samples of speech."""
 
     @model_validator(mode="after")
-    def _countable(self) -> "ModelFacts":
+    def _countable(self) -> "ModelInfo":
         check_counts(self.codebook_size, self.num_codebooks)
         return self
 
 
-class SpeechFacts(_Part):
+class SpeechInfo(_Part):
     """What a user of a model of speech has to know besides."""
 
     preprocessing: AudioPreprocessing
@@ -176,7 +176,7 @@ class SpeechFacts(_Part):
     """WaveNet: samples that one run of the step graph draws."""
 
 
-class PriorFacts(_Part):
+class PriorInfo(_Part):
     """What a user of a prior has to know."""
 
     kind: Literal["pixelcnn", "wavenet"] = "pixelcnn"
@@ -195,7 +195,7 @@ class PriorFacts(_Part):
     """Of the weights of the tokenizer whose codes it models."""
 
     @model_validator(mode="after")
-    def _countable(self) -> "PriorFacts":
+    def _countable(self) -> "PriorInfo":
         check_counts(self.codebook_size, self.num_codebooks)
         if self.height * self.width > _MAX_SAMPLES:
             raise ValueError(f"{self.height}x{self.width} codes: {_MAX_SAMPLES} at most")
@@ -217,12 +217,12 @@ class BundleInfo(_Part):
     format_version: Literal[1] = 1
     kind: Literal["image", "speech"] = "image"
     vqtrt_version: Text
-    model: ModelFacts
+    model: ModelInfo
     preprocessing: Preprocessing | None = None
     """Of images."""
-    speech: SpeechFacts | None = None
+    speech: SpeechInfo | None = None
     graphs: dict[Text, GraphSpec] = Field(max_length=_MAX_GRAPHS)
-    priors: dict[Text, PriorFacts] = Field({}, max_length=_MAX_GRAPHS)
+    priors: dict[Text, PriorInfo] = Field({}, max_length=_MAX_GRAPHS)
     opset: int = Field(ge=1, le=1000)
     source: Source
 

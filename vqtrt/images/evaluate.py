@@ -14,14 +14,14 @@ from vqtrt.data.rejects import reject_kind
 from vqtrt.data.selection import add_kind
 from vqtrt.data.source import Images, ImageSource
 from vqtrt.errors import VqtrtError
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.metrics import CodeUsage, ImageMetrics
 
 _GRID_IMAGES = 64
 
 
 def evaluate(
-    tokenizer: Tokenizer,
+    tokenizer: ImageTokenizer,
     source: ImageSource,
     *,
     preprocessing: Preprocessing | None = None,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import vqtrt
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.folder import ImageFolder, passed_over
 from vqtrt.data.images.batches import OnError, read_batches
 from vqtrt.data.images.preprocessing import Preprocessing
@@ -29,7 +29,7 @@ from vqtrt.formats.codes import Codes, CodesHeader, Rejected, check_codes, read_
 from vqtrt.formats.codes_writer import CodesWriter, ItemsWriter, check_codes_out, is_complete
 from vqtrt.formats.folder_writer import FolderWriter, is_finished
 from vqtrt.formats.output_names import NameLimits, name_limits, output_names
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.system.atomic import check_folder
 
 Progress = Callable[[int, int], None]
@@ -87,12 +87,12 @@ def list_source(source: Source) -> Listing:
 
 
 def encode_source(
-    tokenizer: Tokenizer,
+    tokenizer: ImageTokenizer,
     source: ImageSource,
     out: Path,
     *,
     root: str,
-    model: Artefacts,
+    model: ModelLocation,
     preprocessing: Preprocessing | None = None,
     workers: int,
     on_error: OnError = "stop",
@@ -190,7 +190,7 @@ def already_done(
 
 
 def decode_codes(
-    tokenizer: Tokenizer,
+    tokenizer: ImageTokenizer,
     codes: Codes,
     out: Path,
     *,

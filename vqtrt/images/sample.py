@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import PriorFacts
+from vqtrt.formats.bundle import PriorInfo
 from vqtrt.formats.codes import check_codes
-from vqtrt.images.sampler import BatchSampler, Draw
+from vqtrt.images.sampler import BatchSampler, SamplingParams
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Request:
 
     prior: str
     num: int
-    draw: Draw = field(default_factory=Draw)
+    draw: SamplingParams = field(default_factory=SamplingParams)
     label: int | None = None
     """Class of all samples; None goes through the classes in turn, where there are any."""
     shape: tuple[int, int] | None = None
@@ -40,7 +40,7 @@ class Samples(NamedTuple):
     """(num,), where the prior is conditioned on labels."""
 
 
-def find_prior(engine: Engine, name: str) -> PriorFacts:
+def find_prior(engine: Engine, name: str) -> PriorInfo:
     """The facts of a model's prior; `VqtrtError` where there is none, or one of other codes."""
     facts = engine.priors.get(name)
     if facts is None:
@@ -57,7 +57,7 @@ def find_prior(engine: Engine, name: str) -> PriorFacts:
     return facts
 
 
-def label_number(text: str | None, facts: PriorFacts) -> int | None:
+def label_number(text: str | None, facts: PriorInfo) -> int | None:
     """A class by its number or its name."""
     if text is None:
         return None
@@ -109,7 +109,7 @@ def sample_codes(
     return Samples(codes if facts.num_codebooks > 1 else codes[..., 0], labels)
 
 
-def _grid(request: Request, facts: PriorFacts) -> tuple[int, int]:
+def _grid(request: Request, facts: PriorInfo) -> tuple[int, int]:
     if request.num < 1:
         raise VqtrtError(f"num {request.num}: must be at least 1")
     height, width = request.shape or (facts.height, facts.width)
@@ -122,7 +122,7 @@ def _grid(request: Request, facts: PriorFacts) -> tuple[int, int]:
     return height, width
 
 
-def _labels(request: Request, facts: PriorFacts) -> NDArray[np.int32] | None:
+def _labels(request: Request, facts: PriorInfo) -> NDArray[np.int32] | None:
     count = len(facts.classes)
     if not count:
         if request.label is not None:
@@ -139,7 +139,7 @@ def _labels(request: Request, facts: PriorFacts) -> NDArray[np.int32] | None:
 
 
 def _prefix(
-    request: Request, facts: PriorFacts, height: int, width: int
+    request: Request, facts: PriorInfo, height: int, width: int
 ) -> NDArray[np.int32] | None:
     if request.prefix is None:
         if request.rows:

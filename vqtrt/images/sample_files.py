@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vqtrt
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.grid import image_grid, save_png
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import CodesHeader, read_codes
 from vqtrt.formats.codes_writer import CodesWriter
 from vqtrt.images.sample import Request, Samples, find_prior
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.system.atomic import merging_folder
 
 
-def read_prefix(path: Path, tokenizer: Tokenizer) -> NDArray[Any]:
+def read_prefix(path: Path, tokenizer: ImageTokenizer) -> NDArray[Any]:
     """Codes to complete; `VqtrtError` where another tokenizer made them."""
     codes = read_codes(path)
     if codes.header is not None and codes.header.weights_sha256 != tokenizer.engine.weights_sha256:
@@ -29,7 +29,7 @@ def read_prefix(path: Path, tokenizer: Tokenizer) -> NDArray[Any]:
 
 
 def write_codes(
-    tokenizer: Tokenizer, request: Request, samples: Samples, out: Path, model: Artefacts
+    tokenizer: ImageTokenizer, request: Request, samples: Samples, out: Path, model: ModelLocation
 ) -> None:
     """Write samples as a codes file, which `vqtrt decode` takes; its .json says how they came."""
     facts = find_prior(tokenizer.engine, request.prior)
@@ -56,7 +56,7 @@ def write_codes(
         writer.finish()
 
 
-def write_pictures(tokenizer: Tokenizer, samples: Samples, out: Path) -> None:
+def write_pictures(tokenizer: ImageTokenizer, samples: Samples, out: Path) -> None:
     """Write a PNG a sample into the folder `out`; they appear when all are decoded."""
     with merging_folder(out) as stage:
         names = _names(len(samples.codes))
@@ -65,7 +65,7 @@ def write_pictures(tokenizer: Tokenizer, samples: Samples, out: Path) -> None:
 
 
 def write_grid(
-    tokenizer: Tokenizer, samples: Samples, path: Path, scale: int = 2
+    tokenizer: ImageTokenizer, samples: Samples, path: Path, scale: int = 2
 ) -> tuple[int, ...]:
     """Write all samples as one PNG: a line a class where there are several, else about square.
 

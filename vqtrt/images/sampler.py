@@ -28,7 +28,7 @@ _LANE_BATCH = 4
 
 
 @dataclass(frozen=True)
-class Draw:
+class SamplingParams:
     """How codes are drawn from the distribution at a position."""
 
     temperature: float = 1.0
@@ -182,7 +182,7 @@ class PixelCNNSampler:
         self._sizes = {"batch": batch_size, "width": width}
         self._loops: Opened[str, RowLoop] = Opened()
 
-    def _loop(self, draw: Draw) -> RowLoop:
+    def _loop(self, draw: SamplingParams) -> RowLoop:
         """The loop that a draw needs, told what it asks for."""
         filtered = draw.top_k is not None or draw.top_p < 1
         step = "step_filtered" if filtered else "step"
@@ -196,7 +196,7 @@ class PixelCNNSampler:
 
     def sample(
         self,
-        draw: Draw,
+        draw: SamplingParams,
         samples: range,
         height: int,
         labels: NDArray[np.int32] | None = None,
@@ -214,7 +214,7 @@ class PixelCNNSampler:
     def _sample(
         self,
         loop: RowLoop,
-        draw: Draw,
+        draw: SamplingParams,
         samples: range,
         height: int,
         labels: NDArray[np.int32] | None,
@@ -272,7 +272,7 @@ class BatchSampler:
 
     def sample(
         self,
-        draw: Draw,
+        draw: SamplingParams,
         samples: range,
         height: int,
         labels: NDArray[np.int32] | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.open import open_images
 from vqtrt.data.selection import Selection
 from vqtrt.engines.base import Engine
@@ -17,7 +17,7 @@ from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Codes, check_codes, is_codes, read_codes
 from vqtrt.images.pipeline import encode_source
 from vqtrt.images.sample import find_prior
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.metrics import CodeUsage
 
 
@@ -80,8 +80,8 @@ def score_codes(
 
 
 def score_data(
-    tokenizer: Tokenizer,
-    model: Artefacts,
+    tokenizer: ImageTokenizer,
+    model: ModelLocation,
     data: str,
     prior: str,
     *,

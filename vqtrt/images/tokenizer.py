@@ -15,14 +15,14 @@ from vqtrt.engines.choose import open_engine
 from vqtrt.engines.opened import Opened
 from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import ModelFacts, of_images
+from vqtrt.formats.bundle import ModelInfo, of_images
 from vqtrt.formats.codes import check_codes, codes_dtype
 
 Codes = NDArray[Any]
 """(N, h, w), or (N, h, w, C) for C codebooks; the smallest unsigned dtype that holds them."""
 
 
-class Tokenizer:
+class ImageTokenizer:
     """A model, ready to turn images into codes and codes into images.
 
     Graphs are opened when they are first needed. `batch_size` bounds how many images go through
@@ -40,7 +40,7 @@ class Tokenizer:
         self._graphs: Opened[str, Graph] = Opened()
 
     @property
-    def facts(self) -> ModelFacts:
+    def facts(self) -> ModelInfo:
         """Codebook size, number of codebooks, stride."""
         return self.engine.facts
 
@@ -150,7 +150,7 @@ def load(
     device: int = 0,
     trust_engines: bool = False,
     batch_size: int = 64,
-) -> Tokenizer:
+) -> ImageTokenizer:
     """Open a run or a bundle as a tokenizer.
 
     `path` is a folder; without one, `$VQTRT_MODEL` or the newest run under ./runs. `engine` is one
@@ -160,4 +160,4 @@ def load(
     engine.
     """
     options = EngineOptions(engine, precision, device, trust_engines=trust_engines)
-    return Tokenizer(open_engine(find_model(path), options), batch_size=batch_size)
+    return ImageTokenizer(open_engine(find_model(path), options), batch_size=batch_size)

@@ -5,7 +5,7 @@ from pathlib import Path
 from vqtrt.config.audio import SpeechConfig, WaveNetDecoderConfig
 from vqtrt.config.images import load_any_config, load_speech_config
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import ModelFacts, SpeechFacts
+from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.models.audio import SpeechVQVAE
 from vqtrt.training.checkpoints import load_weights
 
@@ -51,20 +51,20 @@ def is_speech_run(path: Path) -> bool:
     return config.is_file() and isinstance(load_any_config(config), SpeechConfig)
 
 
-def speech_facts(model: SpeechVQVAE, config: SpeechConfig) -> tuple[ModelFacts, SpeechFacts]:
+def speech_info(model: SpeechVQVAE, config: SpeechConfig) -> tuple[ModelInfo, SpeechInfo]:
     """What a user of the codes has to know, for the bundle."""
     settings, decoder = config.model, config.model.decoder
     quantizer = settings.quantizer
     hop, unroll = 1, 1
     if isinstance(decoder, WaveNetDecoderConfig):
         hop, unroll = decoder.hop, decoder.unroll
-    facts = ModelFacts(
+    facts = ModelInfo(
         codebook_size=quantizer.codebook_size,
         num_codebooks=1,
         code_dim=quantizer.dim,
         stride=settings.stride,
     )
-    return facts, SpeechFacts(
+    return facts, SpeechInfo(
         preprocessing=config.data.preprocessing,
         decoder=decoder.kind,
         speakers=settings.speakers,

@@ -11,7 +11,7 @@ from vqtrt.config.images import PriorConfig
 from vqtrt.config.location import CONFIG, WEIGHTS
 from vqtrt.config.settings import Settings, read_settings
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import PriorFacts, file_sha256
+from vqtrt.formats.bundle import PriorInfo, file_sha256
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.training.checkpoints import load_weights
@@ -55,10 +55,10 @@ class PriorRun(PriorFolder):
         """The trained prior, in evaluation mode, on the CPU."""
         return self._loaded(PixelCNN(self.config.prior))
 
-    def facts(self) -> PriorFacts:
+    def facts(self) -> PriorInfo:
         """What goes into the bundle."""
         prior, codes = self.config.prior, self.config.codes
-        return PriorFacts(
+        return PriorInfo(
             codebook_size=prior.codebook_size,
             num_codebooks=prior.num_codebooks,
             height=codes.height,
@@ -86,10 +86,10 @@ class SpeechPriorRun(PriorFolder):
         """The trained prior, in evaluation mode, on the CPU."""
         return self._loaded(WaveNetPrior(self.config.prior))
 
-    def facts(self) -> PriorFacts:
+    def facts(self) -> PriorInfo:
         """What goes into the bundle."""
         prior, codes = self.config.prior, self.config.codes
-        return PriorFacts(
+        return PriorInfo(
             kind="wavenet",
             codebook_size=prior.codebook_size,
             num_codebooks=1,

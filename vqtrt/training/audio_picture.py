@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vqtrt.audio.tokenizer import Audio, SpeechTokenizer
+from vqtrt.audio.tokenizer import Audio, AudioTokenizer
 from vqtrt.config.audio import SpeechConfig
 from vqtrt.data.audio.decode import write_wav
 from vqtrt.data.audio.waveforms import clips_picture
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.engines.torch_bound import TorchBound
-from vqtrt.formats.bundle import PriorFacts, SpeechFacts
+from vqtrt.formats.bundle import PriorInfo, SpeechInfo
 from vqtrt.models.audio import SpeechVQVAE
 from vqtrt.models.audio_graphs import speech_graph
-from vqtrt.models.audio_run import speech_facts
+from vqtrt.models.audio_run import speech_info
 
 SECONDS = {"conv": 3.0, "wavenet": 0.5}
 """Of each recording, at most: a WaveNet draws sample by sample, and evaluations are to be short."""
@@ -50,7 +50,7 @@ def show_clips(
     name without its ending. Of long recordings only the loudest part is taken.
     """
     engine = _LiveEngine(model, config, device)
-    tokenizer = SpeechTokenizer(engine, batch_size=2 * len(clips))
+    tokenizer = AudioTokenizer(engine, batch_size=2 * len(clips))
     rate, speakers = tokenizer.preprocessing.sample_rate, tokenizer.speech.speakers
     most = round(SECONDS[tokenizer.speech.decoder] * rate)
     originals = [loudest(clip.audio, most) for clip in clips]
@@ -86,14 +86,14 @@ class _LiveEngine:
 
     name, precision, weights_sha256 = "torch", "fp32", ""
     preprocessing: Preprocessing | None = None
-    speech: SpeechFacts | None
-    priors: Mapping[str, PriorFacts] = {}
+    speech: SpeechInfo | None
+    priors: Mapping[str, PriorInfo] = {}
     lanes = 1
     shape_specialized = False
 
     def __init__(self, model: SpeechVQVAE, config: SpeechConfig, device: torch.device) -> None:
         self._model, self._device = model, device
-        self.facts, self.speech = speech_facts(model, config)
+        self.facts, self.speech = speech_info(model, config)
 
     def open(self, graph: str) -> Any:
         module = speech_graph(self._model, graph).module.to(self._device)

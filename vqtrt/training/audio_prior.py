@@ -26,7 +26,7 @@ from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes
-from vqtrt.images.sampler import Draw
+from vqtrt.images.sampler import SamplingParams
 from vqtrt.priors.runs import SpeechPriorRun
 from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.priors.wavenet_graphs import wavenet_graph
@@ -230,7 +230,7 @@ class SpeechPriorTask(Task):
         # Of the same speakers, and as long as they are.
         speakers = None if self.speakers is None else self.speakers[shown]
         sampler = ClipSampler(bind, "", self.config.prior.codebook_size, len(shown))
-        drawn = sampler.sample(Draw(), range(len(shown)), max(map(len, real)), speakers)
+        drawn = sampler.sample(SamplingParams(), range(len(shown)), max(map(len, real)), speakers)
         made = [codes[: len(like)] for codes, like in zip(drawn, real, strict=True)]
         colors = code_colors(self.codebooks[0].cpu().numpy())
         save_png(picture, codes_picture([real, made], colors))

@@ -16,8 +16,8 @@ from vqtrt.data.grid import image_grid, save_png
 from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Codes
-from vqtrt.images.sampler import Draw, PixelCNNSampler
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.sampler import PixelCNNSampler, SamplingParams
+from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.pixelcnn_graphs import pixelcnn_graph
 from vqtrt.priors.runs import PriorRun
@@ -85,7 +85,7 @@ def train_prior(
     config: PriorConfig,
     path: Path,
     codes: Codes,
-    tokenizer: Tokenizer,
+    tokenizer: ImageTokenizer,
     codebooks: Tensor,
     watcher: Watcher,
     *,
@@ -117,7 +117,7 @@ class PriorTask(Task):
     unit = "images"
 
     def __init__(
-        self, config: PriorConfig, codes: Codes, tokenizer: Tokenizer, codebooks: Tensor
+        self, config: PriorConfig, codes: Codes, tokenizer: ImageTokenizer, codebooks: Tensor
     ) -> None:
         self.config, self.tokenizer, self.codebooks = config, tokenizer, codebooks
         self.prior = PixelCNN(config.prior)
@@ -189,7 +189,7 @@ class PriorTask(Task):
 
         count = lines * _SAMPLES
         sampler = PixelCNNSampler(bind, "", self.config.prior.codebook_size, count, codes.width)
-        drawn = sampler.sample(Draw(), range(count), codes.height, labels)
+        drawn = sampler.sample(SamplingParams(), range(count), codes.height, labels)
         books = drawn if self.config.prior.num_codebooks > 1 else drawn[..., 0]
         images = self.tokenizer.decode(books)
         save_png(

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from vqtrt.audio.pipeline import encode_speech
 from vqtrt.audio.source import open_recordings
-from vqtrt.audio.tokenizer import SpeechTokenizer
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.config.audio import SpeechConfig, SpeechPriorConfig
 from vqtrt.config.images import PriorConfig, load_any_config, load_prior_config
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.open import open_images
 from vqtrt.engines.choose import open_engine
 from vqtrt.errors import VqtrtError
@@ -20,7 +20,7 @@ from vqtrt.formats.audio_codes import ClipCodes, read_clip_codes
 from vqtrt.formats.codes import Codes, is_codes, read_codes
 from vqtrt.formats.codes_writer import partials
 from vqtrt.images.pipeline import Progress, Source, encode_source, list_source
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.models.audio_run import SpeechRun
 from vqtrt.priors.runs import PriorFolder
 from vqtrt.training.audio_prior import fit_speech_config, train_speech_prior
@@ -38,7 +38,7 @@ class Planned(NamedTuple):
     config: PriorConfig
     path: Path
     codes: Codes
-    tokenizer: Tokenizer
+    tokenizer: ImageTokenizer
     codebooks: Tensor
     """(C, K, D)."""
 
@@ -54,7 +54,7 @@ class PlannedSpeech(NamedTuple):
 
 
 def plan_prior(
-    model: Artefacts,
+    model: ModelLocation,
     recipe: str | None,
     name: str | None,
     overrides: Sequence[str],
@@ -106,13 +106,13 @@ def train_planned(
 def _plan_images(
     config: PriorConfig,
     path: Path,
-    model: Artefacts,
+    model: ModelLocation,
     run: Path,
     resume: bool,
     workers: int,
     progress: Progress,
 ) -> Planned:
-    tokenizer, data = Tokenizer(open_engine(model)), config.data.path
+    tokenizer, data = ImageTokenizer(open_engine(model)), config.data.path
 
     def encode(out: Path, made: bool) -> Codes:
         source = open_images(data, "train", config.data.selection)
@@ -141,13 +141,13 @@ def _plan_images(
 def _plan_speech(
     config: SpeechPriorConfig,
     path: Path,
-    model: Artefacts,
+    model: ModelLocation,
     run: Path,
     resume: bool,
     workers: int,
     progress: Progress,
 ) -> PlannedSpeech:
-    tokenizer, opened = SpeechTokenizer(open_engine(model)), SpeechRun.open(run)
+    tokenizer, opened = AudioTokenizer(open_engine(model)), SpeechRun.open(run)
     if not config.data.path:
         named = config.data.model_copy(update={"path": opened.config.data.path})
         config = config.model_copy(update={"data": named})

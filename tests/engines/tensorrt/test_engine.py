@@ -23,8 +23,8 @@ from vqtrt.engines.tensorrt.plans import runtime_cache
 from vqtrt.engines.tensorrt.runtime_cache import write_cache
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle, TensorSpec
-from vqtrt.images.sampler import BatchSampler, Draw
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.images.tokenizer import ImageTokenizer
 
 SIZES = {"batch": (1, 4), "h": (2, 6), "w": (2, 6), "height": (4, 4), "width": (4, 4)}
 PACKAGES = ["tensorrt", "tensorrt-rtx"]
@@ -140,8 +140,8 @@ def test_codes_and_pictures_are_those_of_onnxruntime(bundle, module, package, gr
 
 
 def test_other_sizes_of_pictures(bundle, module):
-    tokenizer = Tokenizer(TensorRTEngine(bundle), batch_size=7)
-    reference = Tokenizer(OnnxRuntimeEngine(bundle))
+    tokenizer = ImageTokenizer(TensorRTEngine(bundle), batch_size=7)
+    reference = ImageTokenizer(OnnxRuntimeEngine(bundle))
     for height, width in ((8, 12), (24, 8), (8, 12)):
         images = pictures(9, height, width)
         np.testing.assert_array_equal(tokenizer.encode(images), reference.encode(images))
@@ -318,7 +318,11 @@ def test_a_shared_array_of_another_hand_is_copied(prior_bundle, module):
     np.testing.assert_array_equal(steps[0].outputs["logits"], steps[1].outputs["logits"])
 
 
-DRAWS = [Draw(), Draw(temperature=0), Draw(top_k=5, top_p=0.8, seed=3)]
+DRAWS = [
+    SamplingParams(),
+    SamplingParams(temperature=0),
+    SamplingParams(top_k=5, top_p=0.8, seed=3),
+]
 
 
 @pytest.mark.parametrize("graphs", [True, False])
@@ -366,7 +370,9 @@ def test_an_engine_that_cannot_be_captured_draws_all_the_same(prior_bundle, modu
         loop.draw()
     assert "cannot be captured" in loop.refused
     drawn = [
-        BatchSampler(each, "pixelcnn", 16, 4, 4).sample(Draw(), range(4), 5, np.zeros(4, np.int32))
+        BatchSampler(each, "pixelcnn", 16, 4, 4).sample(
+            SamplingParams(), range(4), 5, np.zeros(4, np.int32)
+        )
         for each in (engine, OnnxRuntimeEngine(prior_bundle))
     ]
     np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -377,7 +383,7 @@ def test_two_codebooks_and_no_labels(tiny_prior_bundle2, tmp_path, module):
     bundle = Bundle.open(shutil.copytree(tiny_prior_bundle2, tmp_path / "bundle"))
     build(bundle, "tensorrt-rtx", SIZES)
     drawn = [
-        BatchSampler(engine, "pixelcnn", 16, 3, 4).sample(Draw(), range(3), 4)
+        BatchSampler(engine, "pixelcnn", 16, 3, 4).sample(SamplingParams(), range(3), 4)
         for engine in (TensorRTEngine(bundle), OnnxRuntimeEngine(bundle))
     ]
     np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -441,7 +447,7 @@ def test_kernels_do_not_change_while_codes_are_made(
     engine = TensorRTEngine(bundle)
     engine.open("decoder")(engine.open("encoder")(pictures(9)))
     sampler = BatchSampler(engine, "pixelcnn", 16, 4, 4)
-    sampler.sample(Draw(), range(4), 2, np.zeros(4, np.int32))
+    sampler.sample(SamplingParams(), range(4), 2, np.zeros(4, np.int32))
     kernels = {
         context._engine._facts["file"]: (
             context._config.dynamic_shapes_kernel_specialization_strategy.name
@@ -493,7 +499,9 @@ def test_cuda_graphs_are_off_by_a_variable(
     if value is not None:
         monkeypatch.setenv("VQTRT_CUDA_GRAPHS", value)
     engine = TensorRTEngine(prior_bundle)
-    BatchSampler(engine, "pixelcnn", 16, 4, 4).sample(Draw(), range(4), 6, np.zeros(4, np.int32))
+    BatchSampler(engine, "pixelcnn", 16, 4, 4).sample(
+        SamplingParams(), range(4), 6, np.zeros(4, np.int32)
+    )
     assert ("cudaGraphLaunch" in module.api.calls) == graphs
     assert TensorRTEngine(prior_bundle, graphs=True).graphs
 

@@ -27,7 +27,7 @@ from vqtrt.engines.tensorrt.plans import (
 )
 from vqtrt.engines.tensorrt.runtime_cache import read_cache, write_cache
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, ModelFacts, Source, TensorSpec
+from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, ModelInfo, Source, TensorSpec
 
 PLAN = random.Random(0).randbytes(4096)  # noqa: S311
 HERE: dict[str, Any] = {"package": "tensorrt-rtx", "version": "1.7.1.116", "capability": "8.9"}
@@ -49,7 +49,7 @@ def graph(sha: str) -> GraphSpec:
 def bundle(tmp_path):
     info = BundleInfo(
         vqtrt_version="0",
-        model=ModelFacts(codebook_size=16, num_codebooks=1, code_dim=8, stride=4),
+        model=ModelInfo(codebook_size=16, num_codebooks=1, code_dim=8, stride=4),
         preprocessing=Preprocessing(height=16, width=16),
         graphs={"encoder": graph("a"), "fp16/encoder": graph("b")},
         opset=20,

@@ -18,7 +18,7 @@ from vqtrt.export import export_tokenizer, verify_tokenizer
 from vqtrt.export.own import adapt, tokenizer
 from vqtrt.export.own.tokenizer import random_images
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.py"))
 
@@ -108,7 +108,7 @@ def test_verification_gives_the_figures_of_verify(two):
 def test_batches_are_judged_by_margin(two, monkeypatch):
     """An engine that chooses kernels by the batch rounds otherwise in each."""
     made, bundle = two
-    real, images = Tokenizer.graph, random_images(9, 16, 24)
+    real, images = ImageTokenizer.graph, random_images(9, 16, 24)
 
     def graph(tokenizer, name):
         run = real(tokenizer, name)
@@ -121,7 +121,7 @@ def test_batches_are_judged_by_margin(two, monkeypatch):
 
         return other
 
-    monkeypatch.setattr(Tokenizer, "graph", graph)
+    monkeypatch.setattr(ImageTokenizer, "graph", graph)
     figures = verify_tokenizer(bundle, images, **made)
     share = 1 - 5 / (3 * figures["codes"])  # 4 batches of 2, and one after the batch of 7
     assert figures["batch_invariance"] == pytest.approx(share)

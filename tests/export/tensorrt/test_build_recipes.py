@@ -24,7 +24,7 @@ from vqtrt.export.tensorrt.build import Options, build_engines
 from vqtrt.formats.bundle import Bundle, BundleInfo, Source
 from vqtrt.formats.precision import PRECISIONS
 from vqtrt.models.image import VQVAE
-from vqtrt.models.info import model_facts
+from vqtrt.models.info import model_info
 from vqtrt.priors.pixelcnn import PixelCNN
 
 pytest.importorskip("tensorrt_rtx", reason='compiling needs pip install "vqtrt[rtx]"')
@@ -45,7 +45,7 @@ def package() -> Package:
 def sized(folder: Path, config, graphs, **more) -> Bundle:
     info = BundleInfo(
         vqtrt_version="0",
-        model=model_facts(config.model),
+        model=model_info(config.model),
         preprocessing=config.data.preprocessing,
         graphs=graphs,
         opset=20,

@@ -18,10 +18,10 @@ from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.tensorrt.build import Options, build_engines, check_precision
 from vqtrt.export.tensorrt.profiles import graph_profile
 from vqtrt.export.tensorrt.report import Layer
-from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, PriorFacts, Source, TensorSpec
+from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, PriorInfo, Source, TensorSpec
 from vqtrt.formats.precision import PRECISIONS
 from vqtrt.models.audio import SpeechVQVAE
-from vqtrt.models.audio_run import speech_facts
+from vqtrt.models.audio_run import speech_info
 from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.priors.wavenet_graphs import wavenet_graph
 
@@ -30,7 +30,7 @@ pytest.importorskip("tensorrt_rtx", reason='compiling needs pip install "vqtrt[r
 
 def bundled(folder, model: SpeechVQVAE, config: SpeechConfig, graphs, priors=None) -> Bundle:
     """A bundle around graphs that are written already."""
-    facts, speech = speech_facts(model, config)
+    facts, speech = speech_info(model, config)
     info = BundleInfo(
         kind="speech",
         vqtrt_version="0",
@@ -75,7 +75,7 @@ def test_tiny_models_compile(kind, tmp_path):
 def a_prior(**settings):
     """A prior of random weights, and its facts."""
     prior = WaveNetPrior(WaveNetConfig(**settings)).eval().requires_grad_(False)
-    return prior, PriorFacts(
+    return prior, PriorInfo(
         kind="wavenet",
         codebook_size=prior.config.codebook_size,
         num_codebooks=1,

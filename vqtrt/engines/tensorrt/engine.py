@@ -45,7 +45,7 @@ from vqtrt.engines.tensorrt.plans import (
 from vqtrt.engines.tensorrt.runtime_cache import RuntimeCache
 from vqtrt.engines.tensorrt.step_loop import DeviceStepLoop
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import Bundle, GraphSpec, PriorFacts, TensorSpec
+from vqtrt.formats.bundle import Bundle, GraphSpec, PriorInfo, TensorSpec
 from vqtrt.formats.precision import graph_key, require_precision
 
 _SETS = 2
@@ -86,7 +86,7 @@ class TensorRTEngine:
         self.preprocessing = bundle.info.preprocessing
         self.speech = bundle.info.speech
         self.weights_sha256 = bundle.info.source.weights_sha256
-        self.priors: Mapping[str, PriorFacts] = bundle.info.priors
+        self.priors: Mapping[str, PriorInfo] = bundle.info.priors
         self._here: dict[str, Any] = {
             "package": self.package.name,
             "version": self.package.version,

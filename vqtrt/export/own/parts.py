@@ -14,7 +14,7 @@ from vqtrt.export.own.adapt import Answer, Quantizer, adapt, answer
 from vqtrt.export.own.modules import check_repeats, copied, one_line
 from vqtrt.export.own.quantizers import GraphQuantizer
 from vqtrt.export.tensor_hash import update_with
-from vqtrt.formats.bundle import ModelFacts
+from vqtrt.formats.bundle import ModelInfo
 
 
 class TokenizerEncoder(nn.Module):
@@ -98,9 +98,9 @@ class Parts:
             quantizer=own,
         )
 
-    def facts(self, stride: int) -> ModelFacts:
+    def facts(self, stride: int) -> ModelInfo:
         """What a user of the codes has to know."""
-        return ModelFacts(
+        return ModelInfo(
             codebook_size=self.form.codebook_size,
             num_codebooks=self.form.num_codebooks,
             code_dim=self.form.code_dim,

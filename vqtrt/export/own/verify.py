@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vqtrt.config.location import Artefacts
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.source import Images
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import EngineOptions
@@ -22,7 +22,7 @@ from vqtrt.export.own.adapt import Quantizer
 from vqtrt.export.own.parts import Parts
 from vqtrt.export.verify import BATCH_SIZES
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.tokenizer import Tokenizer
+from vqtrt.images.tokenizer import ImageTokenizer
 
 _BATCH = 64
 _ONNXRUNTIME = EngineOptions("onnxruntime")
@@ -62,7 +62,7 @@ def verify_parts(
     """`verify_tokenizer` of modules that are checked and copied already."""
     if not len(images):
         raise VqtrtError("verify needs at least one image")
-    tested = Tokenizer(open_engine(Artefacts(None, bundle.path, "named"), options))
+    tested = ImageTokenizer(open_engine(ModelLocation(None, bundle.path, "named"), options))
     form = copy.deepcopy(parts.form).double()
     codes = mismatches = beyond = difference = 0
     max_margin = 0.0
@@ -119,7 +119,7 @@ def _margins(form: Any, z: Tensor, expected: Tensor, got: Tensor) -> Tensor:
     return torch.cat(margins)[differs[rows]]
 
 
-def _batch_margins(tokenizer: Tokenizer, parts: Parts, form: Any, images: Images) -> Tensor:
+def _batch_margins(tokenizer: ImageTokenizer, parts: Parts, form: Any, images: Images) -> Tensor:
     """Of each code that another batch size gives than batch size 1: the larger margin of the two.
 
     Those of a few codes: an engine that chooses kernels by the batch rounds otherwise in each.

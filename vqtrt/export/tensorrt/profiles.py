@@ -7,7 +7,7 @@ from vqtrt.audio.score import longest_run
 from vqtrt.audio.tokenizer import chunk_codes
 from vqtrt.engines.tensorrt.plan_info import Profile, Shape
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import Bundle, GraphSpec, SpeechFacts, axis_size, of_images
+from vqtrt.formats.bundle import Bundle, GraphSpec, SpeechInfo, axis_size, of_images
 from vqtrt.formats.precision import graph_key
 
 
@@ -86,7 +86,7 @@ def _image_sizes(
     return [{"h": h, "w": w, "height": h, "width": w} for h, w in grids]
 
 
-def _lengths(bundle: Bundle, speech: SpeechFacts, graph: str) -> tuple[int, int, int]:
+def _lengths(bundle: Bundle, speech: SpeechInfo, graph: str) -> tuple[int, int, int]:
     """Codes of a clip: from one to as many as are computed at once; two seconds are usual."""
     stride, prior = bundle.info.model.stride, bundle.info.priors.get(_prior_of(graph))
     if prior is not None:
