@@ -1,22 +1,17 @@
-"""What the documents say is so: commands run, links lead somewhere, and nothing is left out.
+"""What the documents say is so: links lead somewhere, and nothing is left out.
 
-Console blocks run in order, those of the README first in a new folder, then those of the pages in
-the same folder; Python blocks after them. Blocks tagged `sh` need data or machines, and are not
-run.
+The tests below `docs` run what the pages show.
 """
 
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
 import yaml
-from doubles import vqtrt
+from docs_runner import PAGES, README, ROOT, blocks, commands
 from pydantic import BaseModel
-from textgrids import write_textgrid
 
 from vqtrt import cli
 from vqtrt.config.audio import (
@@ -29,73 +24,8 @@ from vqtrt.config.audio import (
 )
 from vqtrt.config.images import RECIPES, Config, PriorConfig
 from vqtrt.config.settings import recipe_names
-from vqtrt.data.audio.decode import write_wav
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS = [*PAGES, *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))]
-
-CUT_SHORT = [
-    "data.path=shapes:400",
-    "train.steps=20",
-    "train.evaluate_every=20",
-    "train.checkpoint_every=10",
-]
-"""Appended with `--set` to every `vqtrt train` of the documents, so that it takes seconds."""
-SMALL_PRIOR = [*CUT_SHORT[1:], "prior.layers=2", "prior.channels=8"]
-"""The same for every `vqtrt train-prior`, whose data are cut short only if it names none."""
-SMALL_SPEECH = [
-    *CUT_SHORT[1:],
-    "train.batch_size=4",
-    "data.crop=1024",
-    "data.target_batch=4",
-    "model.hidden=16",
-    "model.target_steps=10",
-    "model.quantizer.codebook_size=16",
-    "model.decoder.layers=2",
-    "model.decoder.unroll=2",
-    "model.decoder.channels=8",
-    "model.decoder.head=8",
-]
-"""The same for every `vqtrt train` of speech, whose recordings the test writes."""
-RESUMED = ["train.steps=30"]
-"""The same for every `vqtrt train --resume`: ten steps more."""
-
-
-def blocks(path: Path, tag: str) -> list[str]:
-    """The text of the fenced blocks with a tag."""
-    return re.findall(rf"^```{tag}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def shorter(args: list[str]) -> list[str]:
-    """What a command is given so that it takes seconds."""
-    settings: list[str] = []
-    if args[0] == "train" and "--resume" in args:
-        settings = RESUMED
-    elif args[0] == "train":
-        settings = SMALL_SPEECH if args[1].startswith("digits") else CUT_SHORT
-    elif args[0] == "train-prior":
-        spoken = "wavenet" in args or "--data" in args
-        settings = SMALL_PRIOR if spoken else [CUT_SHORT[0], *SMALL_PRIOR]
-    more = ["--repeat", "1"] if args[:2] == ["bench", "sample"] else []
-    return more + [part for setting in settings for part in ("--set", setting)]
-
-
-def write_digits(recordings: Path, alignments: Path) -> None:
-    """Tones of two speakers, named as FSDD names its recordings, and what is said when."""
-    rng = np.random.default_rng(0)
-    for number in range(24):
-        name, samples = f"{number // 2}_{('george', 'jackson')[number % 2]}_0", 1600 + 40 * number
-        tone = np.sin(np.arange(samples) * rng.uniform(0.1, 0.3) * (1 + number % 2))
-        write_wav(recordings / f"{name}.wav", 0.3 * tone.astype(np.float32), 8000)
-        seconds = samples / 8000
-        parts = [(0, 0.1, "AH0"), (0.1, seconds, ("N", "sil")[number % 3 == 0])]
-        write_textgrid(alignments / f"{name}.TextGrid", parts)
-
-
-def commands(path: Path) -> list[str]:
-    lines = [line for block in blocks(path, "console") for line in block.splitlines()]
-    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
 def anchors(path: Path) -> set[str]:
@@ -144,29 +74,20 @@ def value(cell: str) -> object:
     return float(loaded) if isinstance(loaded, str) else loaded
 
 
-@pytest.mark.slow
-def test_what_the_documents_show_runs(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("VQTRT_MODEL", raising=False)
-    write_digits(Path("recordings"), Path("textgrids"))
-    for page in PAGES:
-        for command in commands(page):
-            program, *args = shlex.split(command)
-            assert program == "vqtrt", command
-            args += shorter(args)
-            assert vqtrt(*args) == 0, f"{page.name}: {command}: {capfd.readouterr().err}"
-    for page in PAGES:
-        names = {"__name__": page.stem}  # what one block has made, the next on the page may use
-        for block in blocks(page, "python"):
-            exec(compile(block, str(page), "exec"), names)  # noqa: S102
-
-
 def test_there_is_something_to_run():
     shown = " ".join(command for page in PAGES for command in commands(page))
     for name, _ in cli_commands():
         assert f"vqtrt {name}" in shown
-    assert blocks(ROOT / "README.md", "python")
+    assert blocks(README, "python")
     assert len(blocks(ROOT / "docs" / "python.md", "python")) == 3
+
+
+def test_every_page_that_shows_something_is_run():
+    shows = {page.name for page in PAGES if commands(page) or blocks(page, "python")}
+    run = {}
+    for path in (ROOT / "tests/docs").glob("test_*.py"):
+        run[path.name] = re.findall(r'run_page\("(.*?)"\)', path.read_text())
+    assert run == {f"test_{Path(name).stem}.py": [name] for name in shows}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cuda_doubles import build, pretend
 from doubles import FakeEngine
 from prior_doubles import SHA, SPEAKERS, K, PriorEngine, exported_prior, random_prior
+from tensorrt_doubles import build, pretend
 
 from vqtrt.audio.sampler import ClipRequest, find_clip_prior, sample_clips
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine

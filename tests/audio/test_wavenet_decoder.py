@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import speech_runs
 import torch
-from cuda_doubles import build, pretend
 from speech_runs import STRIDE, WAVENET
 from step_graphs import step_bundle
+from tensorrt_doubles import build, pretend
 
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.audio.wavenet_decoder import WaveNetDecoder, _Lane, decoder_noise

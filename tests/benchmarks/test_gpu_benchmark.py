@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from cuda_doubles import FakeCuda, build, pretend
+from cuda_doubles import FakeCuda
+from tensorrt_doubles import build, pretend
 
 from vqtrt.bench import engine as bench_engine
 from vqtrt.bench import peaks as bench_peaks

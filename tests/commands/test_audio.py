@@ -1,21 +1,15 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from doubles import BLOCKED, tree, vqtrt
-from PIL import Image
-from textgrids import write_textgrid
+from cli_speech_runs import NAMES, copy_talk, refused, samples, wavs
+from doubles import tree, vqtrt
 
 from vqtrt.audio import pipeline as speech_pipeline
 from vqtrt.formats.audio_codes import read_clip_codes
-
-NAMES = ["ann/000.wav", "ann/002.wav", "bob/001.wav", "bob/003.wav"]
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +20,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def talk(speech_data) -> Path:
-    """A few recordings of two speakers."""
-    for name in NAMES:
-        Path("talk", name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(speech_data / name, Path("talk", name))
-    return Path("talk")
+    return copy_talk(speech_data)
 
 
 @pytest.fixture
@@ -43,28 +33,6 @@ def conv(tiny_speech, monkeypatch) -> Path:
 def wavenet(tiny_wavenet, monkeypatch) -> Path:
     monkeypatch.setenv("VQTRT_MODEL", str(tiny_wavenet))
     return tiny_wavenet
-
-
-def samples(path: object) -> np.ndarray:
-    levels, rate = soundfile.read(path, dtype="int16")
-    assert rate == 8000
-    return levels
-
-
-def wavs(folder: str) -> dict[str, bytes]:
-    return {path.as_posix(): path.read_bytes() for path in sorted(Path(folder).rglob("*.wav"))}
-
-
-def refused(capfd, *args: object) -> str:
-    """The one line of an error, without what was said before it."""
-    capfd.readouterr()
-    assert vqtrt(*args) == 1
-    out, err = capfd.readouterr()
-    assert out == ""
-    *notes, error = err.splitlines()
-    assert error.startswith("error: ")
-    assert all(note.startswith(("model: ", "engine: ", "warning: ")) for note in notes)
-    return error.removeprefix("error: ")
 
 
 def test_train_export_and_info(capfd, speech_data, tiny_speech):
@@ -223,110 +191,6 @@ def test_a_wavenet_draws_by_seed(wavenet, talk):
     assert found["f"][2:] != found["a"][2:]
 
 
-def test_convert(capfd, conv, talk):
-    assert vqtrt("convert", talk, "--speaker", "bob", "--out", "bobs", "--json") == 0
-    out, err = capfd.readouterr()
-    expected = {"out": "bobs", "recordings": 4, "speaker": "bob", "rejected": []}
-    expected |= {"passed_over": {}, "rejected_kinds": {}}
-    assert json.loads(out) == expected
-    assert err.splitlines()[-1] == "wrote 4 recordings as bob: bobs"
-    # What encode and decode give, one after the other.
-    assert vqtrt("encode", talk, "--out", "codes.npy") == 0
-    assert vqtrt("decode", "codes.npy", "--out", "both", "--speaker", "bob") == 0
-    assert list(wavs("bobs").values()) == list(wavs("both").values())
-    one = talk / NAMES[0]
-    assert vqtrt("convert", one, "--speaker", "bob", "--out", "one.wav") == 0
-    assert Path("one.wav").read_bytes() == Path("bobs", NAMES[0]).read_bytes()
-    assert not Path("one.json").exists()
-
-
-def test_convert_with_a_wavenet(wavenet, talk):
-    args = ["convert", talk, "--speaker", "ann"]
-    assert vqtrt(*args, "--out", "a", "--seed", 3, "--batch-size", 2) == 0
-    assert vqtrt("encode", talk, "--out", "codes.npy") == 0
-    assert vqtrt("decode", "codes.npy", "--out", "b", "--speaker", "ann", "--seed", 3) == 0
-    assert list(wavs("a").values()) == list(wavs("b").values())
-
-
-def test_convert_passes_over_what_cannot_be_read(capfd, conv, talk):
-    Path("talk/zz.wav").write_text("hello")
-    args = ["convert", talk, "--speaker", "bob", "--out", "bobs"]
-    assert "--on-error skip passes over such files" in refused(capfd, *args)
-    assert not Path("bobs").exists()
-    assert vqtrt(*args, "--on-error", "skip", "--json") == 0
-    out, err = capfd.readouterr()
-    ((entry),) = json.loads(out)["rejected"]
-    assert entry["file"] == "zz.wav"
-    assert "zz.wav: is no audio that can be read" in entry["reason"]
-    assert "rejected zz.wav: " in err
-    assert sorted(wavs("bobs")) == [f"bobs/{name}" for name in NAMES]
-
-
-def align(talk: Path, tier: str = "phones") -> Path:
-    for name in NAMES:
-        seconds = len(samples(talk / name)) / 8000
-        middle = seconds / 2
-        path = Path("aligned", name).with_suffix(".TextGrid")
-        write_textgrid(path, [(0, middle, "AH0"), (middle, seconds, "sil")])
-        path.write_text(path.read_text().replace('"phones"', f'"{tier}"'))
-    return Path("aligned")
-
-
-def test_probe(capfd, conv, talk):
-    args = ["probe", talk, "--alignments", align(talk), "--train-split", 0.5]
-    assert vqtrt(*args, "--json", "--picture", "probe.png") == 0
-    out, _ = capfd.readouterr()
-    figures = json.loads(out)
-    assert out.count("\n") == 1
-    assert {"accuracy", "most_frequent", "shuffled", "accuracy_without_silence"} < set(figures)
-    assert (figures["phones"], figures["rejected"]) == (2, 0)
-    assert (figures["train_utterances"], figures["test_utterances"]) == (2, 2)
-    assert 0 <= figures["accuracy"] <= 1
-    with Image.open("probe.png") as image:
-        assert image.width > 300
-    assert vqtrt(*args) == 0
-    assert "accuracy  " in capfd.readouterr().out
-    assert vqtrt(*args, "--by", "speaker", "--seed", 3, "--json") == 0
-    assert json.loads(capfd.readouterr().out)["test_utterances"] == 2
-    assert vqtrt(*args, "--by", "word") == 2
-
-
-def test_probe_of_another_tier(capfd, conv, talk):
-    args = ["probe", talk, "--alignments", align(talk, "segments"), "--train-split", 0.5]
-    assert "phones" in refused(capfd, *args)
-    assert vqtrt(*args, "--tier", "segments", "--json") == 0
-    assert json.loads(capfd.readouterr().out)["phones"] == 2
-
-
-def test_probe_passes_over_what_has_no_alignment(capfd, conv, talk):
-    align(talk)
-    Path("aligned", NAMES[0]).with_suffix(".TextGrid").unlink()
-    args = ["probe", talk, "--alignments", "aligned", "--train-split", 0.5]
-    assert "no 000.TextGrid below aligned" in refused(capfd, *args)
-    assert vqtrt(*args, "--on-error", "skip", "--json") == 0
-    out, err = capfd.readouterr()
-    assert json.loads(out)["rejected"] == 1
-    assert "rejected ann/000.wav: " in err
-
-
-@pytest.mark.parametrize("kind", ["conv", "wavenet"])
-def test_eval(capfd, request, talk, kind):
-    request.getfixturevalue(kind)
-    assert vqtrt("eval", talk, "--json", "--grid", "grid.png") == 0
-    out, _ = capfd.readouterr()
-    figures = json.loads(out)
-    assert out.count("\n") == 1
-    assert {"log_mel_db", "log_mel_nmse", "snr_db", "perplexity", "usage"} < set(figures)
-    assert (figures["clips"], figures["rejected"]) == (4, 0)
-    assert (figures["codes_per_second"], figures["bits_per_second"]) == (250, 1000)
-    assert figures["log_mel_db"] > 0
-    assert (figures["snr_db"] is None) == (kind == "wavenet")
-    with Image.open("grid.png") as image:
-        assert image.width > 800
-    assert vqtrt("eval", talk, "--speaker", "ann", "--json") == 0
-    assert json.loads(capfd.readouterr().out)["log_mel_db"] != figures["log_mel_db"]
-
-
 # What makes no sense
 
 
@@ -376,39 +240,6 @@ def test_codes_of_the_other_kind(capfd, conv, tiny_run, talk):
         error = refused(capfd, "decode", f"{name}.npy", "--out", "x", "--model", model)
         assert f"{name}." in error
     assert not Path("x").exists()
-
-
-# In a process of its own
-
-
-def test_inference_needs_only_the_base_and_a_runtime(tiny_speech, talk):
-    bundle = shutil.copytree(tiny_speech / "bundle", "alone")
-    align(talk)
-    code = f"""{BLOCKED}
-for args in (
-    ["encode", "talk", "--out", "codes.npy"],
-    ["decode", "codes.npy", "--out", "back"],
-    ["convert", "talk", "--speaker", "ann", "--out", "anns"],
-    ["probe", "talk", "--alignments", "aligned", "--train-split", "0.5"],
-    ["eval", "talk", "--json"],
-    ["info", "{bundle}"],
-):
-    sys.argv = ["vqtrt", *args]
-    try:
-        main()
-    except SystemExit as end:
-        assert end.code == 0, args
-assert not GONE & set(sys.modules)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"VQTRT_MODEL": str(bundle)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(wavs("back")) == len(wavs("anns")) == 4
 
 
 def test_train_takes_a_speaker_pattern_and_on_error(
@@ -464,29 +295,3 @@ def test_encode_rejects_channels_that_cancel(
         ".wav: its N channels cancel out: their mix is N dB below the loudest of them"
     ]
     assert "1 rejected" in err
-
-
-def test_patterns_choose_recordings(
-    capfd: pytest.CaptureFixture[str], conv: Path, talk: Path
-) -> None:
-    Path(talk, "ann/._000.wav").write_bytes(b"\0")
-    chosen = ["--include", "ann", "--exclude", Path(NAMES[0]).name, "--json"]
-    over = {"system": 1, "excluded": 1, "not included": 2}
-    left = [name for name in NAMES if name.startswith("ann/")][1:]
-    assert vqtrt("encode", talk, "--out", "codes.npy", *chosen) == 0
-    assert json.loads(capfd.readouterr().out)["passed_over"] == over
-    assert list(read_clip_codes(Path("codes.npy")).files) == left
-    assert vqtrt("convert", talk, "--speaker", "bob", "--out", "bobs", *chosen) == 0
-    assert json.loads(capfd.readouterr().out)["passed_over"] == over
-    assert list(wavs("bobs")) == [f"bobs/{name}" for name in left]
-    assert vqtrt("eval", talk, *chosen) == 0
-    figures = json.loads(capfd.readouterr().out)
-    assert (figures["clips"], figures["passed_over"]) == (len(left), over)
-    args = ["probe", talk, "--alignments", align(talk), "--train-split", 0.5]
-    assert vqtrt(*args, "--include", "ann", "--json") == 0
-    figures = json.loads(capfd.readouterr().out)
-    assert figures["train_utterances"] + figures["test_utterances"] == len(left) + 1
-    # One recording is no folder to choose from.
-    assert "choose from a folder" in refused(
-        capfd, "encode", Path(talk, NAMES[0]), "--out", "c.npy", "--include", "*"
-    )

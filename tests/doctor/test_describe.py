@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_doubles import build
 from doubles import MODEL, FakeEngine, FakeSource, flip_byte
 from speech_doubles import FakeSpeech, FakeSpeechEngine
+from tensorrt_doubles import build
 
 from vqtrt.audio.pipeline import encode_speech
 from vqtrt.audio.tokenizer import AudioTokenizer

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import speech_runs
+import tensorrt_doubles
 from doubles import vqtrt
 
 from vqtrt.doctor import cuda as doctor_cuda
@@ -21,6 +22,7 @@ from vqtrt.doctor.graph import SHA256, encode, fractions, graphs, steps, write_b
 from vqtrt.doctor.report import Report
 from vqtrt.engines import cuda
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.tensorrt.package import Device
 from vqtrt.formats.bundle import Bundle
 
 OTHERS = re.compile(r"/(?:tmp|root|home|usr|opt|work|var|etc)\b|site-packages")
@@ -39,13 +41,13 @@ def test_the_gpu_of_these_tests_has_what_cuda_has() -> None:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> cuda_doubles.FakeTensorRT:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> tensorrt_doubles.FakeTensorRT:
     """A machine with a GPU, and both packages of TensorRT; building writes what doubles load."""
 
     def build(bundle: Bundle, name: str, device: int) -> None:
-        cuda_doubles.build(bundle, name, {"batch": (1, 64), "h": (8, 8), "w": (8, 8)})
+        tensorrt_doubles.build(bundle, name, {"batch": (1, 64), "h": (8, 8), "w": (8, 8)})
 
-    module = cuda_doubles.pretend(monkeypatch, Gpu())
+    module = tensorrt_doubles.pretend(monkeypatch, Gpu())
     monkeypatch.setattr(doctor_engines, "build", build)
     monkeypatch.setattr(doctor_cuda, "_NBYTES", 1 << 12)
     monkeypatch.setattr(doctor_packages, "_version", lambda name: "13.0.1")
@@ -89,7 +91,7 @@ def test_a_machine_without_a_gpu_passes(monkeypatch: pytest.MonkeyPatch) -> None
     assert text.endswith("ok)")
 
 
-def test_a_machine_with_a_gpu(gpu: cuda_doubles.FakeTensorRT) -> None:
+def test_a_machine_with_a_gpu(gpu: tensorrt_doubles.FakeTensorRT) -> None:
     report = examine()
     assert report.passed, report.as_text()
     assert text_of(report, "GPU 0").startswith("Fake GPU, compute capability 8.9, 7.0 of 8.0 GiB")
@@ -103,7 +105,7 @@ def test_a_machine_with_a_gpu(gpu: cuda_doubles.FakeTensorRT) -> None:
 
 
 def test_what_the_gpu_does_wrong_is_told(
-    gpu: cuda_doubles.FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+    gpu: tensorrt_doubles.FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = gpu.api
     monkeypatch.setattr(type(api), "cudaGraphLaunch", lambda self, graph, stream: (0,))
@@ -113,9 +115,9 @@ def test_what_the_gpu_does_wrong_is_told(
 
 
 def test_a_gpu_that_the_package_does_not_support(
-    gpu: cuda_doubles.FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+    gpu: tensorrt_doubles.FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = cuda_doubles.Device("NVIDIA H100", "9.0")
+    device = Device("NVIDIA H100", "9.0")
     monkeypatch.setattr(doctor_engines.trt_package, "device", lambda index=0: device)
     report = examine()
     assert 'pip install "vqtrt[gpu]"' in text_of(report, "tensorrt-rtx")
@@ -246,10 +248,10 @@ def test_a_model_of_images_and_its_prior(
 
 
 def test_the_plans_of_a_model(
-    gpu: cuda_doubles.FakeTensorRT, tiny_bundle: Path, tmp_path: Path
+    gpu: tensorrt_doubles.FakeTensorRT, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     bundle = Bundle.open(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    cuda_doubles.build(bundle, "tensorrt-rtx", {"batch": (1, 64), "h": (4, 4), "w": (4, 4)})
+    tensorrt_doubles.build(bundle, "tensorrt-rtx", {"batch": (1, 64), "h": (4, 4), "w": (4, 4)})
     report = examine(bundle.path)
     assert text_of(report, "tensorrt-rtx plans").endswith(
         "7168 MiB that are free; 2 of 2 graphs load"

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bindings
-import cuda_doubles
 import pytest
+import tensorrt_doubles
 from bindings import CUDA, RTX, STANDARD
 
 import vqtrt
 
 PACKAGE = Path(vqtrt.__file__).parent
-FILES = sorted([*(PACKAGE / "engines").glob("*.py"), *(PACKAGE / "export").glob("tensorrt*.py")])
+FILES = sorted(
+    [*(PACKAGE / "engines").rglob("*.py"), *(PACKAGE / "export" / "tensorrt").glob("*.py")]
+)
 
 RECEIVERS: dict[str, dict[str, tuple[str, ...]]] = {
-    "engines/trt_context.py": {
+    "engines/tensorrt/context.py": {
         "self._runtime": ("Runtime",),
         "self._engine": ("ICudaEngine",),
         "self._context": ("IExecutionContext",),
@@ -30,11 +32,11 @@ RECEIVERS: dict[str, dict[str, tuple[str, ...]]] = {
         "graph": ("CudaGraphStrategy",),
         "kernels": ("DynamicShapesKernelSpecializationStrategy",),
     },
-    "engines/runtime_cache.py": {
+    "engines/tensorrt/runtime_cache.py": {
         "self._cache": ("IRuntimeCache",),
         "config": ("IRuntimeConfig",),
     },
-    "export/tensorrt.py": {
+    "export/tensorrt/build.py": {
         "builder": ("Builder",),
         "config": ("IBuilderConfig",),
         "network": ("INetworkDefinition",),
@@ -43,7 +45,7 @@ RECEIVERS: dict[str, dict[str, tuple[str, ...]]] = {
         "cache": ("ITimingCache",),
         "tensor": ("ITensor",),
     },
-    "export/tensorrt_report.py": {
+    "export/tensorrt/report.py": {
         "engine": ("ICudaEngine",),
         "package.module.Runtime(package.logger)": ("Runtime",),
         "engine.create_engine_inspector()": ("EngineInspector",),
@@ -211,7 +213,7 @@ CUDA_NAME = re.compile(r"cu(?:da)?[A-Z]\w+|CU\w+")
 def cuda_uses() -> dict[str, set[int | None]]:
     """The names of CUDA that the engines use; with how many arguments, None if it is no call."""
     found: dict[str, set[int | None]] = {}
-    for path in sorted((PACKAGE / "engines").glob("*.py")):
+    for path in sorted((PACKAGE / "engines").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and CUDA_NAME.fullmatch(node.attr):
                 found.setdefault(node.attr, set()).add(None)
@@ -241,9 +243,9 @@ def test_cuda_has_what_the_engines_use(version: str) -> None:
             assert api[name]["parameters"] == count, name
 
 
-@pytest.mark.parametrize("double", cuda_doubles.REAL, ids=lambda double: double.__name__)
+@pytest.mark.parametrize("double", tensorrt_doubles.REAL, ids=lambda double: double.__name__)
 def test_a_double_has_no_method_that_the_real_class_lacks(double: type) -> None:
-    real = cuda_doubles.REAL[double]
+    real = tensorrt_doubles.REAL[double]
     for name, member in vars(double).items():
         if name.startswith("_") or not inspect.isfunction(member):
             continue

@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cuda_doubles import GPU, build, pretend
+from tensorrt_doubles import GPU, build, pretend
 
 from vqtrt.commands.options import EngineName
 from vqtrt.config.location import ModelLocation

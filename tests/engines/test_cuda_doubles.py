@@ -8,17 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_doubles import (
-    FakeContext,
-    FakeCuda,
-    FakeEngine,
-    FakeRuntimeCache,
-    FakeTensorRT,
-    Mode,
-    Strategy,
-    build,
-    pretend,
-)
+from cuda_doubles import FakeCuda, Mode
+from tensorrt_doubles import FakeTensorRT, build, pretend
+from tensorrt_engine_doubles import FakeContext, FakeEngine, FakeRuntimeCache, Strategy
 
 from vqtrt.engines.cuda import DeviceArray, Stream, pinned
 from vqtrt.engines.tensorrt.package import Package

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cuda_doubles import FakeTensorRT, build, pretend
 from engines import test_gpu
+from tensorrt_doubles import FakeTensorRT, build, pretend
 
 from vqtrt.config.location import ModelLocation
 from vqtrt.formats.bundle import Bundle

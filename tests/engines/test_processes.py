@@ -124,7 +124,7 @@ def test_a_forked_process_ends(tiny_bundle: Path) -> None:
     script = f"""
         import os, signal, sys
         from pathlib import Path
-        from vqtrt.bundle import Bundle
+        from vqtrt.formats.bundle import Bundle
         from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
         import numpy as np
 

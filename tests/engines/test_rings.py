@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import speech_runs
-from cuda_doubles import build, pretend
 from onnxruntime_doubles import pretend_cuda
+from tensorrt_doubles import build, pretend
 
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_doubles import build, pretend
 from numpy.typing import NDArray
 from onnxruntime_doubles import pretend_cuda
 from step_graphs import LEVELS, VCTK, ByHand, step_bundle
+from tensorrt_doubles import build, pretend
 
 from vqtrt.engines.base import Engine, StepLoop
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine

@@ -99,7 +99,7 @@ class unreported:
 def test_a_second_signal_ends_the_process_at_once() -> None:
     code = """
 import os, signal, time
-from vqtrt.interrupts import handled, noted
+from vqtrt.system.interrupts import handled, noted
 with handled(), noted():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)  # the same request, passed on by torchrun

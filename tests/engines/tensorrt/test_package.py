@@ -5,7 +5,8 @@ from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
 import pytest
-from cuda_doubles import FakeCuda, FakeTensorRT
+from cuda_doubles import FakeCuda
+from tensorrt_doubles import FakeTensorRT
 
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.engines.tensorrt.package import Device, Package, device, load
