@@ -7,13 +7,13 @@ INSTALLED := $(VENV)/.installed
 BINDINGS := tensorrt-10.13.2.6 tensorrt-10.16.1.11 tensorrt-11.4.0.106 cuda-12.9.7
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: install bindings demo test lint types unit clean
+.PHONY: install bindings demo test lint types unit docs clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,rtx,speech,train,dev]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,rtx,speech,train,docs,dev]"
 	@touch $@
 
 bindings: $(BINDINGS:%=$(VENV)/bindings/%)
@@ -50,6 +50,11 @@ types: $(INSTALLED)
 
 unit: $(INSTALLED) bindings
 	OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+
+# Writes the tables of docs/reference from the code, and the site into build/site.
+docs: $(INSTALLED)
+	python docs/generate.py
+	mkdocs build --quiet
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -22,7 +22,7 @@ EXTRAS = {
 }
 BASE = [Requirement(text) for text in PROJECT["dependencies"]]
 NOT_IN_THE_BASE = {"torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "safetensors"}
-INSTALLED_TOGETHER = ("cpu", "rtx", "speech", "train", "dev")
+INSTALLED_TOGETHER = ("cpu", "rtx", "speech", "train", "docs", "dev")
 """The extras of `make install`, at the versions of constraints.txt."""
 
 
