@@ -51,3 +51,9 @@ def test_a_setting_has_its_type_default_and_meaning():
     assert "(#images-modelquantizer)" in speech["`model.quantizer`"][2]
     assert page["Speech: `model.decoder`, conv"][0][0] == "`model.decoder.kind`"
     assert "Speech: `train`" not in page  # that of images, which is linked
+
+
+def test_every_option_and_setting_has_a_meaning():
+    for page in ("cli.md", "settings.md"):
+        for heading, table in rows(page).items():
+            assert [cells[0] for cells in table if len(cells) < 4 or not cells[3]] == [], heading

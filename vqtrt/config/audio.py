@@ -15,6 +15,7 @@ class WaveNetStack(Settings):
     """A stack of dilated causal gated convolutions (WaveNet, arXiv 1609.03499, section 2)."""
 
     layers: int = Field(20, ge=1, le=256)
+    """Dilated gated convolutions."""
     cycles: int = Field(2, ge=1, le=64)
     """Times that the dilations 1, 2, 4, … begin again; layers / cycles of them each time."""
     channels: int = Field(64, ge=1, le=4096)
@@ -54,6 +55,7 @@ class WaveNetDecoderConfig(WaveNetStack):
     """The paper's decoder of speech (section 4.3): a WaveNet over 256 levels of mu-law."""
 
     kind: Literal["wavenet"] = "wavenet"
+    """A WaveNet, the paper's."""
     hop: int = Field(64, ge=1)
     """Samples that one frame of conditioning stands for; divides the stride."""
     unroll: int = Field(4, ge=1, le=64)
@@ -75,6 +77,7 @@ class ConvDecoderConfig(Settings):
     """Mirrored transposed convolutions: not the paper's, for those who need speed more."""
 
     kind: Literal["conv"] = "conv"
+    """Transposed convolutions."""
     stem_hidden: int = Field(32, ge=1)
     """Channels beside the audio; doubled at each stride inwards, up to the model's `hidden`."""
     blocks: int = Field(2, ge=0, le=16)
@@ -108,6 +111,7 @@ class MelConfig(Settings):
     hop: int = Field(160, ge=1, le=4096)
     """Samples from one window to the next."""
     bands: int = Field(80, ge=2, le=512)
+    """Mel bands."""
     floor: float = Field(1e-5, gt=0)
     """Least power of a band, of a full-scale sine's 1: what is quieter counts as silence."""
 
@@ -131,6 +135,7 @@ class SpeechModelConfig(Settings):
     """The speech VQ-VAE (paper, section 4.3)."""
 
     kind: Literal["speech"] = "speech"
+    """Speech; `image` has settings of its own."""
     hidden: int = Field(256, ge=1)
     """Channels at the rate of the codes."""
     stem_hidden: int = Field(32, ge=1)
@@ -143,6 +148,7 @@ class SpeechModelConfig(Settings):
     residual_blocks: int = Field(2, ge=0, le=64)
     """Residual blocks after the strides, and before the decoder's."""
     residual_hidden: int = Field(128, ge=1)
+    """Channels inside a residual block."""
     speaker_dim: int = Field(64, ge=1)
     """Length of a speaker's embedding."""
     speakers: tuple[str, ...] = ()
@@ -162,7 +168,9 @@ class SpeechModelConfig(Settings):
     """Codes are learned from the target alone: the decoder learns to read them, and no gradient of
     it reaches the encoder."""
     decoder: DecoderConfig = WaveNetDecoderConfig()
+    """What makes audio of codes and a speaker."""
     quantizer: QuantizerConfig = QuantizerConfig()
+    """The codebook."""
 
     @property
     def stride(self) -> int:
@@ -194,25 +202,29 @@ class SpeechDataConfig(FilesConfig):
     speaker_pattern: str | None = None
     """Regular expression with a group `speaker`, for names that hold the speaker."""
     preprocessing: AudioPreprocessing = AudioPreprocessing()
+    """Rate and level that recordings are brought to."""
     crop: int = Field(7680, ge=1)
-    """Samples of a recording in a batch, rounded up to whole codes."""
+    """Samples of a recording in a batch, rounded up to whole codes; the samples around them that
+    convolutions need come on top."""
     target_batch: int | None = Field(None, ge=1)
     """Crops of a step while the decoder rests (`model.target_steps`), where they are cheap; None
     for `train.batch_size`."""
     holdout: int = Field(200, ge=1)
     """Recordings set aside for evaluation, drawn by seed; at most a tenth of the data."""
     workers: int = Field(2, ge=1, le=256)
-    """Threads that read recordings."""
+    """Threads that read recordings, each one at a time."""
     cache_mib: int = Field(1024, ge=0)
-    """Recordings are kept in memory, as 16 bit, up to this."""
+    """Recordings stay in memory, as 16 bit, up to this many MiB."""
 
 
 class SpeechConfig(Settings):
     """All settings of a run on speech."""
 
     format_version: Literal[1] = 1
+    """Version of the format of `config.yaml`."""
     recipe: str = Field("custom", pattern=r"^\w[\w.-]*$")
-    """A name, which the run's folder gets too."""
+    """Name of the run and the bundle, and of the default run folder: letters, digits, `_`, `.` and
+    `-`, the first not `.` or `-`."""
     model: SpeechModelConfig = SpeechModelConfig()
     data: SpeechDataConfig = SpeechDataConfig()
     train: TrainConfig = TrainConfig()
@@ -222,11 +234,15 @@ class WaveNetConfig(WaveNetStack):
     """The WaveNet prior over the codes of speech."""
 
     kind: Literal["wavenet"] = "wavenet"
+    """A WaveNet, for the codes of speech."""
     layers: int = Field(12, ge=1, le=256)
+    """Dilated gated convolutions."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the embeddings of earlier codes that training drops."""
     codebook_size: int = Field(512, ge=2)
+    """K of the codes; filled in from them."""
     num_classes: int = Field(0, ge=0)
-    """Speakers that it is conditioned on; 0 for none."""
+    """Speakers that it is conditioned on, 0 for none; filled in from the codes."""
 
     @model_validator(mode="after")
     def _rolled(self) -> "WaveNetConfig":
@@ -238,6 +254,7 @@ class ClipCodesConfig(Settings):
     """The codes that a prior models; filled in from them when it is trained."""
 
     sample_rate: int = Field(16000, ge=1)
+    """Samples per second of the audio."""
     stride: int = Field(64, ge=1)
     """Samples a code."""
     classes: tuple[str, ...] = ()
@@ -260,6 +277,7 @@ class SpeechPriorConfig(Settings):
     """All settings of a prior over speech."""
 
     format_version: Literal[1] = 1
+    """Version of the format of `config.yaml`."""
     prior: WaveNetConfig = WaveNetConfig()
     codes: ClipCodesConfig = ClipCodesConfig()
     data: SpeechPriorDataConfig = SpeechPriorDataConfig()

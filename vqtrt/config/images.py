@@ -23,6 +23,7 @@ class ModelConfig(Settings):
     """The image VQ-VAE (paper, section 4.1)."""
 
     kind: Literal["image"] = "image"
+    """Images; `speech` has settings of its own."""
     hidden: int = Field(128, ge=1)
     """Channels of the convolutions."""
     stem_hidden: int | None = Field(None, ge=1)
@@ -39,6 +40,7 @@ class ModelConfig(Settings):
     """Share of the positions that training hides from the decoder, so that codes learn to be told
     from their neighbours: easier for a prior, at some cost in reconstruction."""
     quantizer: QuantizerConfig = QuantizerConfig()
+    """The codebook."""
 
     @property
     def stride(self) -> int:
@@ -50,7 +52,9 @@ class PixelCNNConfig(Settings):
     """The gated PixelCNN prior (arXiv 1606.05328)."""
 
     kind: Literal["pixelcnn"] = "pixelcnn"
+    """A PixelCNN, for the codes of images."""
     layers: int = Field(15, ge=2, le=256)
+    """Gated layers."""
     channels: int = Field(64, ge=1)
     """Channels of each stack."""
     kernel: int | None = Field(None, ge=3, le=31)
@@ -60,10 +64,13 @@ class PixelCNNConfig(Settings):
     head: int = Field(256, ge=1)
     """Channels between the skip connections and the logits."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the skip connections that training drops."""
     codebook_size: int = Field(512, ge=2)
+    """K of the codes; filled in from them."""
     num_codebooks: int = Field(1, ge=1)
+    """C of the codes; filled in from them."""
     num_classes: int = Field(0, ge=0)
-    """Labels that it is conditioned on; 0 for none."""
+    """Labels that it is conditioned on, 0 for none; filled in from the codes."""
 
     @field_validator("kernel", "first_kernel")
     @classmethod
@@ -92,20 +99,23 @@ class DataConfig(FilesConfig):
     path: str = "shapes"
     """A folder of images, an array file, the CIFAR-10 binary archive, or `shapes`."""
     preprocessing: Preprocessing = Preprocessing()
+    """Size that images are brought to; height and width are multiples of the stride."""
     holdout: int = Field(500, ge=1)
     """Images set aside for evaluation, drawn by seed; at most a tenth of the data."""
     workers: int = Field(2, ge=1, le=256)
     """Threads that read images."""
     cache_mib: int = Field(1024, ge=0)
-    """Decoded images are kept in memory if all of them fit in this."""
+    """Decoded images stay in memory if all of them fit in this many MiB; 0 for never."""
 
 
 class Config(Settings):
     """All settings of a run."""
 
     format_version: Literal[1] = 1
+    """Version of the format of `config.yaml`."""
     recipe: str = Field("custom", pattern=r"^\w[\w.-]*$")
-    """A name, which the run's folder gets too."""
+    """Name of the run and the bundle, and of the default run folder: letters, digits, `_`, `.` and
+    `-`, the first not `.` or `-`."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -125,7 +135,9 @@ class CodesConfig(Settings):
     """The codes that a prior models; filled in from them when it is trained."""
 
     height: int = Field(8, ge=1)
+    """Rows of codes."""
     width: int = Field(8, ge=1)
+    """Columns of codes."""
     classes: tuple[str, ...] = ()
     """Names of the labels that the prior is conditioned on; empty for none."""
     weights_sha256: str = ""
@@ -136,6 +148,7 @@ class PriorConfig(Settings):
     """All settings of a prior."""
 
     format_version: Literal[1] = 1
+    """Version of the format of `config.yaml`."""
     prior: PixelCNNConfig = PixelCNNConfig()
     codes: CodesConfig = CodesConfig()
     data: PriorDataConfig = PriorDataConfig()

@@ -24,7 +24,8 @@ class QuantizerConfig(Settings):
     beta: float = Field(0.25, ge=0)
     """Weight of the commitment loss; results hardly vary from 0.1 to 2.0 (section 3.2)."""
     decay: float = Field(0.99, gt=0, lt=1)
-    """Decay of the moving averages (appendix A.1), once they have warmed up."""
+    """Decay of the moving averages (appendix A.1); step t, from 0, has (1 + t) / (10 + t) until
+    that reaches it."""
     epsilon: float = Field(1e-5, gt=0)
     """Laplace smoothing of the counts, as in the authors' Sonnet code."""
     restart_below: float = Field(0.03, ge=0, lt=1)
@@ -40,22 +41,29 @@ class TrainConfig(Settings):
     """How it is trained."""
 
     steps: int = Field(10_000, ge=1)
+    """Steps of the optimizer (Adam)."""
     batch_size: int = Field(32, ge=1)
-    """Images a step, over all processes together."""
+    """Images or recordings per step, over all processes together."""
     learning_rate: float = Field(2e-4, gt=0)
+    """Learning rate of Adam, at its highest; see `schedule`."""
     schedule: Literal["constant", "cosine"] = "constant"
     """`cosine`: half a cosine from the learning rate to 0 over all steps."""
     warmup_steps: int = Field(0, ge=0)
     """Steps in which the rate rises to `learning_rate`."""
     clip_norm: float | None = Field(None, gt=0)
-    """Longer gradients are cut to this norm."""
+    """Gradients of a larger norm are scaled down to this norm; None leaves them alone."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of the weights, the batches, the held-out items and the restarts of codes."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """Precision of the convolutions; distances and losses stay in float32."""
+    """Precision of the convolutions; distances and losses stay in float32. `fp16` needs a GPU."""
     log_every: int = Field(50, ge=1)
+    """Steps between two lines of figures."""
     evaluate_every: int = Field(1000, ge=1)
+    """Steps between two evaluations; there is also one at the end."""
     checkpoint_every: int = Field(1000, ge=1)
+    """Steps between two checkpoints; there is also one at the end."""
     keep_checkpoints: int = Field(2, ge=1)
+    """How many checkpoints are kept, the newest first."""
 
     @field_validator("mixed_precision", mode="before")
     @classmethod
