@@ -1,6 +1,7 @@
-"""A model with ResidualVQ of vector-quantize-pytorch, as a vqtrt bundle: codes (N, h, w, 4).
+"""Export a model with ResidualVQ of vector-quantize-pytorch as a vqtrt bundle.
 
-The weights here are random: put your trained modules in their place.
+The codes are (N, h, w, 4), one per quantizer.
+The weights here are random: replace the modules with your trained ones.
 """
 
 import argparse
@@ -15,12 +16,12 @@ from vqtrt.export import export_tokenizer
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--out", default="residual-vq-bundle", help="folder of the bundle")
-parser.add_argument("--size", type=int, default=32, help="pixels a side")
+parser.add_argument("--size", type=int, default=32, help="pixels per side")
 args = parser.parse_args()
 
 torch.manual_seed(0)
 # Images (N, 3, H, W) in [-0.5, 0.5] to vectors (N, 16, H/4, W/4), and back.
-# ResidualVQ wants vectors last while it trains; the export turns them by itself.
+# In training, ResidualVQ takes channels last. The export transposes by itself.
 encoder = nn.Sequential(
     nn.Conv2d(3, 32, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(32, 16, 4, stride=2, padding=1)
 )
@@ -41,7 +42,7 @@ bundle = export_tokenizer(
     name="residual-vq",
 )
 
-# From here on torch is not needed.
+# The rest does not need torch.
 images = np.random.default_rng(0).integers(256, size=(4, args.size, args.size, 3), dtype=np.uint8)
 tokenizer = vqtrt.load(bundle.path)
 codes = tokenizer.encode(images)

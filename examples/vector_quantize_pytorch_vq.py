@@ -1,6 +1,6 @@
-"""A model with VectorQuantize of vector-quantize-pytorch, as a vqtrt bundle.
+"""Export a model with VectorQuantize of vector-quantize-pytorch as a vqtrt bundle.
 
-The weights here are random: put your trained modules in their place.
+The weights here are random: replace the modules with your trained ones.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from vqtrt.export import export_tokenizer
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--out", default="vq-bundle", help="folder of the bundle")
-parser.add_argument("--size", type=int, default=32, help="pixels a side")
+parser.add_argument("--size", type=int, default=32, help="pixels per side")
 args = parser.parse_args()
 
 torch.manual_seed(0)
@@ -40,7 +40,7 @@ bundle = export_tokenizer(
     name="vq",
 )
 
-# From here on torch is not needed.
+# The rest does not need torch.
 images = np.random.default_rng(0).integers(256, size=(4, args.size, args.size, 3), dtype=np.uint8)
 tokenizer = vqtrt.load(bundle.path)
 codes = tokenizer.encode(images)
