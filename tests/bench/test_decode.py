@@ -76,6 +76,31 @@ def test_a_recipe_with_random_weights(tmp_path):
     assert (figures["recipe"], figures["engine"]) == (str(recipe), "onnxruntime")
 
 
+@pytest.mark.parametrize("engine", ["torch", "tensorrt", "tensorrt-rtx"])
+def test_an_engine_that_cannot_run_random_weights_is_refused(engine):
+    with pytest.raises(VqtrtError, match=rf"--engine {engine}.*--model"):
+        bench_decode_recipe("digits", EngineOptions(engine))
+
+
+def test_the_engine_that_is_asked_for_runs(tmp_path, monkeypatch):
+    from vqtrt.bench import decode
+
+    asked = []
+    open_engine = decode.open_engine
+
+    def opened(model, options):
+        asked.append(options)
+        return open_engine(model, EngineOptions("onnxruntime"))
+
+    monkeypatch.setattr(decode, "open_engine", opened)
+    recipe = tmp_path / "tiny.yaml"
+    settings = speech_runs.config(decoder=speech_runs.WAVENET, **speech_runs.FRONT)
+    recipe.write_text(settings.to_yaml())
+    options = EngineOptions("onnxruntime-cuda", device=1)
+    bench_decode_recipe(str(recipe), options, batch_size=1, seconds=0.02, repeat=1)
+    assert asked == [options]
+
+
 def test_models_of_images_are_refused():
     with pytest.raises(VqtrtError, match="a model of images"):
         bench_decode(FakeEngine())

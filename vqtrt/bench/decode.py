@@ -23,6 +23,7 @@ from vqtrt.data.audio.mulaw import LEVELS, mulaw_encode
 from vqtrt.engines.base import Engine
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import AUTO, EngineOptions
+from vqtrt.errors import VqtrtError
 from vqtrt.system.cores import usable_cores
 
 if TYPE_CHECKING:
@@ -162,20 +163,29 @@ def bench_decode_model(
     return bench_decode(opened, SpeechRun.open(model.run).load_model(), **sizes)
 
 
-def bench_decode_recipe(recipe: str, **sizes: Any) -> dict[str, Any]:
-    """`bench_decode` of random weights: what a recipe's decoder costs, whatever it has learnt."""
+def bench_decode_recipe(recipe: str, options: EngineOptions = AUTO, **sizes: Any) -> dict[str, Any]:
+    """`bench_decode` of random weights: the cost of a recipe's decoder does not depend on them.
+
+    Raises `VqtrtError` for an engine that needs a trained run (torch) or compiled plans (TensorRT).
+    """
+    if options.engine not in ("auto", "onnxruntime", "onnxruntime-cuda"):
+        raise VqtrtError(
+            f"--engine {options.engine} cannot run a recipe's random weights: pass --model with a "
+            "trained run, or --engine onnxruntime or onnxruntime-cuda"
+        )
     with tempfile.TemporaryDirectory(prefix="vqtrt-bench-") as scratch:
-        engine, model = random_decoder(Path(scratch), recipe)
+        folder = Path(scratch)
+        model = random_decoder(folder, recipe)
+        engine = open_engine(ModelLocation(None, folder, "named"), options)
         return bench_decode(engine, model, **sizes) | {"recipe": recipe}
 
 
-def random_decoder(folder: Path, recipe: str) -> "tuple[Engine, SpeechVQVAE]":
-    """The decoder of a recipe with random weights, exported and opened in onnxruntime."""
+def random_decoder(folder: Path, recipe: str) -> "SpeechVQVAE":
+    """The model of a recipe with random weights; its decoder becomes a bundle in `folder`."""
     import torch
 
     import vqtrt
     from vqtrt.config.images import load_speech_config
-    from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
     from vqtrt.export.audio import speech_graphs
     from vqtrt.export.graph_writer import GraphWriter
     from vqtrt.export.onnx import OPSET
@@ -203,4 +213,5 @@ def random_decoder(folder: Path, recipe: str) -> "tuple[Engine, SpeechVQVAE]":
         opset=OPSET,
         source=Source(run="", weights_sha256="", recipe=recipe),
     )
-    return OnnxRuntimeEngine(Bundle(folder, info)), model
+    Bundle.write_info(folder, info)
+    return model

@@ -89,7 +89,7 @@ def bench_decode(
                 **options,
             )
         else:
-            figures = module.bench_decode_recipe(recipe, progress=counter, **options)
+            figures = module.bench_decode_recipe(recipe, engine, progress=counter, **options)
     terminal.show(figures, as_json)
 
 

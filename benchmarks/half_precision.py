@@ -1,6 +1,6 @@
 """Half precision on real images, and TensorRT for RTX plans of every recipe. Needs no GPU.
 
-python benchmarks/tensorrt.py cifar10 runs/cifar10-small > benchmarks/results/DATE-tensorrt.md
+python benchmarks/half_precision.py cifar10 runs/cifar10-small > benchmarks/results/DATE-tensorrt.md
 
 `cifar10` is a folder with `test/CLASS/*`; the run was exported with --precision fp16.
 """
