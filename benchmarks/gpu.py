@@ -73,8 +73,9 @@ def _report(model: ModelLocation) -> None:
     unavailable = dict(found["unavailable"])
     for prior in model.open_bundle().info.priors:
         _priors(model, prior, precisions, unavailable)
-    for name, reason in unavailable.items():
-        print(f"- {name}: {reason}")
+    for reason in dict.fromkeys(unavailable.values()):
+        names = [name for name, why in unavailable.items() if why == reason]
+        print(f"- {reason} ({'; '.join(names)})")
 
 
 def _build(model: ModelLocation, package: str, precisions: list[str]) -> str:

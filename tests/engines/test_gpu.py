@@ -1,4 +1,4 @@
-"""Engines on a real NVIDIA GPU: `pytest -m gpu`. Each package that is installed is tested.
+"""TensorRT on a real NVIDIA GPU: `pytest -m gpu`. Each package that is installed is tested.
 
 `test_gpu_doubles.py` runs the same tests without a GPU.
 """
@@ -6,14 +6,12 @@
 import shutil
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from vqtrt.config.location import ModelLocation
 from vqtrt.engines import cuda
 from vqtrt.engines.base import Engine
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
-from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.engines.torch import TorchEngine
@@ -43,12 +41,6 @@ def model(tiny_prior, tmp_path_factory, package):
     bundle = Bundle.open(run / "bundle")
     tensorrt.build_engines(bundle, tensorrt.engine_options(package, BATCH))
     return ModelLocation(run, run / "bundle", "named")
-
-
-def on_cuda(model):
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        pytest.skip("onnxruntime has no CUDA provider")
-    return OnnxRuntimeCudaEngine(model.open_bundle())
 
 
 def pictures(n):
@@ -91,10 +83,6 @@ def check_verified(model, engine, monkeypatch):
 def test_codes_are_those_of_torch(model, package, monkeypatch, graphs):
     # 33 and 7 pictures: more than the largest batch, and no multiple of it.
     check_verified(model, TensorRTEngine(model.open_bundle(), package, graphs=graphs), monkeypatch)
-
-
-def test_codes_of_onnxruntime_on_the_gpu_are_those_of_torch(model, monkeypatch):
-    check_verified(model, on_cuda(model), monkeypatch)
 
 
 @pytest.mark.parametrize("graphs", [True, False])
@@ -158,14 +146,6 @@ def test_a_row_is_captured(model, package):
         loop.inputs["noise"][:] = noise(0, range(4), 8).reshape(4, 8, 1)
         loop.draw()
     assert loop.captured, loop.refused
-
-
-def test_samples_of_onnxruntime_on_the_gpu(model):
-    drawn = [
-        BatchSampler(engine, "pixelcnn", 16, 24, 4).sample(SamplingParams(), range(24), 6, LABELS)
-        for engine in (on_cuda(model), OnnxRuntimeEngine(model.open_bundle()))
-    ]
-    assert agreement(*drawn) > 0.98
 
 
 def test_engines_that_do_not_fit(model, package, tmp_path):

@@ -10,16 +10,7 @@ from tensorrt_doubles import FakeTensorRT, build, pretend
 from vqtrt.config.location import ModelLocation
 from vqtrt.formats.bundle import Bundle
 
-REAL_ONLY = ("test_codes_of_onnxruntime_on_the_gpu", "test_samples_of_onnxruntime_on_the_gpu")
-"""Tests of onnxruntime-gpu, for which there is no stand-in."""
-
-globals().update(
-    {
-        name: test
-        for name, test in vars(test_gpu).items()
-        if name.startswith("test_") and not name.startswith(REAL_ONLY)
-    }
-)
+globals().update({name: test for name, test in vars(test_gpu).items() if name.startswith("test_")})
 
 
 @pytest.fixture(scope="module", params=["tensorrt-rtx", "tensorrt"])
