@@ -75,7 +75,7 @@ def _report(model: ModelLocation) -> None:
         _priors(model, prior, precisions, unavailable)
     for reason in dict.fromkeys(unavailable.values()):
         names = [name for name, why in unavailable.items() if why == reason]
-        print(f"- {reason} ({'; '.join(names)})")
+        print(f"- {'; '.join(names)}: {reason}")
 
 
 def _build(model: ModelLocation, package: str, precisions: list[str]) -> str:
