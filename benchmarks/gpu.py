@@ -24,7 +24,8 @@ from vqtrt.engines.base import Engine
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.precision import graph_key
-from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import BatchSampler
 
 BATCHES = (1, 64, 256)
 SAMPLES = (1, 64)

@@ -8,7 +8,8 @@ from doubles import MODEL, FakeEngine
 from PIL import Image
 
 from vqtrt.formats.codes import Codes
-from vqtrt.images.pipeline import decode_codes, encode_source
+from vqtrt.images.decode import decode_codes
+from vqtrt.images.encode import encode_source
 from vqtrt.images.tokenizer import ImageTokenizer
 
 NAMES = ["b/1.png", "b/10.png", "b/2.png", "a/z.bmp", "top.png", "a/B/deep.png", "a/é.png"]

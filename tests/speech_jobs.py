@@ -9,7 +9,8 @@ import soundfile
 from doubles import MODEL
 from speech_doubles import RATE, STRIDE, FakeSpeechEngine
 
-from vqtrt.audio.pipeline import decode_speech, encode_speech
+from vqtrt.audio.decode import decode_codes
+from vqtrt.audio.encode import encode_source
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader
 
@@ -20,7 +21,7 @@ LENGTHS = [60, 900, 7, 60, 64, 300, 1, 145, 144, 143, 33, 50, 1500, 20, 21, 22, 
 def encode(source, out: Path, *, batch_size: int = 2, engine=None, **options):
     settings: dict[str, Any] = {"root": "voices", "model": MODEL, "workers": 2} | options
     tokenizer = AudioTokenizer(engine or FakeSpeechEngine(), batch_size=batch_size)
-    return encode_speech(tokenizer, source, out, **settings)
+    return encode_source(tokenizer, source, out, **settings)
 
 
 def left(out: Path) -> list[str]:
@@ -58,7 +59,7 @@ def codes_of(path: Path, lengths: list[int], files=None, labels=None, **header) 
 
 def decode(codes: ClipCodes, out: Path, *, batch_size: int = 3, before=None, **options) -> int:
     engine = FakeSpeechEngine(before=before or (lambda *_: None))
-    return decode_speech(AudioTokenizer(engine, batch_size=batch_size), codes, out, **options)
+    return decode_codes(AudioTokenizer(engine, batch_size=batch_size), codes, out, **options)
 
 
 def samples(path: Path) -> np.ndarray:

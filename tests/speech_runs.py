@@ -12,8 +12,8 @@ from vqtrt.config.location import ModelLocation, find_model
 from vqtrt.config.settings import parse_settings
 from vqtrt.export.run import export_bundle
 from vqtrt.models.audio import SpeechVQVAE
+from vqtrt.models.weights import save_weights
 from vqtrt.system.atomic import write_text
-from vqtrt.training.checkpoints import save_weights
 
 RATE, STRIDE = 8000, 16
 CONV = {"kind": "conv", "stem_hidden": 4, "blocks": 1, "stft_sizes": [64, 128]}

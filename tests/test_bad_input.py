@@ -316,7 +316,7 @@ def test_no_memory(capfd, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("vqtrt.images.pipeline.decode_codes", fail)
+    monkeypatch.setattr("vqtrt.images.decode.decode_codes", fail)
     refused(capfd, DECODE.split(), "out of memory; a smaller --batch-size")
 
 

@@ -14,7 +14,7 @@ from vqtrt.commands.options import EngineName
 from vqtrt.config.images import load_config
 from vqtrt.engines.options import ENGINES
 from vqtrt.formats.codes import read_codes
-from vqtrt.images import pipeline
+from vqtrt.jobs import encode as encode_job
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def test_options_of_encode(capfd, run, pics):
 
 def test_encode_resumes(capfd, run, pics, monkeypatch):
     (pics / "zz.png").write_text("hello")
-    monkeypatch.setattr(pipeline, "_COMMIT_SECONDS", -1)
+    monkeypatch.setattr(encode_job, "_COMMIT_SECONDS", -1)
     args = ["encode", pics, "--out", "codes.npy", "--batch-size", 2]
     assert vqtrt(*args) == 1
     err = capfd.readouterr().err

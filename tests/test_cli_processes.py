@@ -120,14 +120,15 @@ def test_a_signal_says_how_to_go_on(tiny_bundle, number):
     code = """
 import signal, sys, time
 from vqtrt import cli
-from vqtrt.images import pipeline
+from vqtrt.images import encode
+from vqtrt.jobs import encode as job
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def slowly(*args, **options):
     for batch in read(*args, **options):
         time.sleep(0.1)
         yield batch
-read, pipeline.read_batches = pipeline.read_batches, slowly
-pipeline._COMMIT_SECONDS = -1
+read, encode.read_batches = encode.read_batches, slowly
+job._COMMIT_SECONDS = -1
 sys.argv = ["vqtrt", *sys.argv[1:]]
 cli.main()
 """

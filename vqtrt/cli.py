@@ -148,7 +148,7 @@ def encode(
     from vqtrt.data.images.open import open_images
     from vqtrt.data.selection import in_words
     from vqtrt.formats.codes_writer import check_codes_out
-    from vqtrt.images.pipeline import encode_source
+    from vqtrt.images.encode import encode_source
     from vqtrt.images.tokenizer import ImageTokenizer
 
     check_codes_out(out)
@@ -228,7 +228,7 @@ def decode(
     """Turn codes back into images, as PNG, or into recordings, as wav."""
     from vqtrt.commands import terminal
     from vqtrt.formats.codes import read_codes
-    from vqtrt.images.pipeline import decode_codes
+    from vqtrt.images.decode import decode_codes
     from vqtrt.images.tokenizer import ImageTokenizer
     from vqtrt.system.atomic import check_folder
 

@@ -195,3 +195,12 @@ class CodeUsage:
         p = self._counts / self._counts.sum(axis=1, keepdims=True)
         # The limit of p log p at 0 is 0.
         return np.asarray(-(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1), dtype=np.float64)
+
+
+def nats(logits: NDArray[np.float32], codes: NDArray[np.int32]) -> float:
+    """Negative log-likelihood of codes (…) under logits (…, K), summed, in float64."""
+    values = logits.astype(np.float64)
+    values -= values.max(-1, keepdims=True)
+    normaliser = np.log(np.exp(values).sum(-1))
+    chosen = np.take_along_axis(values, codes[..., None].astype(np.int64), -1)[..., 0]
+    return float((normaliser - chosen).sum())

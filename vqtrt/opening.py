@@ -13,7 +13,7 @@ from vqtrt.errors import VqtrtError
 if TYPE_CHECKING:
     from vqtrt.audio.tokenizer import AudioTokenizer
     from vqtrt.data.audio.decode import Audio, AudioPreprocessing
-    from vqtrt.data.source import Images
+    from vqtrt.data.images.source import Images
     from vqtrt.images.tokenizer import ImageTokenizer
 
 

@@ -11,7 +11,7 @@ from vqtrt.audio import tokenizer as speech_tokenizer
 from vqtrt.audio.convert import convert_speech, encode_all
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
-from vqtrt.data.audio.open import SpeechFolder
+from vqtrt.data.audio.open import AudioFolder
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.formats import folder_writer
 
@@ -62,7 +62,7 @@ def test_one_recording_becomes_one_file(tmp_path):
     for samples in (100, 1500):
         path, out = tmp_path / "in.wav", tmp_path / f"{samples}.wav"
         soundfile.write(path, noise(3, samples), RATE, "PCM_16")
-        assert convert(SpeechFolder(path), out, root=str(path), speaker="ann") == (out, 1, ())
+        assert convert(AudioFolder(path), out, root=str(path), speaker="ann") == (out, 1, ())
         audio = read_audio(path, AudioPreprocessing(sample_rate=RATE))
         np.testing.assert_array_equal(read(out), spoken(audio, 0))
     assert tree(tmp_path) == ["100.wav", "1500.wav", "in.wav"]
@@ -74,7 +74,7 @@ def test_a_name_that_grows_too_long_is_shortened(tmp_path: Path) -> None:
     for suffix in (".flac", ".wav"):  # the second would become .wav.wav
         soundfile.write(tmp_path / "in" / f"{stem}{suffix}", noise(3, 100), RATE, "PCM_16")
     told: list[str] = []
-    source = SpeechFolder(tmp_path / "in")
+    source = AudioFolder(tmp_path / "in")
     assert convert(source, tmp_path / "out", note=told.append).recordings == 2
     written = tree(tmp_path / "out")
     assert f"{stem}.wav" in written
@@ -86,7 +86,7 @@ def test_a_folder_of_one_recording_becomes_a_folder(tmp_path):
     folder = tmp_path / "in" / "ann"
     folder.mkdir(parents=True)
     soundfile.write(folder / "1.flac", noise(3, 100), RATE, "PCM_16")
-    convert(SpeechFolder(tmp_path / "in"), tmp_path / "out")
+    convert(AudioFolder(tmp_path / "in"), tmp_path / "out")
     assert tree(tmp_path / "out") == ["ann", "ann/1.wav"]
 
 
@@ -160,9 +160,9 @@ def untouched():
 
 
 @pytest.fixture
-def one(tmp_path) -> SpeechFolder:
+def one(tmp_path) -> AudioFolder:
     soundfile.write(tmp_path / "in.wav", noise(0, 100), RATE, "PCM_16")
-    return SpeechFolder(tmp_path / "in.wav")
+    return AudioFolder(tmp_path / "in.wav")
 
 
 def test_an_unknown_speaker(tmp_path, untouched):
@@ -177,7 +177,7 @@ def test_a_file_for_several(tmp_path, untouched):
 
 
 def test_a_folder_among_the_recordings(tmp_path, one):
-    source = SpeechFolder(tmp_path)
+    source = AudioFolder(tmp_path)
     for out in (tmp_path, tmp_path / "new"):
         with pytest.raises(VqtrtError, match="is inside voices, whose files are encoded"):
             convert(source, out)

@@ -6,13 +6,13 @@ import soundfile
 from prior_doubles import K, PriorEngine, random_prior
 from speech_doubles import FakeSpeechEngine
 
-from vqtrt.audio.pipeline import decode_speech
+from vqtrt.audio.decode import decode_codes
 from vqtrt.audio.sample_files import sampled_codes, write_clip_codes
 from vqtrt.audio.sampler import ClipRequest, sample_clips
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.config.location import ModelLocation
 from vqtrt.formats.audio_codes import read_clip_codes
-from vqtrt.images.sampler import SamplingParams
+from vqtrt.formats.sampling import SamplingParams
 
 MODEL = ModelLocation(Path("runs/fake"), None, "named")
 REQUEST = ClipRequest("wavenet", 5, 101 / 8000, SamplingParams(seed=3))
@@ -53,7 +53,7 @@ def test_wavs_are_in_the_speakers_voices(tmp_path):
     samples, codes = drawn(PriorEngine(random_prior()), out)
     # Numbers of the decoder's speakers are others than the prior's.
     decoder = FakeSpeechEngine(codebook_size=K, speakers=("cy", "bob", "ann"))
-    assert decode_speech(AudioTokenizer(decoder), codes, out) == 5
+    assert decode_codes(AudioTokenizer(decoder), codes, out) == 5
     names = sorted(path.name for path in out.iterdir())
     assert names == [f"sample-{i:06d}.wav" for i in range(5)]
     for index, speaker in enumerate([2, 1, 0, 2, 1]):

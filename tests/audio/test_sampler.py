@@ -9,11 +9,12 @@ from prior_doubles import SHA, SPEAKERS, K, PriorEngine, exported_prior, random_
 from tensorrt_doubles import build, pretend
 
 from vqtrt.audio.sampler import ClipRequest, find_clip_prior, sample_clips
+from vqtrt.engines.noise import noise
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import SamplingParams, noise
+from vqtrt.formats.sampling import SamplingParams
 from vqtrt.models.sample import draw
 
 CODES = 60

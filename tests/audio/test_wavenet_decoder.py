@@ -16,14 +16,14 @@ from vqtrt.audio.wavenet_decoder import WaveNetDecoder, _Lane, decoder_noise
 from vqtrt.data.audio.mulaw import mulaw_decode, mulaw_encode
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.lengths import padded_batch
+from vqtrt.engines.noise import noise
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import noise
 from vqtrt.models.audio_graphs import ConditioningGraph
-from vqtrt.models.audio_run import SpeechRun
+from vqtrt.models.runs import AudioRun
 from vqtrt.models.sample import draw
 
 LENGTHS = [9, 40, 3, 21, 40, 1, 17, 33, 12, 25, 8, 38, 2, 30, 15, 40]
@@ -48,7 +48,7 @@ def codes(lengths=LENGTHS):
 
 def naive(clip, speaker, number, *, seed=0, temperature=1.0):
     """Audio by the full form in float32, a sample at a time."""
-    model = SpeechRun.open(speech_runs.exported("wavenet").run).load_model()
+    model = AudioRun.open(speech_runs.exported("wavenet").run).load_model()
     total = len(clip) * STRIDE
     uniform = torch.from_numpy(decoder_noise(seed, range(number, number + 1), total))
     with torch.inference_mode():

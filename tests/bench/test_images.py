@@ -6,7 +6,7 @@ from doubles import tree, write_pictures
 
 from vqtrt.bench.images import bench_encode, eager_loop
 from vqtrt.config.location import ModelLocation, find_model
-from vqtrt.data.folder import ImageFolder
+from vqtrt.data.images.folder import ImageFolder
 from vqtrt.errors import ImageError, VqtrtError
 
 RATES = ["decode", "engine", "end_to_end", "eager_loop"]

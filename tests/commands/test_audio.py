@@ -8,8 +8,8 @@ import soundfile
 from cli_speech_runs import NAMES, copy_talk, refused, samples, wavs
 from doubles import tree, vqtrt
 
-from vqtrt.audio import pipeline as speech_pipeline
 from vqtrt.formats.audio_codes import read_clip_codes
+from vqtrt.jobs import encode as encode_job
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_options_of_encode(capfd, conv, talk):
 
 def test_encode_resumes(capfd, conv, talk, monkeypatch):
     Path("talk/zz.wav").write_text("hello")
-    monkeypatch.setattr(speech_pipeline, "_COMMIT_SECONDS", -1)
+    monkeypatch.setattr(encode_job, "_COMMIT_SECONDS", -1)
     args = ["encode", talk, "--out", "codes.npy", "--batch-size", 1]
     assert "the first 4 items are kept in codes.npy.partial" in refused(capfd, *args)
     assert vqtrt(*args, "--on-error", "skip", "--resume") == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqtrt.data.folder import ImageFolder
+from vqtrt.data.images.folder import ImageFolder
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.selection import Selection
 from vqtrt.errors import ImageError, VqtrtError

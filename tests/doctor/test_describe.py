@@ -8,12 +8,12 @@ from doubles import MODEL, FakeEngine, FakeSource, flip_byte
 from speech_doubles import FakeSpeech, FakeSpeechEngine
 from tensorrt_doubles import build
 
-from vqtrt.audio.pipeline import encode_speech
+from vqtrt.audio import encode as audio_encode
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.doctor.describe import describe
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.pipeline import encode_source
+from vqtrt.images import encode as image_encode
 from vqtrt.images.tokenizer import ImageTokenizer
 
 
@@ -122,7 +122,9 @@ def test_codes(tmp_path):
     out = tmp_path / "codes.npy"
     source = FakeSource(5, bad=[2])
     tokenizer = ImageTokenizer(FakeEngine())
-    encode_source(tokenizer, source, out, root="x", model=MODEL, workers=1, on_error="skip")
+    image_encode.encode_source(
+        tokenizer, source, out, root="x", model=MODEL, workers=1, on_error="skip"
+    )
     facts = describe(out)
     assert (facts["what"], facts["rows"], facts["shape"]) == ("codes", 4, [4, 4])
     assert (facts["dtype"], facts["codebook_size"], facts["rejected"]) == ("uint8", 200, 1)
@@ -145,7 +147,9 @@ def test_codes_of_speech(tmp_path):
     out = tmp_path / "codes.npy"
     source = FakeSpeech([100, 8000, 7, 50], bad=[2])
     tokenizer = AudioTokenizer(FakeSpeechEngine())
-    encode_speech(tokenizer, source, out, root="x", model=MODEL, workers=1, on_error="skip")
+    audio_encode.encode_source(
+        tokenizer, source, out, root="x", model=MODEL, workers=1, on_error="skip"
+    )
     facts = describe(out)
     assert (facts["what"], facts["kind"], facts["clips"]) == ("codes", "speech", 3)
     assert (facts["codes"], facts["dtype"], facts["codebook_size"]) == (2038, "uint8", 200)

@@ -11,6 +11,7 @@ import pytest
 from vqtrt.config.location import ModelLocation
 from vqtrt.engines import cuda
 from vqtrt.engines.base import Engine
+from vqtrt.engines.noise import noise
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
@@ -19,7 +20,8 @@ from vqtrt.errors import VqtrtError
 from vqtrt.export import verify
 from vqtrt.export.tensorrt import build as tensorrt
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import BatchSampler, HostLoop, PixelCNNSampler, SamplingParams, noise
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import BatchSampler, HostLoop, PixelCNNSampler
 
 pytestmark = pytest.mark.gpu
 BATCH = "1,4,16"

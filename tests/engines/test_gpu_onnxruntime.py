@@ -13,7 +13,8 @@ from vqtrt.config.location import ModelLocation
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import BatchSampler
 
 pytestmark = pytest.mark.gpu
 

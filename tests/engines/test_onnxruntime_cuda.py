@@ -21,7 +21,8 @@ from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import BatchSampler
 from vqtrt.images.tokenizer import ImageTokenizer
 
 ON_A_GPU = "CUDAExecutionProvider" in onnxruntime.get_available_providers()

@@ -27,7 +27,8 @@ from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import BatchSampler
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.system import cores
 

@@ -20,7 +20,8 @@ from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import BatchSampler
 from vqtrt.images.tokenizer import ImageTokenizer
 
 THREADS, CALLS, KINDS = 4, 200, 5

@@ -13,7 +13,7 @@ from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.onnx import OPSET
 from vqtrt.formats.bundle import Bundle, file_sha256
 from vqtrt.models.audio_graphs import speech_graph
-from vqtrt.models.audio_run import SpeechRun, is_speech_run
+from vqtrt.models.runs import AudioRun, is_audio_run
 
 GRAPHS = {"conv": ("encoder", "decoder"), "wavenet": ("encoder", "conditioning", "step")}
 
@@ -30,8 +30,8 @@ def session(model, name):
 
 def test_the_bundle_is_that_of_speech(exported):
     kind, model = exported
-    info, run = Bundle.open(model.bundle).info, SpeechRun.open(model.run)
-    assert is_speech_run(model.run)
+    info, run = Bundle.open(model.bundle).info, AudioRun.open(model.run)
+    assert is_audio_run(model.run)
     assert (info.kind, info.preprocessing, info.opset) == ("speech", None, OPSET)
     assert tuple(info.graphs) == GRAPHS[kind]
     assert info.source.weights_sha256 == file_sha256(run.weights)
@@ -63,7 +63,7 @@ def test_the_table_is_that_of_the_graphs(exported):
 @pytest.mark.parametrize(("batch", "t"), [(1, 1), (2, 5), (7, 33)])
 def test_onnxruntime_does_what_torch_does(exported, batch, t):
     kind, model = exported
-    built = SpeechRun.open(model.run).load_model()
+    built = AudioRun.open(model.run).load_model()
     rng = np.random.default_rng([batch, t])
     audio = np.stack(speech_runs.recordings([t * STRIDE] * batch))
     given = {
@@ -100,7 +100,7 @@ def test_the_step_is_small(exported):
 
 def test_an_export_in_half_repeats_to_the_byte(tmp_path):
     model = speech_runs.exported("conv")
-    run = SpeechRun.open(model.run)
+    run = AudioRun.open(model.run)
     first = export_speech_run(run, tmp_path / "first", ["fp16"])
     assert list(first.info.graphs) == ["encoder", "decoder", "fp16/encoder", "fp16/decoder"]
     again = Bundle.open(model.bundle)

@@ -16,7 +16,7 @@ from vqtrt.audio.score import score_clips
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.export.verify_prior import TOLERANCES, cached_clip_logits
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import SamplingParams
+from vqtrt.formats.sampling import SamplingParams
 
 
 @pytest.fixture(scope="module")

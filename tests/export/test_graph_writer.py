@@ -10,8 +10,8 @@ from vqtrt.export import graph_writer as module
 from vqtrt.export.run import export_bundle
 from vqtrt.formats.bundle import Bundle, GraphSpec
 from vqtrt.models.image import VQVAE
-from vqtrt.training.checkpoints import save_weights
-from vqtrt.training.run import Run
+from vqtrt.models.runs import ImageRun
+from vqtrt.models.weights import save_weights
 
 TOKENIZER = ["encoder", "decoder"]
 PRIOR = [f"priors/pixelcnn/{part}" for part in ("row", "step", "step_filtered", "logits")]
@@ -73,7 +73,7 @@ def test_other_precisions_and_priors_are_added(half_run, tiny_run, tmp_path, exp
 
 
 def test_other_weights_make_other_graphs(run, exported):
-    model = Run.open(run).load_model()
+    model = ImageRun.open(run).load_model()
     model.decoder[-1].bias.data[0] += 1e-3
     save_weights(model, run / "model.safetensors")
     assert again(run) == ["encoder"]
@@ -114,14 +114,14 @@ def test_what_is_damaged_is_exported(run, exported, damage):
 
 
 def test_what_is_not_wholly_known_is_exported_each_time(run, exported, monkeypatch):
-    load = Run.load_model
+    load = ImageRun.load_model
 
     def with_function(self) -> VQVAE:
         model = load(self)
         model.encoder[0].call = len
         return model
 
-    monkeypatch.setattr(Run, "load_model", with_function)
+    monkeypatch.setattr(ImageRun, "load_model", with_function)
     assert again(run) == ["decoder"]
     assert exported == ["encoder.onnx"]
     assert Bundle.open(run / "bundle").info.graphs["encoder"].made_from is None

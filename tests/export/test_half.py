@@ -9,7 +9,7 @@ from vqtrt.errors import VqtrtError
 from vqtrt.export.bundle import export_run
 from vqtrt.export.onnx import BF16_OPSET, OPSET
 from vqtrt.formats.bundle import Bundle
-from vqtrt.training.run import Run
+from vqtrt.models.runs import ImageRun
 
 HALVES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
@@ -81,9 +81,9 @@ def test_the_fp32_graphs_are_the_same_beside_others(bundle, tiny_prior):
 
 
 def test_an_export_leaves_the_model_as_it_was(tiny_run, tmp_path, monkeypatch):
-    run = Run.open(tiny_run)
+    run = ImageRun.open(tiny_run)
     model = run.load_model()
-    monkeypatch.setattr(Run, "load_model", lambda self: model)
+    monkeypatch.setattr(ImageRun, "load_model", lambda self: model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     export_run(run, tmp_path / "bundle", ("fp16",))
     for name, value in model.state_dict().items():
@@ -93,7 +93,7 @@ def test_an_export_leaves_the_model_as_it_was(tiny_run, tmp_path, monkeypatch):
 
 def test_a_precision_that_there_is_not(tiny_run, tmp_path):
     with pytest.raises(VqtrtError, match="no precision 'fp8': choose of fp32, fp16, bf16"):
-        export_run(Run.open(tiny_run), tmp_path / "bundle", ("fp8",))
+        export_run(ImageRun.open(tiny_run), tmp_path / "bundle", ("fp8",))
     assert not (tmp_path / "bundle").exists()
 
 

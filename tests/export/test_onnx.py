@@ -18,13 +18,13 @@ from vqtrt.export.onnx import OPSET, FixedSizeError, write_deployed, write_graph
 from vqtrt.formats.bundle import Bundle, TensorSpec, file_sha256
 from vqtrt.models.deployed import DeployedGraph
 from vqtrt.models.image_graphs import DecoderGraph, EncoderGraph
+from vqtrt.models.runs import ImageRun
 from vqtrt.system import atomic
-from vqtrt.training.run import Run
 
 
 @pytest.fixture(params=[1, 2], ids=["one-codebook", "two-codebooks"])
 def run(request):
-    return Run.open(request.getfixturevalue("tiny_run" if request.param == 1 else "tiny_run2"))
+    return ImageRun.open(request.getfixturevalue("tiny_run" if request.param == 1 else "tiny_run2"))
 
 
 def session(run, name):
@@ -143,7 +143,7 @@ def test_signatures_of_operators_are_parsed_once(tmp_path, monkeypatch):
 
 def test_exports_repeat_to_the_byte(tiny_run, tmp_path):
     first = Bundle.open(tiny_run / "bundle")
-    again = export_run(Run.open(tiny_run), tmp_path / "again")
+    again = export_run(ImageRun.open(tiny_run), tmp_path / "again")
     assert again.sha256 == first.sha256
     for name in ("encoder.onnx", "decoder.onnx", "bundle.json"):
         assert (tmp_path / "again" / name).read_bytes() == (first.path / name).read_bytes()
@@ -165,10 +165,10 @@ def quick(monkeypatch):
 @pytest.mark.usefixtures("quick")
 def test_a_bundle_is_replaced_whole(tiny_run, tmp_path):
     out = tmp_path / "a" / "bundle"
-    export_run(Run.open(tiny_run), out)
+    export_run(ImageRun.open(tiny_run), out)
     (out / "engines").mkdir()
     (out / "engines" / "old.plan").touch()
-    export_run(Run.open(tiny_run), out)
+    export_run(ImageRun.open(tiny_run), out)
     assert sorted(path.name for path in out.iterdir()) == [
         "bundle.json",
         "decoder.onnx",
@@ -182,20 +182,20 @@ def test_a_bundle_is_replaced_whole(tiny_run, tmp_path):
 def test_what_is_no_bundle_is_left_alone(tiny_run, tmp_path):
     (tmp_path / "thesis.txt").write_text("long")
     with pytest.raises(VqtrtError, match="not empty and no bundle: name another"):
-        export_run(Run.open(tiny_run), tmp_path)
+        export_run(ImageRun.open(tiny_run), tmp_path)
     with pytest.raises(VqtrtError, match="is a file"):
-        export_run(Run.open(tiny_run), tmp_path / "thesis.txt")
+        export_run(ImageRun.open(tiny_run), tmp_path / "thesis.txt")
     with pytest.raises(VqtrtError, match="cannot be written"):
-        export_run(Run.open(tiny_run), tmp_path / "thesis.txt" / "bundle")
+        export_run(ImageRun.open(tiny_run), tmp_path / "thesis.txt" / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     (tmp_path / "empty").mkdir()
-    export_run(Run.open(tiny_run), tmp_path / "empty")
+    export_run(ImageRun.open(tiny_run), tmp_path / "empty")
 
 
 @pytest.mark.usefixtures("quick")
 def test_an_export_that_fails_leaves_the_old_bundle(tiny_run, tmp_path, monkeypatch):
     out = tmp_path / "bundle"
-    export_run(Run.open(tiny_run), out)
+    export_run(ImageRun.open(tiny_run), out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
     def fail(*args):
@@ -204,7 +204,7 @@ def test_an_export_that_fails_leaves_the_old_bundle(tiny_run, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(Bundle, "write_info", fail)
         with pytest.raises(VqtrtError, match="No space left"):
-            export_run(Run.open(tiny_run), out)
+            export_run(ImageRun.open(tiny_run), out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
     rename = type(out).rename
@@ -221,7 +221,7 @@ def test_an_export_that_fails_leaves_the_old_bundle(tiny_run, tmp_path, monkeypa
         patch.setattr(atomic, "_exchange", lambda one, other: False)
         patch.setattr(type(out), "rename", fail_second)
         with pytest.raises(VqtrtError, match="Input/output error"):
-            export_run(Run.open(tiny_run), out)
+            export_run(ImageRun.open(tiny_run), out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -229,7 +229,7 @@ def test_an_export_that_fails_leaves_the_old_bundle(tiny_run, tmp_path, monkeypa
 def test_a_run_without_weights_cannot_be_exported(tiny_run, tmp_path):
     shutil.copy(tiny_run / "config.yaml", tmp_path)
     with pytest.raises(VqtrtError, match="no weights yet"):
-        export_run(Run.open(tmp_path), tmp_path / "bundle")
+        export_run(ImageRun.open(tmp_path), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 

@@ -75,7 +75,7 @@ def test_a_place_for_a_bundle_is_looked_at_before_the_weights(tiny_run, tmp_path
     def load(self):
         raise AssertionError("loads")
 
-    monkeypatch.setattr("vqtrt.training.run.Run.load_model", load)
+    monkeypatch.setattr("vqtrt.models.runs.ImageRun.load_model", load)
     (tmp_path / "file").touch()
     with pytest.raises(VqtrtError, match="file"):
         export_bundle(find_model(tiny_run), tmp_path / "file/bundle")

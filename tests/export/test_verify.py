@@ -20,8 +20,8 @@ from vqtrt.export.code_agreement import AGREEMENTS, MARGIN, MARGINS
 from vqtrt.export.verify import BATCH_SIZES, verify
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.models.image_graphs import to_unit
-from vqtrt.training.checkpoints import save_weights
-from vqtrt.training.run import Run
+from vqtrt.models.runs import ImageRun
+from vqtrt.models.weights import save_weights
 
 KEYS = {
     "code_agreement",
@@ -43,7 +43,7 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def images(tiny_run):
-    size = Run.open(tiny_run).config.data.preprocessing
+    size = ImageRun.open(tiny_run).config.data.preprocessing
     source = open_images("shapes:70", "test")
     return np.stack([source.read(item, size) for item in source.items()])
 
@@ -217,7 +217,7 @@ def test_margins_are_the_relative_gap_in_float64(tiny_run2, images, monkeypatch)
 @pytest.mark.parametrize("tie", [True, False])
 def test_batches_are_judged_by_margin(copied, images, monkeypatch, tie):
     """An engine that chooses kernels by the batch decides ties otherwise in each."""
-    run = Run.open(copied)
+    run = ImageRun.open(copied)
     model = run.load_model()
     first = int(
         np.bincount(TorchEngine(copied, device="cpu").open("encoder")(images).flat).argmax()
@@ -296,7 +296,7 @@ def test_chunks_change_no_margin_and_bound_the_memory(name, request, images, mon
 
 
 def test_other_weights_than_those_of_the_bundle(copied, images):
-    run = Run.open(copied)
+    run = ImageRun.open(copied)
     model = run.load_model()
     with torch.no_grad():
         model.encoder[0].weight.mul_(1.1)

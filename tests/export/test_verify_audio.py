@@ -15,8 +15,8 @@ from vqtrt.export.code_agreement import MARGIN
 from vqtrt.export.run import items_for, verify_all, verify_bundle
 from vqtrt.export.verify_audio import clips_for, made_clips, verify_speech
 from vqtrt.formats.bundle import Bundle
-from vqtrt.models.audio_run import SpeechRun
-from vqtrt.training.checkpoints import save_weights
+from vqtrt.models.runs import AudioRun
+from vqtrt.models.weights import save_weights
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_changed_weights_of_a_graph_are_found(tiny_wavenet, clips, tmp_path):
 def test_batches_are_judged_by_margin(clips, monkeypatch, tmp_path, tie):
     """An engine that chooses kernels by the batch decides ties otherwise in each."""
     run = speech_runs.copied("conv", tmp_path).run
-    model = SpeechRun.open(run).load_model()
+    model = AudioRun.open(run).load_model()
     if tie:
         model.quantizer.codebook[0, 5] = model.quantizer.codebook[0, 3]
         save_weights(model, run / "model.safetensors")
@@ -91,7 +91,7 @@ def test_batches_are_judged_by_margin(clips, monkeypatch, tmp_path, tie):
 
 def test_codes_that_differ_are_judged_by_what_they_see(clips):
     """In parts of a long clip, at its ends too, as if all of it went through the encoder."""
-    model = SpeechRun.open(speech_runs.exported("conv").run).load_model()
+    model = AudioRun.open(speech_runs.exported("conv").run).load_model()
     comparison = verify_speech_module._Comparison(model, "fp32", model.encoder.context)
     clip = np.concatenate(clips)[: 16 * 700 + 3]
     codes = comparison.expected(clip)

@@ -7,10 +7,13 @@ from doubles import FakeEngine
 
 from vqtrt.config.location import find_model
 from vqtrt.engines.choose import open_engine
+from vqtrt.engines.noise import noise
 from vqtrt.engines.options import EngineOptions
+from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
-from vqtrt.images.sample import Request, find_prior, label_number, sample_codes
-from vqtrt.images.sampler import BatchSampler, PixelCNNSampler, SamplingParams, noise
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sample import Request, label_number, sample_codes
+from vqtrt.images.sampler import BatchSampler, PixelCNNSampler
 from vqtrt.models.sample import draw as draw_codes
 from vqtrt.priors.runs import trained_priors
 

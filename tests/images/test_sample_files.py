@@ -7,9 +7,9 @@ from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import read_codes
+from vqtrt.formats.sampling import SamplingParams
 from vqtrt.images.sample import Request, Samples, sample_codes
 from vqtrt.images.sample_files import read_prefix, write_codes, write_grid, write_pictures
-from vqtrt.images.sampler import SamplingParams
 from vqtrt.images.tokenizer import ImageTokenizer
 
 REQUEST = Request("pixelcnn", 5, SamplingParams(seed=3), shape=(3, 4))

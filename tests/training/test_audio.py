@@ -11,7 +11,7 @@ from speech_doubles import WAVENET, FakeSpeech
 from vqtrt.config.audio import SpeechConfig
 from vqtrt.data.audio.decode import write_wav
 from vqtrt.errors import VqtrtError
-from vqtrt.models.audio_run import SpeechRun
+from vqtrt.models.runs import AudioRun
 from vqtrt.training import loop
 from vqtrt.training.audio import SpeechTask, train_speech
 from vqtrt.training.audio_batches import CachedClips
@@ -61,7 +61,7 @@ def test_what_it_leaves(tiny_speech):
 
 
 def test_the_run_knows_the_speakers(tiny_speech):
-    run = SpeechRun.open(tiny_speech)
+    run = AudioRun.open(tiny_speech)
     assert run.config.model.speakers == ("ann", "bob")
     assert run.load_model().conditioner.speakers.num_embeddings == 3
 
@@ -78,13 +78,13 @@ def test_a_resumed_run_is_the_unbroken_one(
         train_speech(config, broken, make_log(stop_at=5))
     log = make_log()
     # A resumed run has the settings that it wrote, speakers and all.
-    run = train_speech(SpeechRun.open(broken).config, broken, log, resume=True)
+    run = train_speech(AudioRun.open(broken).config, broken, log, resume=True)
     assert log.named("started") == [(3, 6)]
     assert figures(broken) == figures(unbroken)
     assert_equal(weights(broken), weights(unbroken))
     name = "checkpoints/step-00000006/optimizer.safetensors"
     assert_equal(load_file(broken / name), load_file(unbroken / name))
-    assert run.config == SpeechRun.open(unbroken).config
+    assert run.config == AudioRun.open(unbroken).config
 
 
 def test_a_wavenet_learns(tmp_path, speech_data, make_speech_config, make_log):

@@ -8,8 +8,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from vqtrt.errors import VqtrtError
+from vqtrt.models.weights import load_weights, save_weights
 from vqtrt.training import checkpoints as module
-from vqtrt.training.checkpoints import Checkpoints, load_weights, save_weights
+from vqtrt.training.checkpoints import Checkpoints
 
 
 def build(seed=0, width=3):

@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from vqtrt.errors import VqtrtError
+from vqtrt.models.runs import ImageRun
 from vqtrt.training.images import train
-from vqtrt.training.run import Run
 
 
 def test_what_a_run_leaves(tiny_run):
@@ -103,7 +103,7 @@ def test_settings_that_change_at_a_resume_hold(tmp_path, make_config, make_log):
     for name in before:
         if not name.startswith("quantizer."):
             assert torch.equal(before[name], after[name]), name
-    assert Run.open(path).config == longer
+    assert ImageRun.open(path).config == longer
 
 
 def test_a_finished_run_resumes_to_itself(tmp_path, make_config, make_log):
@@ -164,7 +164,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path, make_config, make_log):
         other = config.model_copy(update={"data": config.data.model_copy(update=change)})
         with pytest.raises(VqtrtError, match=message):
             train(other, tmp_path / "run", make_log(), resume=True)
-    assert Run.open(tmp_path / "run").config == config
+    assert ImageRun.open(tmp_path / "run").config == config
 
 
 def test_a_run_is_not_written_over(tiny_run, make_config, make_log):

@@ -7,9 +7,10 @@ import pytest
 from loop_runs import assert_equal, figures, weights, with_train
 
 from vqtrt.errors import VqtrtError
+from vqtrt.models import weights as weight_files
 from vqtrt.system import interrupts
-from vqtrt.training import checkpoints, loop
 from vqtrt.training import images as image
+from vqtrt.training import loop
 from vqtrt.training.images import train
 
 
@@ -144,7 +145,7 @@ def test_a_rate_far_too_high_stops_before_any_checkpoint(tmp_path, make_config, 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, make_config, make_log, monkeypatch):
     config = with_train(make_config(), steps=4, checkpoint_every=2, evaluate_every=2)
-    save, calls = checkpoints.save_file, []
+    save, calls = weight_files.save_file, []
 
     def fail(tensors, path):
         calls.append(path)
@@ -154,7 +155,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, make_config, make_log, 
         save(tensors, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", fail)
+        patch.setattr(weight_files, "save_file", fail)
         with pytest.raises(VqtrtError, match="No space left"):
             train(config, tmp_path / "run", make_log())
     train(config, tmp_path / "unbroken", make_log())

@@ -75,7 +75,7 @@ def test_alone_there_is_nobody_to_wait_for() -> None:
 
 
 def test_an_encode_may_take_longer_than_the_groups_limit(tiny_run, tmp_path, monkeypatch):
-    encode = prior_start.encode_source
+    encode = prior_start.image_encode.encode_source
     calls = tmp_path / "calls"
 
     def slowly(*arguments, **options):
@@ -91,7 +91,7 @@ def test_an_encode_may_take_longer_than_the_groups_limit(tiny_run, tmp_path, mon
         assert len(planned.codes.files) == 20
 
     shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
-    monkeypatch.setattr(prior_start, "encode_source", slowly)
+    monkeypatch.setattr(prior_start.image_encode, "encode_source", slowly)
     assert run(plan, tmp_path) == [0, 0]
     assert calls.read_text() == "0\n"
 

@@ -1,64 +1,25 @@
 import json
-import pickle
-import shutil
 
 import pytest
-import torch
 
 from vqtrt.errors import VqtrtError
-from vqtrt.training.run import MetricsFile, Run
+from vqtrt.training.run import MetricsFile, require_new
 
 
-def test_create_writes_the_settings(tmp_path, make_config):
-    config = make_config()
-    run = Run.create(tmp_path / "a" / "run", config)
-    assert Run.open(run.path).config == config
+def test_a_new_or_empty_folder_takes_a_run(tmp_path):
+    require_new(tmp_path / "a" / "run", "--out")
     (tmp_path / "empty").mkdir()
-    Run.create(tmp_path / "empty", config)
+    require_new(tmp_path / "empty", "--out")
 
 
-def test_a_folder_that_holds_something_is_refused(tmp_path, make_config):
+def test_a_folder_that_holds_something_is_refused(tmp_path):
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(VqtrtError, match="exists already: pass --resume"):
-        Run.create(tmp_path, make_config())
+    with pytest.raises(VqtrtError, match=r"exists already: pass --resume .* --out"):
+        require_new(tmp_path, "--out")
     with pytest.raises(VqtrtError, match="exists already"):
-        Run.create(tmp_path / "thesis.txt", make_config())
+        require_new(tmp_path / "thesis.txt", "--out")
     with pytest.raises(VqtrtError, match="cannot be written"):
-        Run.create(tmp_path / "thesis.txt" / "run", make_config())
-
-
-def test_open_something_else(tmp_path):
-    with pytest.raises(VqtrtError, match=r"no config\.yaml"):
-        Run.open(tmp_path)
-
-
-def test_load_model(tiny_run):
-    model = Run.open(tiny_run).load_model()
-    assert not model.training
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-    with torch.no_grad():
-        assert model.encoder(torch.zeros(1, 3, 16, 16)).shape == (1, 8, 4, 4)
-
-
-def test_a_run_without_weights_says_how_to_go_on(tmp_path, make_config):
-    run = Run.create(tmp_path / "run", make_config())
-    with pytest.raises(VqtrtError, match=r"no weights yet: `vqtrt train --resume"):
-        run.load_model()
-
-
-def test_a_pickle_named_safetensors_is_refused(tmp_path, make_config):
-    run = Run.create(tmp_path / "run", make_config())
-    run.weights.write_bytes(pickle.dumps({"encoder.0.weight": [1.0]}))
-    with pytest.raises(VqtrtError, match="not readable as safetensors"):
-        run.load_model()
-
-
-def test_weights_of_another_model(tmp_path, tiny_run, make_config):
-    run = Run.create(tmp_path / "run", make_config(codebook_size=32))
-    shutil.copy(tiny_run / "model.safetensors", run.weights)
-    with pytest.raises(VqtrtError, match="of another model") as error:
-        run.load_model()
-    assert "\n" not in str(error.value)
+        require_new(tmp_path / "thesis.txt" / "run", "--out")
 
 
 def lines(path):

@@ -2,10 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
+from run_files import new_run
 
 from vqtrt.config.images import load_config
 from vqtrt.errors import VqtrtError
-from vqtrt.training.run import Run
 from vqtrt.training.start import plan
 
 
@@ -15,7 +15,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 def make(name, recipe="shapes", age=0):
-    run = Run.create(Path("runs") / name, load_config(recipe))
+    run = new_run(Path("runs") / name, load_config(recipe))
     os.utime(run.path / "config.yaml", (1e9 - age, 1e9 - age))
     return run.path
 
@@ -56,7 +56,7 @@ def test_resume_of_a_recipe_does_not_take_another_whose_name_begins_alike():
 def test_resume_of_a_recipe_in_a_file():
     config = load_config("shapes", ["recipe=mine"])
     Path("mine.yaml").write_text(config.to_yaml())
-    Run.create(Path("runs/mine"), config)
+    new_run(Path("runs/mine"), config)
     make("shapes")
     assert plan("mine.yaml", None, [], resume=True)[1] == Path("runs/mine")
 

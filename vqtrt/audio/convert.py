@@ -11,15 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vqtrt.audio.pipeline import decode_speech, encoded_clips, speaker_number
+from vqtrt.audio.decode import decode_codes, speaker_number
+from vqtrt.audio.encode import encoded_clips
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing, write_stream
-from vqtrt.data.audio.open import SpeechFolder, SpeechSource
-from vqtrt.data.images.batches import OnError
+from vqtrt.data.audio.open import AudioFolder, AudioSource
+from vqtrt.data.reading import OnError
 from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes
-from vqtrt.images.pipeline import Note, Progress, Resumed, require_outside
+from vqtrt.jobs.encode import require_outside
+from vqtrt.jobs.progress import Note, Progress, Resumed
 from vqtrt.system.atomic import check_file, check_folder
 
 
@@ -45,7 +47,7 @@ class Converted(NamedTuple):
 
 def encode_all(
     tokenizer: AudioTokenizer,
-    source: SpeechSource,
+    source: AudioSource,
     *,
     root: str,
     preprocessing: AudioPreprocessing | None = None,
@@ -89,7 +91,7 @@ def encode_all(
 
 def convert_speech(
     tokenizer: AudioTokenizer,
-    source: SpeechSource,
+    source: AudioSource,
     out: Path,
     *,
     root: str,
@@ -104,21 +106,21 @@ def convert_speech(
 ) -> Converted:
     """Write every recording of a source in the voice of `speaker`, 16 bit, as long as it was.
 
-    A single recording becomes the wav `out`; else `out` is a folder, as for `decode_speech`.
+    A single recording becomes the wav `out`; else `out` is a folder, as for `decode_codes`.
     `resume` continues with the wavs that an interrupted job has made; recordings are encoded again,
     which tells whether they are the same. `progress` counts each recording twice, encoded and
     decoded. Raises as `encode_all`, and before any work for an unknown speaker or a place that
     cannot be written.
     """
     number = speaker_number(tokenizer.speech.speakers, speaker)
-    single = isinstance(source, SpeechFolder) and source.root.is_file()
+    single = isinstance(source, AudioFolder) and source.root.is_file()
     if single:
         _check_file(out, Path(root))
     elif out.is_file():
         raise VqtrtError(f"{out}: is a file; several recordings need a folder: name one with --out")
     else:
         check_folder(out)
-        if isinstance(source, SpeechFolder):
+        if isinstance(source, AudioFolder):
             require_outside(out / "x", source.root, root)
     encoded = encode_all(
         tokenizer,
@@ -133,7 +135,7 @@ def convert_speech(
     if single:
         _write_one(tokenizer, encoded.codes, number, out)
     else:
-        decode_speech(
+        decode_codes(
             tokenizer,
             encoded.codes,
             out,

@@ -14,18 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.audio.convert import EncodedSource, encode_all
-from vqtrt.audio.pipeline import speaker_number
+from vqtrt.audio.decode import speaker_number
 from vqtrt.audio.tokenizer import Audio, AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.data.audio.mel import mel_spectrogram
-from vqtrt.data.audio.open import SpeechSource
+from vqtrt.data.audio.open import AudioSource
 from vqtrt.data.grid import check_png, spread
-from vqtrt.data.images.batches import OnError
+from vqtrt.data.reading import OnError
 from vqtrt.data.rejects import reject_kinds
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.codes import short
-from vqtrt.images.pipeline import Progress
+from vqtrt.jobs.progress import Progress
 from vqtrt.metrics import CodeUsage
+from vqtrt.system.names import brief
 
 MEL_BANDS = 40
 _MEL_SECONDS = 0.032
@@ -98,7 +98,7 @@ class AudioMetrics:
 
 def evaluate_speech(
     tokenizer: AudioTokenizer,
-    source: SpeechSource,
+    source: AudioSource,
     *,
     root: str,
     speaker: str | None = None,
@@ -175,7 +175,7 @@ class _Shown(NamedTuple):
     made: Audio
 
 
-def _voices(source: SpeechSource, known: Sequence[str], speaker: str | None) -> dict[int, int]:
+def _voices(source: AudioSource, known: Sequence[str], speaker: str | None) -> dict[int, int]:
     """A speaker of the model for each label of the source."""
     if speaker is not None:
         number = speaker_number(known, speaker)
@@ -187,16 +187,16 @@ def _voices(source: SpeechSource, known: Sequence[str], speaker: str | None) -> 
         if item.label not in voices:
             own = "has no speaker"
             if item.label >= 0:
-                own = f"is of {short(source.classes[item.label])}, unknown to the model"
+                own = f"is of {brief(source.classes[item.label])}, unknown to the model"
             raise VqtrtError(
-                f"{short(item.name)}: {own}; say where names tell it with --speaker-pattern, or "
+                f"{brief(item.name)}: {own}; say where names tell it with --speaker-pattern, or "
                 f"give a voice for all with --speaker: {', '.join(known)}"
             )
     return voices
 
 
 def _read(
-    source: SpeechSource, encoded: EncodedSource, index: int, how: AudioPreprocessing
+    source: AudioSource, encoded: EncodedSource, index: int, how: AudioPreprocessing
 ) -> Generator[Audio, None, None]:
     yield from source.blocks(encoded.items[index], how)
 

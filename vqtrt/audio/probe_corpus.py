@@ -5,12 +5,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from vqtrt.audio.pipeline import encoded_clips
+from vqtrt.audio.encode import encoded_clips
 from vqtrt.audio.probe import Probe, Split, Utterance, code_phones, probe
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.alignments import Alignments
-from vqtrt.data.audio.open import SpeechSource
-from vqtrt.data.images.batches import OnError
+from vqtrt.data.audio.open import AudioSource
+from vqtrt.data.reading import OnError
 from vqtrt.errors import AudioError
 
 
@@ -24,7 +24,7 @@ class SpeechProbe(NamedTuple):
 
 def probe_speech(
     tokenizer: AudioTokenizer,
-    source: SpeechSource,
+    source: AudioSource,
     alignments: Path,
     *,
     tier: str = "phones",

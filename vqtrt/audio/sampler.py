@@ -16,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.engines.base import Engine, StepLoop
+from vqtrt.engines.noise import noise
 from vqtrt.engines.opened import Opened
+from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import codes_in
 from vqtrt.formats.bundle import PriorInfo, SpeechInfo
-from vqtrt.formats.codes import codes_dtype, short
-from vqtrt.images.sample import find_prior
-from vqtrt.images.sampler import SamplingParams, noise
+from vqtrt.formats.codes import codes_dtype
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.system.names import brief
 
 _RUNS = 16
 """Codes of a clip that are drawn at once, where an engine can."""
@@ -187,7 +189,7 @@ def _speakers(request: ClipRequest, known: tuple[str, ...]) -> list[str | None]:
         return [known[i % len(known)] if known else None for i in range(request.num)]
     if request.speaker not in known:
         raise VqtrtError(
-            f"speaker {short(request.speaker)}: unknown to the prior {request.prior!r}; "
+            f"speaker {brief(request.speaker)}: unknown to the prior {request.prior!r}; "
             f"it knows {', '.join(known) or 'none'}"
         )
     return [request.speaker] * request.num

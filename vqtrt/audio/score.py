@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.audio.code_crops import code_crops, take_crops
-from vqtrt.audio.pipeline import encode_speech
+from vqtrt.audio.encode import encode_source
 from vqtrt.audio.sampler import find_clip_prior
 from vqtrt.audio.source import open_recordings
 from vqtrt.audio.tokenizer import AudioTokenizer
@@ -21,8 +21,7 @@ from vqtrt.engines.lengths import grid_length, length_batches
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes, read_clip_codes
 from vqtrt.formats.codes import is_codes
-from vqtrt.images.score import nats
-from vqtrt.metrics import CodeUsage
+from vqtrt.metrics import CodeUsage, nats
 
 _CROP = 1024
 """Codes of a long clip at once, besides those before them."""
@@ -110,7 +109,7 @@ def score_speech(
         if not is_codes(path):
             path = Path(scratch) / "codes.npy"
             source = open_recordings(model, data, speaker_pattern, selection)
-            encode_speech(
+            encode_source(
                 tokenizer, source, path, root=data, model=model, workers=workers, progress=progress
             )
         codes, size = read_clip_codes(path), tokenizer.batch_size

@@ -2,7 +2,7 @@
 
 from vqtrt.config.images import load_speech_config
 from vqtrt.config.location import ModelLocation
-from vqtrt.data.audio.open import SpeechSource, open_speech
+from vqtrt.data.audio.open import AudioSource, open_speech
 from vqtrt.data.selection import Selection
 
 
@@ -11,7 +11,7 @@ def open_recordings(
     data: str,
     speaker_pattern: str | None = None,
     selection: Selection | None = None,
-) -> SpeechSource:
+) -> AudioSource:
     """As `open_speech`, with the run's own `data.speaker_pattern` where none is given.
 
     Where that finds nobody, sub-folders are the speakers, as they are for a bundle alone, which

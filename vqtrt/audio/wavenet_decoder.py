@@ -28,10 +28,11 @@ from vqtrt.audio.tokenizer import Audio, require_speech
 from vqtrt.data.audio.mulaw import LEVELS, mulaw_decode
 from vqtrt.engines.base import BoundGraph, Engine, StepLoop
 from vqtrt.engines.lengths import length_batches, padded_batch
+from vqtrt.engines.noise import NoiseStream
 from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import ModelInfo, SpeechInfo
-from vqtrt.images.sampler import NoiseStream, SamplingParams
+from vqtrt.formats.sampling import SamplingParams
 
 _LANE_BATCH = 4
 """Clips that a lane has at least: with fewer, a step is mostly what it costs to start one."""

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from vqtrt.audio.pipeline import clips_ahead, encode_speech
+from vqtrt.audio.encode import clips_ahead, encode_source
 from vqtrt.audio.source import open_recordings
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.bench.images import Progress, rates_in_turns, require_torch
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.decode import Audio
-from vqtrt.data.audio.open import SpeechSource
+from vqtrt.data.audio.open import AudioSource
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.formats.audio_codes import read_clip_codes
@@ -62,7 +62,7 @@ def bench_encode_speech(
         nonlocal counted
         with tempfile.TemporaryDirectory(prefix="vqtrt-bench-") as scratch:
             out = Path(scratch) / "codes.npy"
-            encode_speech(tokenizer, source, out, root=data, model=model, workers=workers)
+            encode_source(tokenizer, source, out, root=data, model=model, workers=workers)
             counted = read_clip_codes(out).samples
         return sum(counted) / rate
 
@@ -88,7 +88,7 @@ def bench_encode_speech(
 
 
 def _recordings(
-    tokenizer: AudioTokenizer, source: SpeechSource, workers: int
+    tokenizer: AudioTokenizer, source: AudioSource, workers: int
 ) -> Generator[Audio, None, None]:
     """The samples of all recordings, in whole or in parts, read as `vqtrt encode` reads them."""
     with closing(clips_ahead(tokenizer, source, tokenizer.preprocessing, workers=workers)) as clips:
@@ -99,7 +99,7 @@ def _recordings(
 
 
 def _first(
-    tokenizer: AudioTokenizer, source: SpeechSource, workers: int, samples: int
+    tokenizer: AudioTokenizer, source: AudioSource, workers: int, samples: int
 ) -> list[Audio]:
     """Recordings from the first on that have so many samples together, or all."""
     first, count = list[Audio](), 0
@@ -112,7 +112,7 @@ def _first(
     return first
 
 
-def eager_loop(run: Path, source: SpeechSource) -> Callable[[], float]:
+def eager_loop(run: Path, source: AudioSource) -> Callable[[], float]:
     """The loop that `vqtrt encode` is compared with: read a recording, pad it, run the model.
 
     It gives the seconds of audio that went through.
@@ -121,9 +121,9 @@ def eager_loop(run: Path, source: SpeechSource) -> Callable[[], float]:
     import torch
 
     from vqtrt.models.audio_graphs import SpeechEncoderGraph
-    from vqtrt.models.audio_run import SpeechRun
+    from vqtrt.models.runs import AudioRun
 
-    opened = SpeechRun.open(run)
+    opened = AudioRun.open(run)
     encoder, how = SpeechEncoderGraph(opened.load_model()), opened.config.data.preprocessing
     stride = opened.config.model.stride
 

@@ -158,9 +158,9 @@ def bench_decode_model(
     require_speech(opened)
     if model.run is None:
         return bench_decode(opened, **sizes)
-    from vqtrt.models.audio_run import SpeechRun
+    from vqtrt.models.runs import AudioRun
 
-    return bench_decode(opened, SpeechRun.open(model.run).load_model(), **sizes)
+    return bench_decode(opened, AudioRun.open(model.run).load_model(), **sizes)
 
 
 def bench_decode_recipe(recipe: str, options: EngineOptions = AUTO, **sizes: Any) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def random_decoder(folder: Path, recipe: str) -> "SpeechVQVAE":
     from vqtrt.export.onnx import OPSET
     from vqtrt.formats.bundle import Bundle, BundleInfo, Source
     from vqtrt.models.audio import SpeechVQVAE
-    from vqtrt.models.audio_run import speech_info
+    from vqtrt.models.info import speech_info
 
     config = load_speech_config(recipe)
     speakers = tuple(f"speaker{index}" for index in range(_SPEAKERS))

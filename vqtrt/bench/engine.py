@@ -170,13 +170,13 @@ def _torch_opener(
         raise VqtrtError('torch is not installed: pip install "vqtrt[train]"') from None
     from vqtrt.formats.precision import torch_dtype
     from vqtrt.models.image_graphs import DecoderGraph, EncoderGraph
-    from vqtrt.training.run import Run
+    from vqtrt.models.runs import ImageRun
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         # Convolutions in TF32 are no fp32: the other engines do without, too.
         torch.backends.cudnn.allow_tf32 = False
-    weights, dtype = Run.open(model.run).load_model(), torch_dtype(precision)
+    weights, dtype = ImageRun.open(model.run).load_model(), torch_dtype(precision)
 
     def open_graph(graph: str) -> Graph:
         kind = EncoderGraph if graph == "encoder" else DecoderGraph

@@ -17,14 +17,15 @@ import numpy as np
 from PIL import Image
 
 from vqtrt.config.location import ModelLocation
-from vqtrt.data.folder import ImageFolder
 from vqtrt.data.images.batches import read_batches
-from vqtrt.data.source import Images
+from vqtrt.data.images.folder import ImageFolder
+from vqtrt.data.images.source import Images
 from vqtrt.engines.choose import installed, open_engine
 from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.errors import VqtrtError
-from vqtrt.images.pipeline import encode_source, list_source
+from vqtrt.images.encode import encode_source
 from vqtrt.images.tokenizer import ImageTokenizer
+from vqtrt.jobs.encode import list_source
 
 _ENGINE_IMAGES = 2048
 
@@ -149,9 +150,9 @@ def eager_loop(run: Path, source: ImageFolder, batch_size: int) -> Callable[[], 
     require_torch()
     import torch
 
-    from vqtrt.training.run import Run
+    from vqtrt.models.runs import ImageRun
 
-    opened = Run.open(run)
+    opened = ImageRun.open(run)
     model, size = opened.load_model(), opened.config.data.preprocessing
 
     def read(name: str) -> Images:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from vqtrt.engines.base import Engine
-from vqtrt.images.sample import find_prior
-from vqtrt.images.sampler import BatchSampler, SamplingParams, noise
+from vqtrt.engines.noise import noise
+from vqtrt.engines.priors import find_prior
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import BatchSampler
 
 _NAIVE_SECONDS = 20.0
 

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from vqtrt.data.audio.decode import AudioPreprocessing
     from vqtrt.data.selection import Selection
     from vqtrt.engines.base import Engine as OpenedEngine
-    from vqtrt.images.pipeline import EncodeResult, Resumed
+    from vqtrt.jobs.encode import EncodeResult
+    from vqtrt.jobs.progress import Resumed
 
 BATCH = 16
 """Recordings in one engine call, where `--batch-size` does not say."""
@@ -192,7 +193,7 @@ def encode_recordings(
     resume: bool,
 ) -> "EncodeResult":
     """`vqtrt encode` of speech."""
-    from vqtrt.audio.pipeline import encode_speech
+    from vqtrt.audio.encode import encode_source
     from vqtrt.audio.source import open_recordings
     from vqtrt.audio.tokenizer import AudioTokenizer
     from vqtrt.commands import terminal
@@ -201,7 +202,7 @@ def encode_recordings(
     source = open_recordings(model, data, speaker_pattern, chosen)
     tell_speaker(source)
     with terminal.counting("encoding") as counter, skippable():
-        return encode_speech(
+        return encode_source(
             tokenizer,
             source,
             out,
@@ -228,7 +229,7 @@ def decode_recordings(
     resumed: "Resumed",
 ) -> int:
     """`vqtrt decode` of speech: how many wavs it wrote."""
-    from vqtrt.audio.pipeline import decode_speech
+    from vqtrt.audio.decode import decode_codes
     from vqtrt.commands import terminal
     from vqtrt.formats.audio_codes import read_clip_codes
 
@@ -236,7 +237,7 @@ def decode_recordings(
     opened = read_clip_codes(codes)
     warn_of_others(codes, opened.header, engine)
     with terminal.counting("decoding") as counter:
-        return decode_speech(
+        return decode_codes(
             tokenizer,
             opened,
             out,

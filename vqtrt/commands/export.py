@@ -131,10 +131,10 @@ def verify(
     """Measure that an engine gives the codes, pictures and sounds that torch gives."""
     from vqtrt.commands import terminal
     from vqtrt.export.run import items_for, verify_all
-    from vqtrt.models.audio_run import is_speech_run
+    from vqtrt.models.runs import is_audio_run
 
     found = find(model)
-    if found.run is not None and is_speech_run(found.run):
+    if found.run is not None and is_audio_run(found.run):
         refuse({"split": split, "workers": workers}, "images", "speech")
     part = (split or SplitName.TEST).value
     with terminal.counting("verifying") as counter:

@@ -17,7 +17,7 @@ from vqtrt.errors import AudioError, ImageError, VqtrtError
 
 if TYPE_CHECKING:
     from vqtrt.config.location import ModelLocation
-    from vqtrt.data.audio.open import SpeechSource
+    from vqtrt.data.audio.open import AudioSource
     from vqtrt.data.images.preprocessing import Preprocessing
     from vqtrt.data.selection import Selection
     from vqtrt.engines.base import Engine as OpenedEngine
@@ -253,7 +253,7 @@ def tell_passed_over(kinds: Mapping[str, int], *, speech: bool = False) -> None:
         terminal.note(f"passed over {sum(kinds.values())} files: {in_words(kinds)}{mend}")
 
 
-def tell_speaker(source: "SpeechSource") -> None:
+def tell_speaker(source: "AudioSource") -> None:
     """Say where one speaker stands for all recordings."""
     from vqtrt.commands import terminal
     from vqtrt.data.audio.open import speaker_note
@@ -265,14 +265,14 @@ def tell_speaker(source: "SpeechSource") -> None:
 def with_kinds(figures: dict[str, Any], source: object, as_json: bool) -> dict[str, Any]:
     """Figures with what was passed over and rejected, by kind; without JSON, in notes."""
     from vqtrt.commands import terminal
-    from vqtrt.data.audio.open import SpeechFolder
+    from vqtrt.data.audio.open import AudioFolder
     from vqtrt.data.folder import passed_over
     from vqtrt.data.selection import in_words
 
     over, kinds = passed_over(source), figures.get("rejected_kinds", {})
     if as_json:
         return figures | {"passed_over": over}
-    tell_passed_over(over, speech=isinstance(source, SpeechFolder))
+    tell_passed_over(over, speech=isinstance(source, AudioFolder))
     if kinds:
         terminal.note(f"rejected {figures['rejected']}: {in_words(kinds)}")
     return {name: value for name, value in figures.items() if name != "rejected_kinds"}
@@ -280,7 +280,7 @@ def with_kinds(figures: dict[str, Any], source: object, as_json: bool) -> dict[s
 
 def worker_count(workers: int | None) -> int:
     """What `--workers` comes to."""
-    from vqtrt.data.images.batches import default_workers
+    from vqtrt.data.reading import default_workers
 
     return workers or default_workers()
 

@@ -141,10 +141,11 @@ def sample(
     from vqtrt.audio.sampler import ClipRequest
     from vqtrt.commands import terminal
     from vqtrt.data.grid import check_png
+    from vqtrt.engines.priors import find_prior
     from vqtrt.formats.codes_writer import check_codes_out
-    from vqtrt.images.sample import Request, find_prior, label_number
+    from vqtrt.formats.sampling import SamplingParams
+    from vqtrt.images.sample import Request, label_number
     from vqtrt.images.sample_files import read_prefix
-    from vqtrt.images.sampler import SamplingParams
     from vqtrt.images.tokenizer import ImageTokenizer
     from vqtrt.system.atomic import check_folder
 
@@ -213,7 +214,7 @@ def _sample_clips(
     out: Path,
     batch_size: int,
 ) -> None:
-    from vqtrt.audio.pipeline import decode_speech
+    from vqtrt.audio.decode import decode_codes
     from vqtrt.audio.sample_files import sampled_codes, write_clip_codes
     from vqtrt.audio.sampler import sample_clips
     from vqtrt.audio.tokenizer import AudioTokenizer
@@ -227,7 +228,7 @@ def _sample_clips(
         return
     decoder = AudioTokenizer(engine, batch_size=batch_size, seed=request.draw.seed)
     with terminal.counting("decoding") as counter:
-        decode_speech(decoder, codes, out, keep=False, progress=counter)
+        decode_codes(decoder, codes, out, keep=False, progress=counter)
 
 
 @with_engine
@@ -248,7 +249,7 @@ def bench_sample(
     """Cost of drawing a batch of codes, in forward passes; the naive loop beside it."""
     from vqtrt.bench import sample as module
     from vqtrt.commands import terminal
-    from vqtrt.images.sample import find_prior
+    from vqtrt.engines.priors import find_prior
 
     if model is None:
         terminal.note("making a prior of random weights")

@@ -1,32 +1,21 @@
-"""A folder of files, walked lazily and in the same order on every machine; and one of images.
+"""A folder of files, walked lazily and in the same order on every machine.
 
 Notable:
 - Every file is an item unless its name says that it is something else: sidecars (`.json`, `.txt`),
-  archives, recordings, and what systems leave (`Thumbs.db`) are counted by kind and passed over.
-  A file of another name that is no image is found out when it is read; so are links that lead
-  nowhere.
+  archives, and what systems leave (`Thumbs.db`) are counted by kind and passed over.
+  A file of another name that is no image or recording is found out when it is read; so are links
+  that lead nowhere.
 - The walk holds the names of one folder (and of its parents) at a time, never of the whole tree.
 """
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 
-from vqtrt.data.images.decode import decode_image, shown
-from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.data.selection import Judge, Selection, add_kind, in_words, suffix_of
-from vqtrt.data.source import Images, Item
-from vqtrt.data.suffixes import ARCHIVES, NO_IMAGES
+from vqtrt.data.selection import Judge, Selection, add_kind, in_words
 from vqtrt.errors import VqtrtError
-
-_OTHER_NAMES = """
-_success changelog checksums copying licence license makefile md5sums notice readme sha1sums
-sha256sums
-"""
-_NO_IMAGE_NAMES = frozenset(_OTHER_NAMES.split())
-"""Names without a suffix that are no images."""
+from vqtrt.system.names import printable
 
 
 class FileTree:
@@ -62,12 +51,12 @@ class FileTree:
         """What to raise where there is no item."""
         if not self.passed_over:
             return VqtrtError(
-                f"{shown(self.root)}: holds no {items}; put some in it or check the path"
+                f"{printable(self.root)}: holds no {items}; put some in it or check the path"
             )
         if self.selection:
             hint = f"check --include and --exclude, and the path; {hint}"
         return VqtrtError(
-            f"{shown(self.root)}: holds no {items}, only {in_words(self.passed_over)}; {hint}"
+            f"{printable(self.root)}: holds no {items}, only {in_words(self.passed_over)}; {hint}"
         )
 
 
@@ -76,78 +65,12 @@ def passed_over(source: object) -> Mapping[str, int]:
     return source.passed_over if isinstance(source, FileTree) else {}
 
 
-class ImageFolder(FileTree):
-    """The images below `root`, depth first, each folder's entries sorted by name.
-
-    The order is that of `sorted(root.rglob("*"))`. A first-level sub-folder is a class; files
-    directly in `root` have label -1. Links to folders are followed unless they lead to a parent.
-    A name that is not UTF-8 appears with its odd bytes escaped (`\\xff`), and can be read.
-
-    Raises `VqtrtError` when made if `root` is missing, not a folder, or holds no image; `items`
-    raises it for a sub-folder that cannot be listed.
-    """
-
-    def __init__(self, root: Path, selection: Selection | None = None) -> None:
-        super().__init__(root, selection, image_kind)
-        if not self.root.exists():
-            raise VqtrtError(f"{shown(root)}: no such folder; check the path")
-        if not self.root.is_dir():
-            raise VqtrtError(f"{shown(root)}: not a folder; give the folder that holds the images")
-        if not self._holds_item(""):
-            raise self.none_left("images", _hint(self.passed_over))
-
-    @cached_property
-    def _class_folders(self) -> tuple[str, ...]:
-        _, folders = _listing(str(self.root), "", self._judge, Counter())
-        return tuple(n for n in sorted(folders) if self._holds_item(n))
-
-    def _holds_item(self, folder: str) -> bool:
-        return _holds_item(str(self.root), folder, self._judge)
-
-    @cached_property
-    def classes(self) -> tuple[str, ...]:
-        """Sorted names of the first-level sub-folders that hold an image, however deep."""
-        return tuple(name_text(name) for name in self._class_folders)
-
-    def items(self) -> Iterator[Item]:
-        """All images in order; an image's name is its path below `root`, with `/`."""
-        labels = {name: index for index, name in enumerate(self._class_folders)}
-        for path in self.paths():
-            first, slash, _ = path.partition("/")
-            name = name_text(path)
-            label = labels.get(first, -1) if slash else -1
-            yield Item(name, label, None if name == path else path)
-
-    def read(self, item: Item, preprocessing: Preprocessing | None = None) -> Images:
-        """The image as (H, W, 3) uint8; `ImageError` if it cannot be read."""
-        return decode_image(self.path(item), preprocessing)
-
-    def path(self, item: Item) -> Path:
-        """Where an image is."""
-        return self.root / str(item.key or item.name)
-
-
-def image_kind(name: str) -> str:
-    """The suffix of a file that is no image by its name, or that name; "" for an image."""
-    suffix = suffix_of(name)
-    if suffix in NO_IMAGES:
-        return suffix
-    return name.lower() if name.lower() in _NO_IMAGE_NAMES else ""
-
-
-def _hint(kinds: Mapping[str, int]) -> str:
-    """What to do about a folder without images."""
-    if kinds.keys() & ARCHIVES:
-        return "unpack the archives, or export their images as files, and give that folder"
-    return "put images in it or check the path"
-
-
 def name_text(name: str) -> str:
     """The name as text that any UTF-8 file can hold."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _listing(
+def listing(
     folder: str, prefix: str, judge: Judge, counts: Counter[str]
 ) -> tuple[list[str], set[str]]:
     """Names of what counts in a folder, unsorted, and those among them that are folders."""
@@ -191,7 +114,7 @@ def _identity(folder: str) -> tuple[int, int]:
 
 def _unlistable(folder: str, error: OSError) -> VqtrtError:
     return VqtrtError(
-        f"{shown(folder)}: cannot be listed ({error.strerror}); mend, remove or exclude it"
+        f"{printable(folder)}: cannot be listed ({error.strerror}); mend, remove or exclude it"
     )
 
 
@@ -199,7 +122,7 @@ def walk(root: str, judge: Judge, counts: Counter[str] | None = None) -> Iterato
     """Paths relative to `root` of all files that count; `counts` gets the others, by kind."""
     if counts is None:
         counts = Counter()
-    names, folders = _listing(root, "", judge, counts)
+    names, folders = listing(root, "", judge, counts)
     stack = [("", iter(sorted(names)), folders, _identity(root))]
     while stack:
         prefix, remaining, folders, _ = stack[-1]
@@ -211,14 +134,14 @@ def walk(root: str, judge: Judge, counts: Counter[str] | None = None) -> Iterato
             full = f"{root}/{path}"
             identity = _identity(full)
             if all(identity != parent for *_, parent in stack):
-                names, below = _listing(full, f"{path}/", judge, counts)
+                names, below = listing(full, f"{path}/", judge, counts)
                 stack.append((f"{path}/", iter(sorted(names)), below, identity))
                 break
         else:
             stack.pop()
 
 
-def _holds_item(root: str, folder: str, judge: Judge) -> bool:
+def holds_item(root: str, folder: str, judge: Judge) -> bool:
     """Whether an item is anywhere below; stops at the first, without listing a whole folder."""
     pending, seen = [folder], set()
     while pending:

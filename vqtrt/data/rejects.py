@@ -4,8 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from vqtrt.data.images.decode import shown
 from vqtrt.data.selection import add_kind, suffix_of
+from vqtrt.system.names import printable
 
 _LONGEST = 80
 # "not an image that can be read (image file is truncated); replace or remove it"
@@ -26,7 +26,7 @@ def reject_kind(name: str, message: str) -> str:
     `message` is that of an `ImageError` or `AudioError`: path, reason, what to do. What differs
     from file to file (path, numbers) is left out.
     """
-    _, path, reason = message.partition(f"{shown(name.rpartition('/')[2])}: ")
+    _, path, reason = message.partition(f"{printable(name.rpartition('/')[2])}: ")
     if not path:
         reason = message.partition(": ")[2] or message
     found = _QUOTED.match(reason)

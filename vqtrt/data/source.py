@@ -1,40 +1,26 @@
-"""What every collection of images offers: items in a fixed order, read one at a time."""
+"""What every collection offers: items in a fixed order, the same on every machine."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vqtrt.data.images.preprocessing import Preprocessing
-
-Images = NDArray[np.uint8]
-"""RGB images, uint8, (H, W, 3) or (N, H, W, 3)."""
-
 
 class Item(NamedTuple):
-    """One image of a source, not read yet."""
+    """One image or recording of a source, not read yet."""
 
     name: str
     """Path relative to the source with `/` between its parts, or `ARCHIVE[INDEX]`."""
     label: int
     """Index into the source's `classes`; -1 where there is none."""
     key: Any
-    """What the source itself needs to find the image again; opaque to others."""
+    """What the source itself needs to find the item again; opaque to others."""
 
 
-class ImageSource(Protocol):
-    """Images in a fixed order, the same on every machine and at every call."""
+class Source(Protocol):
+    """Items in a fixed order, the same at every call."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the labels; empty where the source has none."""
+        """Names of the labels (images) or of the speakers (audio); empty if there are none."""
 
     def items(self) -> Iterator[Item]:
         """All items in order, one at a time: a folder of millions costs no memory."""
-
-    def read(self, item: Item, preprocessing: Preprocessing | None = None) -> Images:
-        """The image as (H, W, 3), preprocessed if asked; safe to call from several threads.
-
-        Raises `ImageError` where the image cannot be read.
-        """

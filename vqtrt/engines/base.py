@@ -15,24 +15,11 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.formats.bundle import ModelInfo, PriorInfo, SpeechInfo, TensorSpec
+from vqtrt.formats.bundle import ModelInfo, PriorInfo, SpeechInfo
 
 Graph = Callable[..., NDArray[Any]]
 """Runs once on one array for each input, in the order of the graph's table, which gives their
 dtypes and shapes (see docs/architecture.md). Threads may share it."""
-
-CACHE, KEPT = "cache", "kept"
-"""What the names of a graph's caches begin with: `cache3` goes in, `kept3` comes out."""
-
-
-def is_cache(tensor: TensorSpec) -> bool:
-    """Whether an input is a cache."""
-    return tensor.name.startswith(CACHE)
-
-
-def is_kept(tensor: TensorSpec) -> bool:
-    """Whether an output is a cache of the next run."""
-    return tensor.name.startswith(KEPT)
 
 
 class BoundGraph(Protocol):

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.engines.base import CACHE, KEPT, BoundGraph, Graph, StepLoop, is_cache, is_kept
+from vqtrt.engines.base import BoundGraph, Graph, StepLoop
 from vqtrt.engines.opened import Opened
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
 from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle, GraphSpec, PriorInfo, TensorSpec
+from vqtrt.formats.caches import CACHE, KEPT, is_cache, is_kept
 from vqtrt.formats.precision import graph_key, require_precision
 from vqtrt.system.cores import core_limit, usable_cores
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.engines import cuda
-from vqtrt.engines.base import CACHE, KEPT, is_cache, is_kept
 from vqtrt.engines.onnxruntime import load_onnxruntime
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import GraphSpec, TensorSpec
+from vqtrt.formats.caches import CACHE, KEPT, is_cache, is_kept
 
 if TYPE_CHECKING:
     from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine

@@ -8,8 +8,8 @@ the period, the least common multiple of all 2·d, the same buffers meet again.
 import math
 from collections.abc import Iterable
 
-from vqtrt.engines.base import is_cache
 from vqtrt.formats.bundle import TensorSpec
+from vqtrt.formats.caches import is_cache
 
 
 def caches_of(tensors: Iterable[TensorSpec]) -> list[TensorSpec]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.engines.base import BoundGraph, is_kept
+from vqtrt.engines.base import BoundGraph
 from vqtrt.formats.bundle import GraphSpec, TensorSpec
+from vqtrt.formats.caches import is_kept
 
 
 def drawn_output(spec: GraphSpec) -> TensorSpec:

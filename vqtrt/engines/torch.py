@@ -16,13 +16,12 @@ from vqtrt.formats.bundle import PriorInfo, SpeechInfo, file_sha256
 from vqtrt.system.cores import core_limit
 
 if TYPE_CHECKING:
-    from vqtrt.models.audio_run import SpeechRun
     from vqtrt.models.deployed import DeployedGraph
     from vqtrt.models.image import VQVAE
     from vqtrt.models.image_graphs import EncoderGraph
+    from vqtrt.models.runs import AudioRun, ImageRun
     from vqtrt.priors.pixelcnn import PixelCNN
     from vqtrt.priors.wavenet import WaveNetPrior
-    from vqtrt.training.run import Run
 
 
 _began_in: int | None = None
@@ -161,7 +160,7 @@ class _OpenGraph:
         self._engine, self._name = engine, name
 
     def __call__(self, *arrays: NDArray[Any]) -> NDArray[Any]:
-        """Run on arrays of the table's dtypes and shapes."""
+        """ImageRun on arrays of the table's dtypes and shapes."""
         import torch
 
         graph, device = self._engine._graph(self._name), self._engine.device
@@ -182,7 +181,7 @@ class _Images:
 
     speech: SpeechInfo | None = None
 
-    def __init__(self, run: "Run", device: Any) -> None:
+    def __init__(self, run: "ImageRun", device: Any) -> None:
         from vqtrt.models.info import model_info
         from vqtrt.priors.runs import trained_priors
 
@@ -213,8 +212,8 @@ class _Speech:
 
     preprocessing: Preprocessing | None = None
 
-    def __init__(self, run: "SpeechRun", device: Any) -> None:
-        from vqtrt.models.audio_run import speech_info
+    def __init__(self, run: "AudioRun", device: Any) -> None:
+        from vqtrt.models.info import speech_info
         from vqtrt.priors.runs import trained_speech_priors
 
         self.model = run.load_model().to(device)
@@ -247,13 +246,12 @@ def _forked() -> bool:
 
 
 def _open(run: Path, device: Any) -> _Images | _Speech:
-    from vqtrt.models.audio_run import SpeechRun, is_speech_run
-    from vqtrt.training.run import Run
+    from vqtrt.models.runs import AudioRun, ImageRun, is_audio_run
 
     return (
-        _Speech(SpeechRun.open(run), device)
-        if is_speech_run(run)
-        else _Images(Run.open(run), device)
+        _Speech(AudioRun.open(run), device)
+        if is_audio_run(run)
+        else _Images(ImageRun.open(run), device)
     )
 
 

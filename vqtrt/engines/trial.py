@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.engines.base import BoundGraph, Engine, is_cache
+from vqtrt.engines.base import BoundGraph, Engine
 from vqtrt.formats.bundle import BundleInfo, GraphSpec
+from vqtrt.formats.caches import is_cache
 from vqtrt.formats.precision import PRECISIONS
 
 _USUAL_CODES = 7

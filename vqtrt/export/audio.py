@@ -12,12 +12,13 @@ from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, Source, file_sha
 from vqtrt.formats.precision import graph_key, torch_dtype
 from vqtrt.models.audio import SpeechVQVAE
 from vqtrt.models.audio_graphs import speech_graph, speech_graph_names
-from vqtrt.models.audio_run import SpeechRun, speech_info
+from vqtrt.models.info import speech_info
+from vqtrt.models.runs import AudioRun
 from vqtrt.priors.runs import trained_speech_priors
 
 
 def export_speech_run(
-    run: SpeechRun,
+    run: AudioRun,
     out: Path,
     precisions: Sequence[str] = ("fp32",),
     kept: Callable[[str], None] = lambda name: None,

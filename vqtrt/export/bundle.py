@@ -26,15 +26,15 @@ from vqtrt.formats.precision import PRECISIONS, graph_key, torch_dtype
 from vqtrt.models.image import VQVAE
 from vqtrt.models.image_graphs import image_graph
 from vqtrt.models.info import model_info
+from vqtrt.models.runs import ImageRun
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.pixelcnn_graphs import GRAPHS, pixelcnn_graph
 from vqtrt.priors.runs import trained_priors
 from vqtrt.system.atomic import check_folder, followed, replacing_folder
-from vqtrt.training.run import Run
 
 
 def export_run(
-    run: Run,
+    run: ImageRun,
     out: Path,
     precisions: Sequence[str] = ("fp32",),
     kept: Callable[[str], None] = lambda name: None,

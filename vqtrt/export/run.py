@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.batches import read_batches
 from vqtrt.data.images.open import open_images
+from vqtrt.data.images.source import Images
 from vqtrt.data.selection import Selection
-from vqtrt.data.source import Images
 from vqtrt.engines.choose import installed, open_engine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.torch import TorchEngine
@@ -24,8 +24,7 @@ from vqtrt.export.verify_prior import verify_prior
 from vqtrt.export.verify_sizes import verify_sizes
 from vqtrt.formats.bundle import of_images
 from vqtrt.formats.precision import graph_key
-from vqtrt.models.audio_run import SpeechRun, is_speech_run
-from vqtrt.training.run import Run
+from vqtrt.models.runs import AudioRun, ImageRun, is_audio_run
 
 _BATCH = 128
 _EXPORT_IMAGES = 256
@@ -47,10 +46,10 @@ def export_bundle(
         raise VqtrtError(f"{model.path} is a bundle already: name the run to export")
     place = out or model.run / "bundle"
     check_place(place)
-    if is_speech_run(model.run):
-        bundle = export_speech_run(SpeechRun.open(model.run), place, precisions, kept)
+    if is_audio_run(model.run):
+        bundle = export_speech_run(AudioRun.open(model.run), place, precisions, kept)
     else:
-        bundle = export_run(Run.open(model.run), place, precisions, kept)
+        bundle = export_run(ImageRun.open(model.run), place, precisions, kept)
     return ModelLocation(model.run, bundle.path, model.chosen_by)
 
 
@@ -78,9 +77,9 @@ def verify_bundle(model: ModelLocation) -> dict[str, Any]:
 def _own_items(model: ModelLocation) -> Iterator[NDArray[Any]]:
     """What a bundle is verified on without being told."""
     assert model.run is not None  # noqa: S101 - the caller has one
-    if is_speech_run(model.run):
+    if is_audio_run(model.run):
         return clips_for(model, None, limit=_EXPORT_CLIPS)
-    settings = Run.open(model.run).config.data
+    settings = ImageRun.open(model.run).config.data
     data, selection = settings.path, settings.selection
     try:
         open_images(data, "test", selection)
@@ -101,7 +100,7 @@ def items_for(
 
     Without `data`: `shapes`, or the recordings that the run held out.
     """
-    if model.run is not None and is_speech_run(model.run):
+    if model.run is not None and is_audio_run(model.run):
         return clips_for(model, data, limit=limit)
     return images_for(model, data or "shapes", split, limit=limit, workers=workers)
 
@@ -123,7 +122,7 @@ def verify_all(
         bundle = model.open_bundle()
         check_weights(model, bundle)
         verify_sizes(bundle, opened, TorchEngine(model.run, device="cpu"))
-    check = verify_speech if model.run is not None and is_speech_run(model.run) else verify
+    check = verify_speech if model.run is not None and is_audio_run(model.run) else verify
     figures = check(model, items, options=options, progress=progress)
     priors = {name: verify_prior(model, name, options=options) for name in opened.priors}
     passed = figures["passed"] and all(prior["passed"] for prior in priors.values())
@@ -141,7 +140,7 @@ def images_for(
 ) -> Iterator[Images]:
     """Batches of the first `limit` images of `data`, as the model's preprocessing makes them."""
     if model.run is not None:
-        preprocessing = Run.open(model.run).config.data.preprocessing
+        preprocessing = ImageRun.open(model.run).config.data.preprocessing
     else:
         preprocessing = of_images(model.open_bundle().info.preprocessing)
     source = open_images(data, split, selection)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqtrt.config.location import ModelLocation
-from vqtrt.data.source import Images
+from vqtrt.data.images.source import Images
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.engines.torch import TorchEngine

@@ -21,14 +21,14 @@ from vqtrt.data.audio.decode import Audio
 from vqtrt.data.audio.open import open_speech
 from vqtrt.engines.base import Engine
 from vqtrt.engines.choose import open_engine
+from vqtrt.engines.noise import noise
 from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.export.code_agreement import CodeAgreement
 from vqtrt.export.verify import check_weights
-from vqtrt.images.sampler import noise
 from vqtrt.models.audio import LEVELS, SpeechVQVAE, WaveNetDecoder
 from vqtrt.models.audio_graphs import ConditioningGraph, ConvDecoderGraph
-from vqtrt.models.audio_run import SpeechRun
+from vqtrt.models.runs import AudioRun
 from vqtrt.training.loader import split_items
 
 STEPS = 4096
@@ -65,7 +65,7 @@ def verify_speech(
         )
     if options.engine != "torch":
         check_weights(model, model.open_bundle())
-    reference = SpeechRun.open(model.run).load_model()
+    reference = AudioRun.open(model.run).load_model()
     opened = open_engine(model, options)
     tested = AudioTokenizer(opened, batch_size=max(_BATCH_SIZES))
     comparison = _Comparison(reference, options.precision, tested.speech.context)
@@ -209,7 +209,7 @@ def clips_for(model: ModelLocation, data: str | None, *, limit: int) -> Iterator
     """Up to `limit` recordings of `data`, or those that the run held out; else made by seed."""
     if model.run is None:
         raise VqtrtError(f"{model.path}: verify compares with the run's weights: pass the run")
-    config = SpeechRun.open(model.run).config
+    config = AudioRun.open(model.run).config
     settings = config.data
     how = settings.preprocessing
     named = data is not None

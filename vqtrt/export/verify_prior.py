@@ -10,10 +10,12 @@ from vqtrt.audio.sampler import ClipSampler
 from vqtrt.config.location import ModelLocation
 from vqtrt.engines.base import Engine
 from vqtrt.engines.choose import open_engine
+from vqtrt.engines.noise import noise
 from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
-from vqtrt.images.sampler import BatchSampler, SamplingParams, noise
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import BatchSampler
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.runs import trained_priors, trained_speech_priors
 from vqtrt.priors.wavenet import WaveNetPrior

@@ -27,9 +27,9 @@ from vqtrt.formats.codes import (
     load_pair,
     parse_header,
     require_kind,
-    short,
     take_lists,
 )
+from vqtrt.system.names import brief
 
 
 class ClipHeader(Header):
@@ -96,7 +96,7 @@ class ClipCodes:
 
     def name(self, index: int) -> str:
         """How messages call a clip."""
-        return f"clip {index}" + (f" ({short(self.files[index])})" if self.files else "")
+        return f"clip {index}" + (f" ({brief(self.files[index])})" if self.files else "")
 
 
 def codes_in(samples: int, stride: int) -> int:
@@ -140,7 +140,7 @@ def _clip_codes(path: Path, array: NDArray[Any], facts: dict[str, Any] | None) -
     header = parse_header(ClipHeader, facts, json_path)
     mend = "encode again, or remove the JSON"
     if type(rows) is not int or rows < 0:
-        raise VqtrtError(f"{json_path}: 'rows' is {short(rows)}, no number of clips; {mend}")
+        raise VqtrtError(f"{json_path}: 'rows' is {brief(rows)}, no number of clips; {mend}")
     offsets, samples = lists["offsets"], lists["samples"]
     if not is_list(offsets, int) or len(offsets) != rows + 1:
         raise VqtrtError(f"{json_path}: 'offsets' is not a list of {rows + 1} integers; {mend}")
@@ -150,13 +150,13 @@ def _clip_codes(path: Path, array: NDArray[Any], facts: dict[str, Any] | None) -
         raise VqtrtError(f"{json_path}: 'offsets' do not ascend from 0; {mend}")
     if offsets[-1] != len(array):
         raise VqtrtError(
-            f"{json_path}: describes {short(offsets[-1])} codes, but {path.name} has {len(array)}; "
+            f"{json_path}: describes {brief(offsets[-1])} codes, but {path.name} has {len(array)}; "
             "bring the two files of one run together"
         )
     for clip, (count, (start, stop)) in enumerate(zip(samples, pairwise(offsets), strict=True)):
         if count < 1 or stop - start != codes_in(count, header.stride):
             raise VqtrtError(
-                f"{json_path}: clip {clip} has {stop - start} codes for {short(count)} samples at "
+                f"{json_path}: clip {clip} has {stop - start} codes for {brief(count)} samples at "
                 f"{header.stride} samples a code; {mend}"
             )
     files, labels, rejected = check_lists(lists, rows, header, json_path)

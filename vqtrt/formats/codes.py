@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PositiveInt, Vali
 from vqtrt.data.images.arrays import open_npy
 from vqtrt.errors import VqtrtError
 from vqtrt.system.files import read_file
+from vqtrt.system.names import brief
 
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 4 << 30
@@ -174,7 +175,7 @@ def images_codes(path: Path, array: NDArray[Any], facts: dict[str, Any] | None) 
     header = parse_header(CodesHeader, facts, json_path)
     if type(rows) is not int or rows != len(array):
         raise VqtrtError(
-            f"{json_path}: describes {short(rows)} rows, but {path.name} has {len(array)}; "
+            f"{json_path}: describes {brief(rows)} rows, but {path.name} has {len(array)}; "
             "bring the two files of one run together"
         )
     if header.row_shape != array.shape[1:]:
@@ -295,7 +296,7 @@ def _load_json(path: Path, most: int) -> dict[str, Any]:
         raise VqtrtError(f"{path}: not the JSON of a codes file; rename it or move it away")
     if version > FORMAT_VERSION:
         raise VqtrtError(
-            f"{path}: written by a newer vqtrt (codes format {short(version)}, known: "
+            f"{path}: written by a newer vqtrt (codes format {brief(version)}, known: "
             f"{FORMAT_VERSION}); upgrade vqtrt"
         )
     assert isinstance(data, dict)  # noqa: S101  (for mypy: a version came out of it)
@@ -333,7 +334,7 @@ def parse_header(model: type[H], facts: dict[str, Any], json_path: Path) -> H:
         return model.model_validate(facts)
     except ValidationError as err:
         first = err.errors(include_url=False, include_input=False)[0]
-        where = ".".join(short(part) for part in first["loc"])
+        where = ".".join(brief(part) for part in first["loc"])
         raise VqtrtError(
             f"{json_path}: '{where}': {first['msg']}; encode again, or remove the JSON"
         ) from err
@@ -354,7 +355,7 @@ def check_lists(
         raise VqtrtError(f"{json_path}: 'files' is not a list of {count} names; {mend}")
     if (row := next((row for row, name in enumerate(files) if _too_long(name)), None)) is not None:
         raise VqtrtError(
-            f"{json_path}: the name of row {row} ({short(files[row])}) is longer than "
+            f"{json_path}: the name of row {row} ({brief(files[row])}) is longer than "
             f"{MAX_NAME_BYTES} bytes; {mend}"
         )
     wanted = count if header.classes else 0
@@ -384,9 +385,3 @@ def is_list(value: object, kind: type) -> bool:
 
 def _form(row_shape: tuple[Any, ...]) -> str:
     return f"(N, {', '.join(map(str, row_shape))})"
-
-
-def short(value: object) -> str:
-    """A stranger's value, short and on one line."""
-    text = ascii(value) if not isinstance(value, str) else ascii(value)[1:-1]
-    return text if len(text) <= 60 else f"{text[:57]}..."

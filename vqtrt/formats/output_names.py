@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.codes import short
+from vqtrt.system.names import brief
 
 _MOST_FOLDERS = 255
 """That a name may be deep; making folders is recursive."""
@@ -83,7 +83,7 @@ def output_names(
         path, name = shortened[0]
         note(
             f"{len(shortened)} names are longer than the file system takes, and are shortened: "
-            f"{short(path)} becomes {name}"
+            f"{brief(path)} becomes {name}"
         )
     return names
 
@@ -150,7 +150,7 @@ def _inside(file: str, codes: Path) -> str:
         usable = False
     if not usable or path.is_absolute() or ".." in path.parts:
         raise VqtrtError(
-            f"{codes}: its .json names {short(file)!r}, which is no file in the output folder; "
+            f"{codes}: its .json names {brief(file)!r}, which is no file in the output folder; "
             "mend or remove the .json"
         )
     return str(path)

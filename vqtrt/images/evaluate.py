@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from vqtrt.data.grid import check_png, pairs_grid, save_png, spread
-from vqtrt.data.images.batches import OnError, read_batches
+from vqtrt.data.images.batches import read_batches
 from vqtrt.data.images.preprocessing import Preprocessing
+from vqtrt.data.images.source import Images, ImageSource
+from vqtrt.data.reading import OnError
 from vqtrt.data.rejects import reject_kind
 from vqtrt.data.selection import add_kind
-from vqtrt.data.source import Images, ImageSource
 from vqtrt.errors import VqtrtError
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.metrics import CodeUsage, ImageMetrics

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.engines.base import Engine
+from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import PriorInfo
 from vqtrt.formats.codes import check_codes
-from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import BatchSampler
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,6 @@ class Samples(NamedTuple):
     """(num, h, w), or (num, h, w, C) for C codebooks; the smallest unsigned dtype."""
     labels: NDArray[np.int32] | None
     """(num,), where the prior is conditioned on labels."""
-
-
-def find_prior(engine: Engine, name: str) -> PriorInfo:
-    """The facts of a model's prior; `VqtrtError` where there is none, or one of other codes."""
-    facts = engine.priors.get(name)
-    if facts is None:
-        known = ", ".join(engine.priors) or "none"
-        raise VqtrtError(
-            f"the model has no prior {name!r} (it has: {known}); `vqtrt train-prior` trains one, "
-            "and `vqtrt export` brings it into the bundle"
-        )
-    if facts.tokenizer_sha256 != engine.weights_sha256:
-        raise VqtrtError(
-            f"the prior {name!r} was trained on the codes of another tokenizer than this model: "
-            "train it again on codes of this one"
-        )
-    return facts
 
 
 def label_number(text: str | None, facts: PriorInfo) -> int | None:

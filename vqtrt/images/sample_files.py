@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 import vqtrt
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.grid import image_grid, save_png
+from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import CodesHeader, read_codes
 from vqtrt.formats.codes_writer import CodesWriter
-from vqtrt.images.sample import Request, Samples, find_prior
+from vqtrt.images.sample import Request, Samples
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.system.atomic import merging_folder
 

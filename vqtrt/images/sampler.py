@@ -11,7 +11,6 @@ the same whatever the batch, the number asked for, or the engine.
 import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,64 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.engines.base import BoundGraph, Engine
+from vqtrt.engines.noise import noise
 from vqtrt.engines.opened import Opened
-from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import codes_dtype
+from vqtrt.formats.sampling import SamplingParams
 
 _LANE_BATCH = 4
 """Samples that a lane has at least: with fewer, a step is mostly what it costs to start one."""
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How codes are drawn from the distribution at a position."""
-
-    temperature: float = 1.0
-    """Divides the logits; 0 takes the most likely code."""
-    top_k: int | None = None
-    """Only the k most likely codes; None for all."""
-    top_p: float = 1.0
-    """Only the fewest codes that hold this share of the probability."""
-    seed: int = 0
-
-    def check(self, codebook_size: int) -> None:
-        """Raise `VqtrtError` for a value out of range."""
-        if not 0 <= self.temperature < float("inf"):
-            raise VqtrtError(f"temperature {self.temperature}: must be 0 or more")
-        if self.top_k is not None and not 1 <= self.top_k <= codebook_size:
-            raise VqtrtError(f"top-k {self.top_k}: must be 1 to {codebook_size}, the codebook")
-        if not 0 < self.top_p <= 1:
-            raise VqtrtError(f"top-p {self.top_p}: must be above 0 and at most 1")
-        if not 0 <= self.seed < 2**63:
-            raise VqtrtError(f"seed {self.seed}: must be 0 to 2^63 - 1")
-
-
-def noise(seed: int, samples: range, count: int) -> NDArray[np.float32]:
-    """Uniform numbers inside (0, 1), `count` for each sample number: (n, count) float32.
-
-    As `NoiseStream` gives them.
-    """
-    out = np.empty((len(samples), count), np.float32)
-    for row, sample in enumerate(samples):
-        out[row] = NoiseStream(seed, sample).take(count)
-    return out
-
-
-class NoiseStream:
-    """Uniform numbers inside (0, 1) of a seed and a sample number, some at a time.
-
-    Philox keyed by (seed, sample), whose raw stream numpy guarantees never to change. 23 bits and
-    a half, so that every number is exact in float32 and none is 0 or 1.
-    """
-
-    def __init__(self, seed: int, sample: int) -> None:
-        self._philox = np.random.Philox(key=np.array([seed, sample], np.uint64))
-
-    def take(self, count: int) -> NDArray[np.float32]:
-        """The next `count` of them."""
-        raw = self._philox.random_raw(count)
-        uniform: NDArray[np.float64] = ((raw >> np.uint64(41)).astype(np.float64) + 0.5) * 2.0**-23
-        return uniform.astype(np.float32)
 
 
 class Bind(Protocol):

@@ -13,12 +13,12 @@ from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.open import open_images
 from vqtrt.data.selection import Selection
 from vqtrt.engines.base import Engine
+from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Codes, check_codes, is_codes, read_codes
-from vqtrt.images.pipeline import encode_source
-from vqtrt.images.sample import find_prior
+from vqtrt.images.encode import encode_source
 from vqtrt.images.tokenizer import ImageTokenizer
-from vqtrt.metrics import CodeUsage
+from vqtrt.metrics import CodeUsage, nats
 
 
 def score_codes(
@@ -118,12 +118,3 @@ def _labels(codes: Codes, classes: tuple[str, ...]) -> NDArray[np.int32] | None:
             "are not the labels of these codes"
         )
     return np.array(codes.labels, np.int32)
-
-
-def nats(logits: NDArray[np.float32], codes: NDArray[np.int32]) -> float:
-    """Negative log-likelihood of codes (…) under logits (…, K), summed, in float64."""
-    values = logits.astype(np.float64)
-    values -= values.max(-1, keepdims=True)
-    normaliser = np.log(np.exp(values).sum(-1))
-    chosen = np.take_along_axis(values, codes[..., None].astype(np.int64), -1)[..., 0]
-    return float((normaliser - chosen).sum())

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vqtrt.config.location import find_model
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.data.source import Images
+from vqtrt.data.images.source import Images
 from vqtrt.engines.base import Engine, Graph
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.opened import Opened

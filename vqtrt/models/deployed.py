@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from vqtrt.engines.base import CACHE, KEPT
 from vqtrt.formats.bundle import TensorSpec
+from vqtrt.formats.caches import CACHE, KEPT
 
 
 @dataclass(frozen=True)

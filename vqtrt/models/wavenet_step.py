@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtrt.engines.base import CACHE
 from vqtrt.formats.bundle import TensorSpec
+from vqtrt.formats.caches import CACHE
 from vqtrt.formats.precision import in_dtype
 from vqtrt.models.sample import draw
 from vqtrt.models.wavenet import WaveNet, gate

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vqtrt.engines.base import CACHE
 from vqtrt.formats.bundle import TensorSpec
+from vqtrt.formats.caches import CACHE
 from vqtrt.formats.precision import in_dtype
 from vqtrt.models.deployed import DeployedGraph, float32, int32
 from vqtrt.priors.pixelcnn import PixelCNN

@@ -12,9 +12,9 @@ from vqtrt.config.location import CONFIG, WEIGHTS
 from vqtrt.config.settings import Settings, read_settings
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import PriorInfo, file_sha256
+from vqtrt.models.weights import load_weights
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.wavenet import WaveNetPrior
-from vqtrt.training.checkpoints import load_weights
 
 C = TypeVar("C", bound=Settings)
 M = TypeVar("M", bound=nn.Module)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from vqtrt.config.audio import SpeechConfig, SpeechDataConfig
 from vqtrt.data.audio.decode import audio_length
-from vqtrt.data.audio.open import SpeechSource, open_speech
+from vqtrt.data.audio.open import AudioSource, open_speech
 from vqtrt.data.grid import spread
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.metrics import CodeUsage
 from vqtrt.models.audio import SpeechVQVAE
-from vqtrt.models.audio_run import SpeechRun
+from vqtrt.models.runs import AudioRun
 from vqtrt.training.audio_batches import Audio, CachedClips, Crops, CropShape, crop, training_crops
 from vqtrt.training.audio_picture import Shown, show_clips
 from vqtrt.training.data_record import describe_items
@@ -35,7 +35,7 @@ _FITTED = 16
 
 def train_speech(
     config: SpeechConfig, path: Path, watcher: Watcher, *, resume: bool = False
-) -> SpeechRun:
+) -> AudioRun:
     """Train the model of `config` into the run folder `path`; returns the finished run.
 
     As `training.image.train`. The run's settings name the data's speakers.
@@ -59,7 +59,7 @@ def train_speech(
         summary = task.skipped.summary()
         if accelerator.is_main_process and summary:
             watcher.noted(summary)
-    return SpeechRun(path, task.config)
+    return AudioRun(path, task.config)
 
 
 class SpeechTask(Task):
@@ -247,7 +247,7 @@ def _sum_of_squares(audio: Audio) -> float:
     return float(sum(np.square(piece, dtype=np.float64).sum() for piece in pieces))
 
 
-def _open(data: SpeechDataConfig) -> SpeechSource:
+def _open(data: SpeechDataConfig) -> AudioSource:
     try:
         return open_speech(data.path, data.speaker_pattern, data.selection)
     except VqtrtError as error:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.config.audio import SpeechDataConfig
-from vqtrt.data.audio.open import SpeechSource
+from vqtrt.data.audio.open import AudioSource
 from vqtrt.data.source import Item
 from vqtrt.training.loader import batch_indices
 from vqtrt.training.skipped import Skipped
@@ -48,7 +48,7 @@ class CachedClips:
     Safe to read from several threads.
     """
 
-    def __init__(self, source: SpeechSource, config: SpeechDataConfig) -> None:
+    def __init__(self, source: AudioSource, config: SpeechDataConfig) -> None:
         self.source, self.config = source, config
         self._kept: dict[str, NDArray[np.int16]] = {}
         self._room = config.cache_mib * 2**20

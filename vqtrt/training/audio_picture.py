@@ -22,7 +22,7 @@ from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.formats.bundle import PriorInfo, SpeechInfo
 from vqtrt.models.audio import SpeechVQVAE
 from vqtrt.models.audio_graphs import speech_graph
-from vqtrt.models.audio_run import speech_info
+from vqtrt.models.info import speech_info
 
 SECONDS = {"conv": 3.0, "wavenet": 0.5}
 """Of each recording, at most: a WaveNet draws sample by sample, and evaluations are to be short."""

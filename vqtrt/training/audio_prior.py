@@ -26,7 +26,7 @@ from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes
-from vqtrt.images.sampler import SamplingParams
+from vqtrt.formats.sampling import SamplingParams
 from vqtrt.priors.runs import SpeechPriorRun
 from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.priors.wavenet_graphs import wavenet_graph

@@ -5,37 +5,20 @@ a small state. A crash at any moment leaves the checkpoint before it whole. Noth
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vqtrt.errors import VqtrtError, unwritable
-from vqtrt.system.atomic import remove_folder, replacing_file, replacing_folder, write_text
+from vqtrt.models.weights import load_tensors, load_weights, save_tensors, save_weights
+from vqtrt.system.atomic import remove_folder, replacing_folder, write_text
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})")
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's parameters and buffers as safetensors, atomically."""
-    _save_tensors(module.state_dict(), path)
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Read what `save_weights` wrote; names and shapes must be the module's own."""
-    state = _load_tensors(path)
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise VqtrtError(f"{path}: these weights are of another model ({reason})") from error
 
 
 class Checkpoints:
@@ -75,7 +58,7 @@ class Checkpoints:
         state["scaler"] = scaler.state_dict() if scaler else None
         with replacing_folder(final) as stage:
             save_weights(model, stage / "model.safetensors")
-            _save_tensors(tensors, stage / "optimizer.safetensors")
+            save_tensors(tensors, stage / "optimizer.safetensors")
             write_text(stage / "state.json", json.dumps(state, indent=1))
         try:
             for old in self.steps()[: -self.keep]:
@@ -98,7 +81,7 @@ class Checkpoints:
             )
         path = self.newest
         load_weights(model, path / "model.safetensors")
-        tensors = _load_tensors(path / "optimizer.safetensors")
+        tensors = load_tensors(path / "optimizer.safetensors")
         try:
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             if state["format_version"] > FORMAT_VERSION:
@@ -121,26 +104,6 @@ class Checkpoints:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
-
-
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    content = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    # A new name, then a rename: writing over a file that is mapped would destroy it.
-    with replacing_file(path) as stage:
-        try:
-            save_file(content, stage)
-        except SafetensorError as error:
-            # What it makes of an OSError, whose number stands in the text alone.
-            if code := re.search(r"\(os error (\d+)\)", str(error)):
-                raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-            raise OSError(str(error)) from error
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise VqtrtError(f"{path}: not readable as safetensors ({error})") from error
 
 
 def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

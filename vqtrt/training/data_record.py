@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from vqtrt.config.settings import Settings, parse_settings, read_yaml
-from vqtrt.data.audio.open import SpeechFolder, SpeechSource
-from vqtrt.data.folder import ImageFolder
-from vqtrt.data.source import ImageSource, Item
+from vqtrt.data.audio.open import AudioFolder, AudioSource
+from vqtrt.data.images.folder import ImageFolder
+from vqtrt.data.images.source import ImageSource
+from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
 from vqtrt.system.atomic import write_text
 
@@ -35,7 +36,7 @@ class DataRecord(Settings):
 
 
 def describe_items(
-    source: ImageSource | SpeechSource, train: Sequence[Item], held_out: Sequence[Item]
+    source: ImageSource | AudioSource, train: Sequence[Item], held_out: Sequence[Item]
 ) -> DataRecord:
     """The record of a source whose items are divided; reads sizes of files, nothing else."""
     sizes = {item.name: _size(source, item) for item in (*train, *held_out)}
@@ -87,9 +88,9 @@ def write_record(run: Path, record: DataRecord) -> None:
     write_text(run / DATA, record.model_dump_json(indent=1) + "\n")
 
 
-def _size(source: ImageSource | SpeechSource, item: Item) -> int:
+def _size(source: ImageSource | AudioSource, item: Item) -> int:
     """Bytes of an item's file; 0 for what is no file of its own, -1 for one that is missing."""
-    if not isinstance(source, ImageFolder | SpeechFolder):
+    if not isinstance(source, ImageFolder | AudioFolder):
         return 0
     try:
         return source.path(item).stat().st_size

@@ -16,7 +16,8 @@ from vqtrt.data.grid import image_grid, save_png
 from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Codes
-from vqtrt.images.sampler import PixelCNNSampler, SamplingParams
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import PixelCNNSampler
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.pixelcnn_graphs import pixelcnn_graph

@@ -11,22 +11,24 @@ from vqtrt.config.images import Config, DataConfig
 from vqtrt.data.grid import pairs_grid, save_png, spread
 from vqtrt.data.images.batches import read_chunks
 from vqtrt.data.images.open import open_images
-from vqtrt.data.source import Images, ImageSource, Item
+from vqtrt.data.images.source import Images, ImageSource
+from vqtrt.data.source import Item
 from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.metrics import CodeUsage, ImageMetrics
 from vqtrt.models.image import VQVAE
 from vqtrt.models.image_graphs import to_bytes, to_unit
+from vqtrt.models.runs import ImageRun
 from vqtrt.training.data_record import describe_items
 from vqtrt.training.loader import CachedSource, PatchedSource, split_items, training_batches
 from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
-from vqtrt.training.run import Run, open_folder, require_new
+from vqtrt.training.run import open_folder, require_new
 from vqtrt.training.skipped import Skipped, data_notes
 
 _GRID_IMAGES = 32
 _EVALUATION_BATCH = 100
 
 
-def train(config: Config, path: Path, watcher: Watcher, *, resume: bool = False) -> Run:
+def train(config: Config, path: Path, watcher: Watcher, *, resume: bool = False) -> ImageRun:
     """Train the model of `config` into the run folder `path`; returns the finished run.
 
     Under `torchrun` or `accelerate launch` every process calls this. With `resume` the newest
@@ -52,7 +54,7 @@ def train(config: Config, path: Path, watcher: Watcher, *, resume: bool = False)
         summary = task.skipped.summary()
         if accelerator.is_main_process and summary:
             watcher.noted(summary)
-    return Run(path, config)
+    return ImageRun(path, config)
 
 
 class ImageTask(Task):

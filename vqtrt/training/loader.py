@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.config.images import DataConfig
-from vqtrt.data.audio.open import SpeechSource
+from vqtrt.data.audio.open import AudioSource
 from vqtrt.data.images.batches import read_chunks
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.data.source import Images, ImageSource, Item
+from vqtrt.data.images.source import Images, ImageSource
+from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
 from vqtrt.training.skipped import Skipped
 
@@ -27,7 +28,7 @@ class Split(NamedTuple):
     held_out: list[Item]
 
 
-def split_items(source: ImageSource | SpeechSource, holdout: int, seed: int) -> Split:
+def split_items(source: ImageSource | AudioSource, holdout: int, seed: int) -> Split:
     """Set `holdout` items aside (at most a tenth, at least one); both parts keep their order."""
     items = list(source.items())
     if len(items) < 2:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from vqtrt.config.parts import TrainConfig
 from vqtrt.errors import VqtrtError
+from vqtrt.models.weights import save_weights
 from vqtrt.system import interrupts
-from vqtrt.training.checkpoints import Checkpoints, save_weights
+from vqtrt.training.checkpoints import Checkpoints
 from vqtrt.training.data_record import DataRecord
 from vqtrt.training.ranks import Ranks
 from vqtrt.training.run import MetricsFile

@@ -3,33 +3,38 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from vqtrt.audio.pipeline import encode_speech
+from vqtrt.audio import encode as audio_encode
 from vqtrt.audio.source import open_recordings
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.config.audio import SpeechConfig, SpeechPriorConfig
 from vqtrt.config.images import PriorConfig, load_any_config, load_prior_config
 from vqtrt.config.location import ModelLocation
+from vqtrt.data.audio.open import AudioSource
 from vqtrt.data.images.open import open_images
+from vqtrt.data.images.source import ImageSource
+from vqtrt.data.source import Source
 from vqtrt.engines.choose import open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, read_clip_codes
 from vqtrt.formats.codes import Codes, is_codes, read_codes
 from vqtrt.formats.codes_writer import partials
-from vqtrt.images.pipeline import Progress, Source, encode_source, list_source
+from vqtrt.images import encode as image_encode
 from vqtrt.images.tokenizer import ImageTokenizer
-from vqtrt.models.audio_run import SpeechRun
+from vqtrt.jobs.encode import list_source
+from vqtrt.jobs.progress import Progress
+from vqtrt.models.runs import AudioRun, ImageRun
 from vqtrt.priors.runs import PriorFolder
 from vqtrt.training.audio_prior import fit_speech_config, train_speech_prior
 from vqtrt.training.image_prior import fit_config, train_prior
 from vqtrt.training.loop import Watcher, accelerator_for
 from vqtrt.training.ranks import Ranks
-from vqtrt.training.run import Run
 
 C = TypeVar("C", Codes, ClipCodes)
+S = TypeVar("S", bound=Source)
 
 
 class Planned(NamedTuple):
@@ -68,7 +73,7 @@ def plan_prior(
     Without a recipe, `pixelcnn` for a model of images and `wavenet` for one of speech. Under
     torchrun one process encodes and the others wait for the file, however long that takes. A prior
     that is resumed takes the codes that are there; raises `VqtrtError` if the data or the model
-    changed since. Where only its codes were begun, or the recipe is named, it is begun.
+    changed since. If only its codes were begun, or the recipe is named, training begins.
     """
     if model.run is None:
         raise VqtrtError(f"{model.path} is a bundle: a prior is trained in a run; name it")
@@ -89,9 +94,10 @@ def plan_prior(
         raise VqtrtError(
             f"{recipe}: no prior for codes of {of}, of which {model.run} is; take {other}"
         )
+    begin = _Begin(path, model, model.run, resume, workers, progress)
     if isinstance(config, SpeechPriorConfig):
-        return _plan_speech(config, path, model, model.run, resume, workers, progress)
-    return _plan_images(config, path, model, model.run, resume, workers, progress)
+        return _plan_speech(config, begin)
+    return _plan_images(config, begin)
 
 
 def train_planned(
@@ -103,103 +109,96 @@ def train_planned(
     return train_prior(*planned, watcher, resume=resume)
 
 
-def _plan_images(
-    config: PriorConfig,
-    path: Path,
-    model: ModelLocation,
-    run: Path,
-    resume: bool,
-    workers: int,
-    progress: Progress,
-) -> Planned:
-    tokenizer, data = ImageTokenizer(open_engine(model)), config.data.path
+class _Begin(NamedTuple):
+    """What the plans of both modalities are made of."""
 
-    def encode(out: Path, made: bool) -> Codes:
-        source = open_images(data, "train", config.data.selection)
-        found = _made(out, read_codes, source, tokenizer.engine.weights_sha256) if made else None
-        if found is None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            encode_source(
-                tokenizer,
-                source,
-                out,
-                root=data,
-                model=model,
-                workers=workers,
-                on_error=config.data.on_error,
-                resume=resume,
-                progress=progress,
-            )
-        return found or read_codes(out)
-
-    codes = _codes(config, path, resume, read_codes, encode)
-    config = fit_config(config, codes, tokenizer.engine.weights_sha256)
-    codebooks = Run.open(run).load_model().quantizer.codebook
-    return Planned(config, path, codes, tokenizer, codebooks)
+    path: Path
+    model: ModelLocation
+    run: Path
+    resume: bool
+    workers: int
+    progress: Progress
 
 
-def _plan_speech(
-    config: SpeechPriorConfig,
-    path: Path,
-    model: ModelLocation,
-    run: Path,
-    resume: bool,
-    workers: int,
-    progress: Progress,
-) -> PlannedSpeech:
-    tokenizer, opened = AudioTokenizer(open_engine(model)), SpeechRun.open(run)
+def _plan_images(config: PriorConfig, begin: _Begin) -> Planned:
+    tokenizer, data = ImageTokenizer(open_engine(begin.model)), config.data
+
+    def encode(source: ImageSource, out: Path, **options: Any) -> None:
+        image_encode.encode_source(tokenizer, source, out, **options)
+
+    sha256 = tokenizer.engine.weights_sha256
+    codes = _codes(
+        config,
+        begin,
+        read_codes,
+        lambda: open_images(data.path, "train", data.selection),
+        encode,
+        sha256,
+    )
+    codebooks = ImageRun.open(begin.run).load_model().quantizer.codebook
+    return Planned(fit_config(config, codes, sha256), begin.path, codes, tokenizer, codebooks)
+
+
+def _plan_speech(config: SpeechPriorConfig, begin: _Begin) -> PlannedSpeech:
+    tokenizer, run = AudioTokenizer(open_engine(begin.model)), AudioRun.open(begin.run)
     if not config.data.path:
-        named = config.data.model_copy(update={"path": opened.config.data.path})
+        named = config.data.model_copy(update={"path": run.config.data.path})
         config = config.model_copy(update={"data": named})
-    data = config.data.path
+    data = config.data
 
-    def encode(out: Path, made: bool) -> ClipCodes:
+    def recordings() -> AudioSource:
         try:
-            source = open_recordings(model, data, selection=config.data.selection)
+            return open_recordings(begin.model, data.path, selection=data.selection)
         except VqtrtError as error:
             # The path is often the run's, which the user never typed.
             raise VqtrtError(f"{error}; pass --data to name what to train on") from error
-        sha256 = tokenizer.engine.weights_sha256
-        found = _made(out, read_clip_codes, source, sha256) if made else None
-        if found is None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            encode_speech(
-                tokenizer,
-                source,
-                out,
-                root=data,
-                model=model,
-                workers=workers,
-                on_error=config.data.on_error,
-                resume=resume,
-                progress=progress,
-            )
-        return found or read_clip_codes(out)
 
-    codes = _codes(config, path, resume, read_clip_codes, encode)
-    config = fit_speech_config(config, codes, tokenizer.engine.weights_sha256)
-    return PlannedSpeech(config, path, codes, opened.load_model().quantizer.codebook)
+    def encode(source: AudioSource, out: Path, **options: Any) -> None:
+        audio_encode.encode_source(tokenizer, source, out, **options)
+
+    sha256 = tokenizer.engine.weights_sha256
+    codes = _codes(config, begin, read_clip_codes, recordings, encode, sha256)
+    codebooks = run.load_model().quantizer.codebook
+    return PlannedSpeech(fit_speech_config(config, codes, sha256), begin.path, codes, codebooks)
 
 
 def _codes(
     config: PriorConfig | SpeechPriorConfig,
-    path: Path,
-    resume: bool,
+    begin: _Begin,
     read: Callable[[Path], C],
-    encode: Callable[[Path, bool], C],
+    open_source: Callable[[], S],
+    encode: Callable[..., None],
+    weights_sha256: str,
 ) -> C:
-    """The codes file that the settings name, or what `encode` makes of the data.
-
-    `encode` gets the file to write, and whether one that is there may be taken.
-    """
+    """The codes file that the settings name, or the codes of the data, encoded here if need be."""
     if is_codes(Path(config.data.path)):
         return read(Path(config.data.path))
-    out, main = _codes_file(path), accelerator_for(config.train).is_main_process
+    out, main = _codes_file(begin.path), accelerator_for(config.train).is_main_process
+
+    def made(again: bool) -> C:
+        """The codes of the data; with `again`, those that are there already may be taken."""
+        source = open_source()
+        found = _made(out, read, source, weights_sha256) if again else None
+        if found is not None:
+            return found
+        out.parent.mkdir(parents=True, exist_ok=True)
+        encode(
+            source,
+            out,
+            root=config.data.path,
+            model=begin.model,
+            workers=begin.workers,
+            on_error=config.data.on_error,
+            resume=begin.resume,
+            progress=begin.progress,
+        )
+        return read(out)
+
     ranks = Ranks()
     if main:
-        codes = encode(out, resume)
+        codes = made(begin.resume)
     ranks.wait()
-    return codes if main else encode(out, True)
+    return codes if main else made(True)
 
 
 def _codes_file(path: Path) -> Path:

@@ -17,21 +17,17 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqtrt.config.images import Config, load_config
+from vqtrt.config.location import CONFIG
 from vqtrt.config.settings import Settings
 from vqtrt.errors import VqtrtError, unwritable
-from vqtrt.models.image import VQVAE
 from vqtrt.system.atomic import check_folder, tidy, write_text
 from vqtrt.system.locks import only_writer
-from vqtrt.training.checkpoints import load_weights
 from vqtrt.training.data_record import DataRecord, require_same_data, write_record
 from vqtrt.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-
-CONFIG = "config.yaml"
 _LOCK = ".lock"
 
 
@@ -116,45 +112,6 @@ def require_new(path: Path, option: str) -> None:
             f"{path} exists already: pass --resume to continue it, or another {option}"
         )
     check_folder(path)
-
-
-class Run:
-    """A run's folder and its config."""
-
-    def __init__(self, path: Path, config: Config) -> None:
-        self.path = path
-        self.config = config
-
-    @classmethod
-    def create(cls, path: Path, config: Config) -> "Run":
-        """Start a run in a new or empty folder."""
-        require_new(path, "--out")
-        with _writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            write_text(path / CONFIG, config.to_yaml())
-        return cls(path, config)
-
-    @classmethod
-    def open(cls, path: Path) -> "Run":
-        """Read the config of an existing run."""
-        if not (path / "config.yaml").is_file():
-            raise VqtrtError(f"{path} is no run: it has no config.yaml; `vqtrt train` makes one")
-        return cls(path, load_config(path / "config.yaml"))
-
-    @property
-    def weights(self) -> Path:
-        """The trained weights."""
-        return self.path / "model.safetensors"
-
-    def load_model(self) -> VQVAE:
-        """The trained model, in evaluation mode, on the CPU."""
-        if not self.weights.is_file():
-            raise VqtrtError(
-                f"{self.path} has no weights yet: `vqtrt train --resume --out {self.path}` goes on"
-            )
-        model = VQVAE(self.config.model)
-        load_weights(model, self.weights)
-        return model.eval().requires_grad_(False)
 
 
 class MetricsFile:

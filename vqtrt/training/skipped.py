@@ -11,11 +11,12 @@ from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
-from vqtrt.data.audio.open import SpeechFolder, SpeechSource, conversion_hint, speaker_note
+from vqtrt.data.audio.open import AudioFolder, AudioSource, conversion_hint, speaker_note
 from vqtrt.data.folder import passed_over
-from vqtrt.data.images.batches import OnError
+from vqtrt.data.images.source import ImageSource
+from vqtrt.data.reading import OnError
 from vqtrt.data.selection import in_words
-from vqtrt.data.source import ImageSource, Item
+from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, ImageError, VqtrtError, unwritable
 
 T = TypeVar("T")
@@ -111,15 +112,15 @@ class Skipped:
                 raise unwritable(self._path, error) from error
 
 
-def data_notes(source: ImageSource | SpeechSource) -> list[str]:
+def data_notes(source: ImageSource | AudioSource) -> list[str]:
     """What a user has to know of the data that training begins on."""
     notes = []
-    speech = isinstance(source, SpeechFolder)
+    speech = isinstance(source, AudioFolder)
     if kinds := passed_over(source):
         hint = conversion_hint(kinds) if speech else ""
         text = f"passed over {sum(kinds.values())} files: {in_words(kinds)}"
         notes.append(f"{text}; {hint}" if hint else text)
-    if isinstance(source, SpeechFolder) and (text := speaker_note(source) or ""):
+    if isinstance(source, AudioFolder) and (text := speaker_note(source) or ""):
         notes.append(text)
     return notes
 

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from vqtrt.data.audio.decode import AudioPreprocessing
-from vqtrt.data.audio.open import VCTK, SpeechFolder, conversion_hint, open_speech, speaker_note
+from vqtrt.data.audio.open import VCTK, AudioFolder, conversion_hint, open_speech, speaker_note
 from vqtrt.data.folder import passed_over
 from vqtrt.data.source import Item
 from vqtrt.data.suffixes import READ_AUDIO
@@ -45,7 +45,7 @@ def labels(source) -> dict[str, str | None]:
 def test_sub_folders_are_speakers(tmp_path):
     put(tmp_path, "zoe/1.wav", "ann/deep/er/2.flac", "ann/1.ogg", "0.mp3")
     (tmp_path / "nobody/empty").mkdir(parents=True)
-    source = SpeechFolder(tmp_path)
+    source = AudioFolder(tmp_path)
     assert source.classes == ("ann", "zoe")
     assert list(source.items()) == [
         Item("0.mp3", -1, "0.mp3"),
@@ -58,14 +58,14 @@ def test_sub_folders_are_speakers(tmp_path):
 def test_order_is_that_of_sorted_paths(tmp_path):
     put(tmp_path, "b/x.wav", "b/a/2.wav", "b/a/10.wav", "a.wav", "b.wav", "b-c/1.wav", "é/z.wav")
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    names = [item.name for item in SpeechFolder(tmp_path).items()]
+    names = [item.name for item in AudioFolder(tmp_path).items()]
     assert names == [path.relative_to(tmp_path).as_posix() for path in files]
 
 
 def test_other_files_and_hidden_ones_do_not_count(tmp_path):
     put(tmp_path, "ann/A.WAV", "ann/.b.wav", ".bob/c.wav", "cy/notes.wav.bak")
     write(tmp_path / "ann/A.txt", "text")
-    source = SpeechFolder(tmp_path)
+    source = AudioFolder(tmp_path)
     assert labels(source) == {"ann/A.WAV": "ann"}
     assert source.classes == ("ann",)
 
@@ -77,7 +77,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (root / "ann/up").symlink_to(root)
     (root / "bob").symlink_to(tmp_path / "other")
     (root / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
-    source = SpeechFolder(root)
+    source = AudioFolder(root)
     assert labels(source) == {"ann/1.wav": "ann", "bob/2.wav": "bob", "gone.wav": None}
     *_, gone = source.items()
     with pytest.raises(AudioError, match=r"gone\.wav: no such file"):
@@ -85,7 +85,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 
 def test_reading(tmp_path):
-    source = SpeechFolder(put(tmp_path, "ann/1.wav", "ann/22.wav"))
+    source = AudioFolder(put(tmp_path, "ann/1.wav", "ann/22.wav"))
     for item in source.items():
         assert source.path(item) == tmp_path / item.name
         audio = source.read(item, SAME)
@@ -95,7 +95,7 @@ def test_reading(tmp_path):
 
 
 def test_items_are_lazy(tmp_path):
-    source = SpeechFolder(put(tmp_path, "ann/1.wav"))
+    source = AudioFolder(put(tmp_path, "ann/1.wav"))
     assert isinstance(source.items(), types.GeneratorType)
     write(tmp_path / "ann/0.wav", "no audio")
     first, second = source.items()
@@ -112,14 +112,14 @@ def test_a_name_that_is_not_utf8_can_be_read(tmp_path):
         )
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
-    source = SpeechFolder(tmp_path)
+    source = AudioFolder(tmp_path)
     [item] = source.items()
     assert item.name == "ann/\\xff.wav"
     assert len(source.read(item, SAME)) == len("ann/ok.wav")
 
 
 def test_transcripts_lie_beside(tmp_path):
-    source = SpeechFolder(put(tmp_path, "1.wav", "2.wav", "3.wav", "4.wav", "5.wav"))
+    source = AudioFolder(put(tmp_path, "1.wav", "2.wav", "3.wav", "4.wav", "5.wav"))
     write(tmp_path / "1.txt", "  Hello.\n")
     write(tmp_path / "3.txt", b"caf\xe9")
     os.mkfifo(tmp_path / "4.txt")
@@ -133,7 +133,7 @@ def test_transcripts_lie_beside(tmp_path):
 
 def test_a_pattern_finds_speakers(tmp_path):
     put(tmp_path, "0_theo_1.wav", "x/1_george_12.wav", "noise.wav", "x/y.wav")
-    source = SpeechFolder(tmp_path, DIGITS)
+    source = AudioFolder(tmp_path, DIGITS)
     assert source.classes == ("george", "theo")
     assert labels(source) == {
         "0_theo_1.wav": "theo",
@@ -145,7 +145,7 @@ def test_a_pattern_finds_speakers(tmp_path):
 
 def test_a_group_that_is_not_there_is_no_speaker(tmp_path):
     put(tmp_path, "a-1.wav", "-2.wav")
-    source = SpeechFolder(tmp_path, r"^(?P<speaker>[a-z]+)?-")
+    source = AudioFolder(tmp_path, r"^(?P<speaker>[a-z]+)?-")
     assert labels(source) == {"-2.wav": None, "a-1.wav": "a"}
 
 
@@ -154,7 +154,7 @@ def test_a_group_that_is_not_there_is_no_speaker(tmp_path):
 )
 def test_wrong_patterns(tmp_path, pattern, message):
     with pytest.raises(VqtrtError, match=message):
-        SpeechFolder(put(tmp_path, "a.wav"), pattern)
+        AudioFolder(put(tmp_path, "a.wav"), pattern)
 
 
 # VCTK
@@ -210,13 +210,13 @@ def test_what_is_no_vctk(tmp_path):
 
 def test_open_a_folder(tmp_path):
     source = open_speech(str(put(tmp_path, "ann/1.wav")))
-    assert type(source) is SpeechFolder
+    assert type(source) is AudioFolder
     assert source.classes == ("ann",)
 
 
 def test_a_pattern_makes_vctk_a_folder(vctk):
     source = open_speech(vctk, r"/(?P<speaker>[a-z]\d+)_")
-    assert type(source) is SpeechFolder
+    assert type(source) is AudioFolder
     assert source.classes == ("p225", "p226", "s5")
     assert len(list(source.items())) == 6
 

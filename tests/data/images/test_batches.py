@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from doubles import FakeSource
 
-from vqtrt.data.images.batches import Batch, default_workers, read_batches, read_chunks
+from vqtrt.data.images.batches import Batch, read_batches, read_chunks
 from vqtrt.data.images.preprocessing import Preprocessing
+from vqtrt.data.reading import default_workers
 from vqtrt.errors import ImageError
 
 SIZE = Preprocessing(height=4, width=8)
@@ -70,7 +71,7 @@ def test_stops_at_the_first_bad_image_after_the_good_batches():
 
 def test_skipping_lists_what_is_bad():
     found = batches(FakeSource(8, bad=[1, 3, 4, 5, 6, 7]), on_error="skip")
-    assert [(len(batch.items), batch.consumed) for batch in found] == [(2, 4), (0, 4)]
+    assert [(len(batch.items), len(batch.rejected)) for batch in found] == [(2, 2), (0, 4)]
     rejected = [(item.name, reason) for batch in found for item, reason in batch.rejected]
     assert [name for name, _ in rejected] == [f"{index:06}.png" for index in (1, 3, 4, 5, 6, 7)]
     assert all("(bad)" in reason for _, reason in rejected)

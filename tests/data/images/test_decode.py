@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from vqtrt.data.images.decode import decode_image, shown
+from vqtrt.data.images.decode import decode_image
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.errors import ImageError, VqtrtError
+from vqtrt.system.names import printable
 
 
 @pytest.fixture
@@ -301,5 +302,5 @@ def test_threads_agree_and_leave_warning_filters_alone(tmp_path, picture):
 
 
 def test_shown_escapes():
-    assert shown("a\nb\x1b[0m\udcff") == "a\\nb\\x1b[0m\\udcff"
-    assert shown(Path("bücher/é.png")) == "bücher/é.png"
+    assert printable("a\nb\x1b[0m\udcff") == "a\\nb\\x1b[0m\\udcff"
+    assert printable(Path("bücher/é.png")) == "bücher/é.png"

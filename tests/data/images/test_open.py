@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqtrt.data.folder import ImageFolder
 from vqtrt.data.images.arrays import ArrayImages
+from vqtrt.data.images.folder import ImageFolder
 from vqtrt.data.images.open import open_images
 from vqtrt.data.images.shapes import Shapes
 from vqtrt.errors import VqtrtError

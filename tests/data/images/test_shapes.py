@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqtrt.data.folder import ImageFolder
+from vqtrt.data.images.folder import ImageFolder
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.shapes import CLASSES, Shapes, write_shapes
 from vqtrt.errors import VqtrtError

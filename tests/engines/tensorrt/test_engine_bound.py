@@ -9,7 +9,8 @@ from vqtrt.engines import cuda
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import BatchSampler
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from vqtrt.engines.tensorrt.plans import runtime_cache
 from vqtrt.engines.tensorrt.runtime_cache import write_cache
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
-from vqtrt.images.sampler import BatchSampler, SamplingParams
+from vqtrt.formats.sampling import SamplingParams
+from vqtrt.images.sampler import BatchSampler
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from vqtrt.export.tensorrt.report import Layer
 from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, PriorInfo, Source, TensorSpec
 from vqtrt.formats.precision import PRECISIONS
 from vqtrt.models.audio import SpeechVQVAE
-from vqtrt.models.audio_run import speech_info
+from vqtrt.models.info import speech_info
 from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.priors.wavenet_graphs import wavenet_graph
 

@@ -4,8 +4,8 @@ import re
 from pathlib import Path, PurePosixPath
 
 from vqtrt.data.audio.textgrid import Interval, read_intervals
-from vqtrt.data.images.decode import shown
 from vqtrt.errors import AudioError, VqtrtError
+from vqtrt.system.names import printable
 
 SLACK_SECONDS = 0.1
 """How much sooner or later than its audio an alignment may end."""
@@ -24,13 +24,13 @@ class Alignments:
     def __init__(self, root: Path, tier: str = "phones") -> None:
         self.root, self.tier = root, tier
         if not root.is_dir():
-            raise VqtrtError(f"{shown(root)}: no such folder; give that of the TextGrids")
+            raise VqtrtError(f"{printable(root)}: no such folder; give that of the TextGrids")
         self._paths: dict[str, list[Path]] = {}
         for path in sorted(root.rglob("*")):
             if path.suffix.lower() == ".textgrid":
                 self._paths.setdefault(path.stem, []).append(path)
         if not self._paths:
-            raise VqtrtError(f"{shown(root)}: holds no .TextGrid files; check the path")
+            raise VqtrtError(f"{printable(root)}: holds no .TextGrid files; check the path")
 
     def find(self, name: str) -> Path:
         """The TextGrid of the recording `name`; raises `AudioError` if there is no one."""
@@ -44,11 +44,11 @@ class Alignments:
             if found:
                 raise AudioError(
                     f"{name}: {len(found)} alignments are named {found[0].name} below "
-                    f"{shown(self.root)}; leave one, or put each in a folder named as its "
+                    f"{printable(self.root)}; leave one, or put each in a folder named as its "
                     "recording's"
                 )
         raise AudioError(
-            f"{name}: no {plain}.TextGrid below {shown(self.root)}; align it, or leave it out"
+            f"{name}: no {plain}.TextGrid below {printable(self.root)}; align it, or leave it out"
         )
 
     def read(self, name: str, seconds: float) -> list[Interval]:
@@ -59,11 +59,12 @@ class Alignments:
         path = self.find(name)
         intervals = read_intervals(path, self.tier)
         if not intervals:
-            raise AudioError(f"{shown(path)}: has no intervals; align {name} again")
+            raise AudioError(f"{printable(path)}: has no intervals; align {name} again")
         end = intervals[-1][1]
         if abs(end - seconds) > SLACK_SECONDS:
             raise AudioError(
-                f"{shown(path)}: ends at {end:.2f} s, but {name} lasts {seconds:.2f} s; it does "
+                f"{printable(path)}: ends at {end:.2f} s, but {name} lasts {seconds:.2f} s; it "
+                f"does "
                 "not belong to this recording, or has to be aligned again"
             )
         return intervals

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.data.audio.decode import AudioPreprocessing
-from vqtrt.data.audio.open import SpeechSource
+from vqtrt.data.audio.open import AudioSource
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError
 
@@ -54,7 +54,7 @@ class CountedBlocks:
 
 
 def read_clips(
-    source: SpeechSource,
+    source: AudioSource,
     preprocessing: AudioPreprocessing,
     *,
     most: int,
@@ -149,7 +149,7 @@ class _Room:
 
 
 def _begin(
-    source: SpeechSource, preprocessing: AudioPreprocessing, item: Item, most: int
+    source: AudioSource, preprocessing: AudioPreprocessing, item: Item, most: int
 ) -> tuple[Clip, int]:
     """A recording, and how many samples of it were read."""
     begun: list[Audio] = []

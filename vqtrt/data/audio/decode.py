@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from vqtrt.data.audio.recording import ESTIMATED, UNKNOWN, Recording, damaged
-from vqtrt.data.images.decode import shown
 from vqtrt.errors import AudioError, VqtrtError, unwritable
 from vqtrt.system.atomic import replacing_file
+from vqtrt.system.names import printable
 
 Audio = NDArray[np.float32]
 """Mono samples (T,), float32 in [-1, 1] or a little beyond."""
@@ -74,7 +74,7 @@ def read_audio(path: Path, preprocessing: AudioPreprocessing) -> Audio:
         count += len(block)
         if count > _WHOLE:
             hours = _WHOLE / 3600 / preprocessing.sample_rate
-            raise AudioError(f"{shown(path)}: is longer than {hours:.0f} hours; split it")
+            raise AudioError(f"{printable(path)}: is longer than {hours:.0f} hours; split it")
     return np.concatenate(blocks)
 
 
@@ -165,7 +165,7 @@ def _resampled(path: Path, rate: int) -> Iterator[Audio]:
                 given = True
                 yield made
     if not given:
-        raise AudioError(f"{shown(path)}: is too short to be brought to {rate} Hz; remove it")
+        raise AudioError(f"{printable(path)}: is too short to be brought to {rate} Hz; remove it")
 
 
 def _mono(recording: Recording, frames: int = _BLOCK_FRAMES) -> Iterator[tuple[Audio, bool]]:
@@ -177,7 +177,7 @@ def _mono(recording: Recording, frames: int = _BLOCK_FRAMES) -> Iterator[tuple[A
             mono = block[:, 0] if block.shape[1] == 1 else _mixed(block)
             if (at := bad_sample(mono)) is not None:
                 raise AudioError(
-                    f"{shown(recording.path)}: sample {done + at} is {mono[at]:g}; samples are "
+                    f"{printable(recording.path)}: sample {done + at} is {mono[at]:g}; samples are "
                     "finite and within [-1, 1], so mend or remove the file"
                 )
             balance.add(block, mono)
@@ -187,7 +187,7 @@ def _mono(recording: Recording, frames: int = _BLOCK_FRAMES) -> Iterator[tuple[A
             ahead = np.ascontiguousarray(mono)
         balance.check(recording.path)
     if ahead is None:
-        raise AudioError(f"{shown(recording.path)}: holds no samples; remove it")
+        raise AudioError(f"{printable(recording.path)}: holds no samples; remove it")
     yield ahead, True
 
 
@@ -236,8 +236,10 @@ class _Balance:
             if total:
                 left = f"{20 * math.log10(loudest / total):.0f} dB below the loudest of them"
             raise AudioError(
-                f"{shown(path)}: its {count} channels cancel out: their mix is {left}; keep one: "
-                f"ffmpeg -i {shown(path.name)} -af 'pan=mono|c0=c0' {shown(path.stem)}-mono.flac"
+                f"{printable(path)}: its {count} channels cancel out: their mix is {left}; keep "
+                f"one: "
+                f"ffmpeg -i {printable(path.name)} -af 'pan=mono|c0=c0' "
+                f"{printable(path.stem)}-mono.flac"
             )
 
 

@@ -12,12 +12,12 @@ from typing import Protocol
 
 from vqtrt.data.audio.decode import Audio, AudioPreprocessing, read_audio, read_blocks
 from vqtrt.data.folder import FileTree, name_text
-from vqtrt.data.images.decode import shown
 from vqtrt.data.selection import Selection, suffix_of
 from vqtrt.data.source import Item
 from vqtrt.data.suffixes import CONVERTIBLE_AUDIO, READ_AUDIO
 from vqtrt.errors import VqtrtError
 from vqtrt.system.files import open_file
+from vqtrt.system.names import printable
 
 _LIBRISPEECH = re.compile(
     r"(?:^|/)(?P<speaker>\d+)/(?P<chapter>\d+)/(?P=speaker)[-_](?P=chapter)[-_][\d_-]+\.\w+$"
@@ -28,7 +28,7 @@ _LJSPEECH = re.compile(r"(?:^|/)LJ\d{3}-\d{4}\.\w+$")
 _MAX_TEXT = 1 << 20
 
 
-class SpeechSource(Protocol):
+class AudioSource(Protocol):
     """Recordings in a fixed order, the same on every machine and at every call."""
 
     @property
@@ -51,7 +51,7 @@ class SpeechSource(Protocol):
         """What is said in it, where a transcript is at hand."""
 
 
-class SpeechFolder(FileTree):
+class AudioFolder(FileTree):
     """The recordings below `root`, or the one file that `root` is.
 
     A first-level sub-folder is a speaker; files directly in `root` have none. Of names as in
@@ -72,10 +72,10 @@ class SpeechFolder(FileTree):
         super().__init__(root, selection, recording_kind)
         self._pattern = _compiled(speaker_pattern)
         if not self.root.exists():
-            raise VqtrtError(f"{shown(root)}: no such file or folder; check the path")
+            raise VqtrtError(f"{printable(root)}: no such file or folder; check the path")
         if self.selection and self.root.is_file():
             raise VqtrtError(
-                f"{shown(root)}: is one recording, and --include and --exclude choose from a "
+                f"{printable(root)}: is one recording, and --include and --exclude choose from a "
                 "folder; leave them out"
             )
         if next(self.paths(), None) is None:
@@ -138,7 +138,7 @@ class SpeechFolder(FileTree):
         return _read_text(self.path(item).with_suffix(".txt"))
 
 
-class VCTK(SpeechFolder):
+class VCTK(AudioFolder):
     """The VCTK corpus in its own layout.
 
     0.92: `wav48_silence_trimmed/pNNN/pNNN_MMM_mic1.flac`, of whose two microphones the first is
@@ -154,7 +154,9 @@ class VCTK(SpeechFolder):
         self.corpus = Path(root)
         here = [name for name in self.FOLDERS if (self.corpus / name).is_dir()]
         if not here:
-            raise VqtrtError(f"{shown(root)}: no {' or '.join(self.FOLDERS)} in it; check the path")
+            raise VqtrtError(
+                f"{printable(root)}: no {' or '.join(self.FOLDERS)} in it; check the path"
+            )
         super().__init__(self.corpus / here[0], selection=selection)
 
     def paths(self) -> Iterator[str]:
@@ -172,10 +174,10 @@ class VCTK(SpeechFolder):
 
 def open_speech(
     path: str | Path, speaker_pattern: str | None = None, selection: Selection | None = None
-) -> SpeechSource:
+) -> AudioSource:
     """Open a folder of recordings, the VCTK corpus, or a single recording.
 
-    With `speaker_pattern` every folder is a plain one (see `SpeechFolder`), VCTK too. `selection`
+    With `speaker_pattern` every folder is a plain one (see `AudioFolder`), VCTK too. `selection`
     says which files of a folder count.
 
     Raises `VqtrtError` for what is missing or holds no recordings.
@@ -184,12 +186,14 @@ def open_speech(
     try:
         if speaker_pattern is None and any((where / name).is_dir() for name in VCTK.FOLDERS):
             return VCTK(where, selection)
-        return SpeechFolder(where, speaker_pattern, selection)
+        return AudioFolder(where, speaker_pattern, selection)
     except (OSError, ValueError) as error:  # too long, a NUL byte, a parent that is closed
-        raise VqtrtError(f"{shown(path)}: cannot be opened ({error}); check the path") from error
+        raise VqtrtError(
+            f"{printable(path)}: cannot be opened ({error}); check the path"
+        ) from error
 
 
-def speaker_note(source: SpeechSource) -> str | None:
+def speaker_note(source: AudioSource) -> str | None:
     """What to tell where one speaker stands for all recordings of a source; None elsewhere."""
     if len(source.classes) != 1 or any(item.label != 0 for item in source.items()):
         return None

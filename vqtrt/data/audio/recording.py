@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 from vqtrt.data.audio.file_bytes import DamagedError, FileBytes
 from vqtrt.data.audio.streams import Stream, find_streams
-from vqtrt.data.images.decode import shown
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.system.files import open_file
+from vqtrt.system.names import printable
 
 UNKNOWN = (1 << 63) - 1
 """Frames that libsndfile gives for a FLAC whose header leaves its length open."""
@@ -67,7 +67,7 @@ class Recording:
         try:
             self._size = os.fstat(self._descriptor).st_size
             if not self._size:
-                raise AudioError(f"{shown(path)}: is empty; remove it")
+                raise AudioError(f"{printable(path)}: is empty; remove it")
             try:
                 self._streams = find_streams(FileBytes(self._descriptor, self._size))
             except DamagedError as error:
@@ -96,7 +96,7 @@ class Recording:
             with self._open(stream) as opened:
                 if opened.samplerate != self.sample_rate:
                     raise AudioError(
-                        f"{shown(self.path)}: holds {len(self._streams)} recordings, one after "
+                        f"{printable(self.path)}: holds {len(self._streams)} recordings, one after "
                         f"another, of {self.sample_rate} and {opened.samplerate} Hz; split it, or "
                         f"bring it to one rate: {_ffmpeg(self.path)}"
                     )
@@ -182,18 +182,20 @@ def _opened(path: Path) -> BinaryIO:
     try:
         return open_file(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise AudioError(f"{shown(path)}: no such file; check the path") from None
+        raise AudioError(f"{printable(path)}: no such file; check the path") from None
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             # Not the recording's fault: passing over it would pass over all that follow.
-            raise VqtrtError(f"{shown(path)}: too many open files; raise `ulimit -n`") from error
-        raise AudioError(f"{shown(path)}: cannot be read ({error.strerror})") from error
+            raise VqtrtError(
+                f"{printable(path)}: too many open files; raise `ulimit -n`"
+            ) from error
+        raise AudioError(f"{printable(path)}: cannot be read ({error.strerror})") from error
 
 
 def _check_claims(path: Path, file: Any, size: int) -> None:
     if file.channels > _MAX_CHANNELS or not _RATES[0] <= file.samplerate <= _RATES[1]:
         raise AudioError(
-            f"{shown(path)}: claims {file.channels} channels at {file.samplerate} Hz; up to "
+            f"{printable(path)}: claims {file.channels} channels at {file.samplerate} Hz; up to "
             f"{_MAX_CHANNELS} channels and {_RATES[0]} to {_RATES[1]} Hz are read"
         )
     if size * _DENSEST < file.frames < UNKNOWN:
@@ -233,19 +235,20 @@ def _unknown(path: Path, error: Exception) -> AudioError:
         # libsndfile names the file; its reason comes after the last colon.
         return damaged(path, str(error).rpartition(": ")[2])
     return AudioError(
-        f"{shown(path)}: libsndfile {soundfile.__libsndfile_version__} reads no {suffix[1:]}, "
+        f"{printable(path)}: libsndfile {soundfile.__libsndfile_version__} reads no {suffix[1:]}, "
         f'{needed} and later do: pip install --upgrade "vqtrt[speech]", or convert to flac'
     )
 
 
 def _ffmpeg(path: Path) -> str:
     """A command line that brings a file to one that is read."""
-    return f"ffmpeg -i {shown(path.name)} {shown(path.stem)}-mended.flac"
+    return f"ffmpeg -i {printable(path.name)} {printable(path.stem)}-mended.flac"
 
 
 def damaged(path: Path, reason: str) -> AudioError:
     """What to raise for a file that cannot be decoded."""
     text = " ".join(reason.split()).rstrip(".")
     return AudioError(
-        f"{shown(path)}: is no audio that can be read, or is damaged ({text}); replace or remove it"
+        f"{printable(path)}: is no audio that can be read, or is damaged ({text}); replace or "
+        f"remove it"
     )

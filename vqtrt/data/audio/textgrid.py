@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from vqtrt.data.images.decode import shown
 from vqtrt.errors import AudioError
 from vqtrt.system.files import read_file
+from vqtrt.system.names import printable
 
 _MAX_BYTES = 1 << 26
 _SAME_TIME = 1e-6
@@ -54,7 +54,7 @@ def read_intervals(path: Path, tier: str = "phones") -> list[Interval]:
     if not values.string("its type").startswith("ooTextFile"):
         raise values.error("is no TextGrid; give one that Praat saved as text")
     if (kind := values.string("its class")) != "TextGrid":
-        raise values.error(f"holds a {shown(kind)[:40]}, not a TextGrid")
+        raise values.error(f"holds a {printable(kind)[:40]}, not a TextGrid")
     values.number("its beginning")
     values.number("its end")
     names: list[str] = []
@@ -66,9 +66,9 @@ def read_intervals(path: Path, tier: str = "phones") -> list[Interval]:
         found = _entries(values, name, points=points)
         if name == tier:
             if points:
-                raise values.error(f"its tier {shown(tier)} holds points, not intervals")
+                raise values.error(f"its tier {printable(tier)} holds points, not intervals")
             return list(_ordered(values, found))
-        names.append(shown(name)[:40])
+        names.append(printable(name)[:40])
         if not points and _matches(name, tier):
             alike_names.append(names[-1])
             if len(alike) < 2:  # enough to know that there is more than one
@@ -79,11 +79,12 @@ def read_intervals(path: Path, tier: str = "phones") -> list[Interval]:
         return list(_ordered(values, iter(alike[0])))
     if alike:
         raise values.error(
-            f"has {len(alike_names)} tiers that match {shown(tier)}: {_list(alike_names)}; "
+            f"has {len(alike_names)} tiers that match {printable(tier)}: {_list(alike_names)}; "
             "name one of them with --tier"
         )
     raise values.error(
-        f"has no tier {shown(tier)}, but {_list(names) or 'none at all'}; name one with --tier, "
+        f"has no tier {printable(tier)}, but {_list(names) or 'none at all'}; name one with "
+        f"--tier, "
         "or a pattern such as '*phones'"
     )
 
@@ -117,11 +118,12 @@ def _ordered(values: "_Values", intervals: Iterator[Interval]) -> Iterator[Inter
         start, end, text = interval
         if end < start:
             raise values.error(
-                f"interval {i} ({shown(text)[:40]}) runs backwards, from {start:g} to {end:g} s"
+                f"interval {i} ({printable(text)[:40]}) runs backwards, from {start:g} to {end:g} s"
             )
         if start < before - _SAME_TIME:
             raise values.error(
-                f"interval {i} ({shown(text)[:40]}) begins at {start:g} s, before the one ahead of "
+                f"interval {i} ({printable(text)[:40]}) begins at {start:g} s, before the one "
+                f"ahead of "
                 f"it ends at {before:g} s"
             )
         before = end
@@ -137,7 +139,7 @@ class _Values:
 
     def error(self, what: str) -> AudioError:
         """One that names the file."""
-        return AudioError(f"{shown(self._path)}: {what}")
+        return AudioError(f"{printable(self._path)}: {what}")
 
     def string(self, what: str) -> str:
         """The next value, which has to be a string."""
@@ -173,26 +175,26 @@ class _Values:
         raise self._damaged(what, "the file ends too soon")
 
     def _damaged(self, what: str, why: str) -> AudioError:
-        return self.error(f"is no TextGrid, or is damaged at {shown(what)[:100]} ({why})")
+        return self.error(f"is no TextGrid, or is damaged at {printable(what)[:100]} ({why})")
 
 
 def _text(path: Path) -> str:
     try:
         data = read_file(path, _MAX_BYTES)
     except FileNotFoundError:
-        raise AudioError(f"{shown(path)}: no such file; check the path") from None
+        raise AudioError(f"{printable(path)}: no such file; check the path") from None
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise AudioError(
-                f"{shown(path)}: is larger than {_MAX_BYTES >> 20} MiB; split it"
+                f"{printable(path)}: is larger than {_MAX_BYTES >> 20} MiB; split it"
             ) from None
-        raise AudioError(f"{shown(path)}: cannot be read ({error.strerror})") from error
+        raise AudioError(f"{printable(path)}: cannot be read ({error.strerror})") from error
     if data.startswith(b"ooBinaryFile"):
-        raise AudioError(f"{shown(path)}: is binary; save it as text in Praat")
+        raise AudioError(f"{printable(path)}: is binary; save it as text in Praat")
     wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         return data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise AudioError(
-            f"{shown(path)}: is neither UTF-8 nor UTF-16 with its mark; save it as UTF-8"
+            f"{printable(path)}: is neither UTF-8 nor UTF-16 with its mark; save it as UTF-8"
         ) from error

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqtrt.data.images.decode import fit, shown
+from vqtrt.data.images.decode import fit
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.data.source import Images, Item
+from vqtrt.data.images.source import Images
+from vqtrt.data.source import Item
 from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.system.files import open_file
+from vqtrt.system.names import printable
 
 MAX_HEADER = 64 * 1024
 """Longest `.npy` header that is read, in bytes."""
@@ -49,7 +51,7 @@ class ArrayImages:
     ) -> None:
         parts = [(stem, len(array))] if isinstance(stem, str) and array.ndim else list(stem)
         self._parts: list[tuple[str, int]] = parts  # type: ignore[assignment]
-        name = shown(parts[0][0] if parts else "images")
+        name = printable(parts[0][0] if parts else "images")
         check_images(name, array.dtype, array.shape)
         if sum(count for _, count in self._parts) != len(array):
             raise VqtrtError(f"{name}: the counts of `stem` do not add up to {len(array)}")
@@ -104,7 +106,7 @@ def open_npy(path: Path, mmap: bool = True) -> NDArray[Any]:
     Never unpickles. Raises `VqtrtError` for anything that is not a well-formed `.npy` (versions
     1.0 to 3.0) whose data is all there. A mapped file must not be shortened while in use.
     """
-    name = shown(path)
+    name = printable(path)
     try:
         with open_file(path) as stream:
             header = read_header(stream, name)
@@ -148,9 +150,11 @@ def read_header(stream: IO[bytes], name: str) -> Header:
         if not all(type(n) is int and 0 <= n < 2**48 for n in shape):
             raise ValueError(f"shape {shape}")
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
-        raise VqtrtError(f"{name}: damaged .npy header ({shown(error)}); save it anew") from error
+        raise VqtrtError(
+            f"{name}: damaged .npy header ({printable(error)}); save it anew"
+        ) from error
     if not isinstance(descr, str) or not _PLAIN_DTYPE.fullmatch(descr):
-        raise VqtrtError(f"{name}: dtype {shown(descr)[:40]!r} is not read; save plain numbers")
+        raise VqtrtError(f"{name}: dtype {printable(descr)[:40]!r} is not read; save plain numbers")
     dtype = np.dtype(descr)
     return Header(dtype, shape, fortran, math.prod(shape) * dtype.itemsize)
 

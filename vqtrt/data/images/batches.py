@@ -10,22 +10,16 @@ from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.data.source import Images, ImageSource, Item
+from vqtrt.data.images.source import Images, ImageSource
+from vqtrt.data.reading import OnError
+from vqtrt.data.source import Item
 from vqtrt.errors import ImageError
-from vqtrt.system.cores import usable_cores
 
-OnError = Literal["stop", "skip"]
 _AHEAD = 3
-
-
-def default_workers() -> int:
-    """Number of reading threads: one per usable core, at most 16."""
-    return min(16, usable_cores())
 
 
 @dataclass
@@ -38,11 +32,6 @@ class Batch:
     """(n, H, W, 3) uint8; n may be 0 where every item was rejected."""
     rejected: list[tuple[Item, str]] = field(default_factory=list)
     """What could not be read, and why."""
-
-    @property
-    def consumed(self) -> int:
-        """Items of the source that this batch accounts for."""
-        return len(self.items) + len(self.rejected)
 
 
 def read_batches(

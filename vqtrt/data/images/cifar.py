@@ -18,9 +18,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vqtrt.data.images.arrays import ArrayImages
-from vqtrt.data.images.decode import shown
 from vqtrt.errors import VqtrtError
 from vqtrt.system.files import open_file, read_file
+from vqtrt.system.names import printable
 
 CLASSES = (
     "airplane",
@@ -129,13 +129,15 @@ def open_cifar(
         raise
     except Exception as error:  # gzip, zlib and tarfile raise half a dozen types
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
-            raise VqtrtError(f"{shown(path)}: {error.strerror}: too large for CIFAR") from error
-        reason = getattr(error, "strerror", None) or shown(error) or type(error).__name__
+            raise VqtrtError(f"{printable(path)}: {error.strerror}: too large for CIFAR") from error
+        reason = getattr(error, "strerror", None) or printable(error) or type(error).__name__
         kind = "" if path.is_dir() else _no_archive(path)
-        raise VqtrtError(f"{shown(path)}: cannot be read ({reason}){kind}") from error
+        raise VqtrtError(f"{printable(path)}: cannot be read ({reason}){kind}") from error
     if labels and labels not in version.labels:
         known = ", ".join(filter(None, version.labels)) or "none to choose"
-        raise VqtrtError(f"{shown(path)}:{shown(labels)}: labels of {version.name} are: {known}")
+        raise VqtrtError(
+            f"{printable(path)}:{printable(labels)}: labels of {version.name} are: {known}"
+        )
     label = version.labels[labels or next(iter(version.labels))]
     return _images(path, found, wanted, version, label)
 
@@ -155,7 +157,7 @@ def _find(path: Path, split: str) -> tuple[dict[str, bytes], tuple[str, ...], _V
         wanted = version.files(split)
         if not python and not found:
             raise VqtrtError(
-                f"{shown(path)}: is a .tar.gz without the files of CIFAR-10 or CIFAR-100 "
+                f"{printable(path)}: is a .tar.gz without the files of CIFAR-10 or CIFAR-100 "
                 "(data_batch_1.bin, train.bin, …); unpack it, and give the folder of images"
             )
     else:
@@ -164,7 +166,7 @@ def _find(path: Path, split: str) -> tuple[dict[str, bytes], tuple[str, ...], _V
         return found, (path.name,), version
     if python:
         raise VqtrtError(
-            f"{shown(path)}: is the Python version of CIFAR, whose files are pickles and never "
+            f"{printable(path)}: is the Python version of CIFAR, whose files are pickles and never "
             "loaded; give the binary version, cifar-10-binary.tar.gz or cifar-100-binary.tar.gz"
         )
     missing = [name for name in wanted if name not in found]
@@ -172,7 +174,7 @@ def _find(path: Path, split: str) -> tuple[dict[str, bytes], tuple[str, ...], _V
         wanted = tuple(name for name in wanted if name in found)
     elif missing:
         raise VqtrtError(
-            f"{shown(path)}: has no {', '.join(missing)}; it takes the binary version of "
+            f"{printable(path)}: has no {', '.join(missing)}; it takes the binary version of "
             f"{version.name}"
         )
     return found, wanted, version
@@ -194,7 +196,8 @@ def _images(
     labels = records[:, label.byte]
     if (worst := int(labels.max())) >= label.classes:
         raise VqtrtError(
-            f"{shown(path)}: label {worst} is over {label.classes - 1}; this is not {version.name}"
+            f"{printable(path)}: label {worst} is over {label.classes - 1}; this is not "
+            f"{version.name}"
         )
     images = records[:, len(version.labels) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     classes = label.known or tuple(str(i) for i in range(label.classes))
@@ -222,7 +225,8 @@ def _sizes(folder: Path, names: tuple[str, ...]) -> dict[str, int]:
 def _count(path: Path, name: str, size: int, version: _Version) -> int:
     if size == 0 or size % version.record:
         raise VqtrtError(
-            f"{shown(path)}: {shown(name)} has {size} bytes, not a multiple of {version.record}; "
+            f"{printable(path)}: {printable(name)} has {size} bytes, not a multiple of "
+            f"{version.record}; "
             f"if it is {version.name} in the binary version, fetch it again"
         )
     return size // version.record
@@ -232,7 +236,8 @@ def _class_names(path: Path, label: _Labels, text: bytes, at_least: int) -> tupl
     names = tuple(text.decode("utf-8", "replace").split())
     if not at_least <= len(names) <= label.classes or len(set(names)) != len(names):
         raise VqtrtError(
-            f"{shown(path)}: {label.names} must name {label.classes} classes, it names {len(names)}"
+            f"{printable(path)}: {label.names} must name {label.classes} classes, it names "
+            f"{len(names)}"
         )
     return names
 
@@ -255,7 +260,7 @@ def _read_tar(path: Path) -> tuple[dict[str, bytes], bool]:
     with (
         open_file(path) as packed,
         gzip.open(packed) as unpacked,
-        tarfile.open(fileobj=_Bounded(unpacked, shown(path)), mode="r|") as archive,  # type: ignore[call-overload]
+        tarfile.open(fileobj=_Bounded(unpacked, printable(path)), mode="r|") as archive,  # type: ignore[call-overload]
     ):
         for member in archive:
             folder, _, name = member.name.rpartition("/")
@@ -266,11 +271,11 @@ def _read_tar(path: Path) -> tuple[dict[str, bytes], bool]:
             if name not in _KNOWN:
                 continue
             if name in found:
-                raise VqtrtError(f"{shown(path)}: holds {name} twice; fetch it again")
+                raise VqtrtError(f"{printable(path)}: holds {name} twice; fetch it again")
             # The zeros of a sparse file take nothing of the archive.
             left -= member.size
             if left < 0:
-                raise _too_large(shown(path))
+                raise _too_large(printable(path))
             content = archive.extractfile(member)
             found[name] = content.read() if content else b""
     return found, bool(python) and not found

@@ -27,9 +27,10 @@ from vqtrt.data.foreign import foreign_bytes
 from vqtrt.data.images.bands import alpha_is_declared, tiff_kind, without_extra
 from vqtrt.data.images.png import SIGNATURE, only_pixels, only_pixels_of
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.data.source import Images
+from vqtrt.data.images.source import Images
 from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.system.files import open_file, read_file
+from vqtrt.system.names import printable
 
 MAX_PIXELS = 89_478_485
 """Largest width x height that is decoded: the level at which Pillow warns of a bomb."""
@@ -78,18 +79,13 @@ def decode_image(file: Path | BinaryIO, preprocessing: Preprocessing | None = No
                 return _decode(stream, preprocessing)
         return _decode(data, preprocessing)
     except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
-        name = shown(file if isinstance(file, Path) else getattr(file, "name", "image"))
+        name = printable(file if isinstance(file, Path) else getattr(file, "name", "image"))
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             # Not the image's fault: passing over it would pass over all that follow.
             raise VqtrtError(f"{name}: too many open files; raise `ulimit -n`") from error
         raise ImageError(
             f"{name}: not an image that can be read ({_reason(error)}); replace or remove it"
         ) from error
-
-
-def shown(path: object) -> str:
-    """A path for a one-line message: what is not printable or not UTF-8 is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing | None) -> Images:
@@ -271,4 +267,4 @@ def _reason(error: Exception) -> str:
         return f"more than the {MAX_PIXELS} pixels allowed"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return shown(error) or type(error).__name__
+    return printable(error) or type(error).__name__

@@ -24,10 +24,9 @@ from vqtrt.data.images.arrays import (
     read_data,
     read_header,
 )
-from vqtrt.data.images.decode import shown
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.codes import short
 from vqtrt.system.files import open_file
+from vqtrt.system.names import brief, printable
 
 _IMAGE_KEYS = ("images", "x", "data", "arr_0")
 """Names of the one array of images, the first first."""
@@ -83,12 +82,14 @@ def open_array_images(path: Path, key: str = "", split: str = "all") -> ArrayIma
     if path.suffix.lower() == ".npz":
         return _open_npz(path, key, split)
     if key:
-        raise VqtrtError(f"{shown(path)}:{shown(key)}: an .npy has one array; leave the name out")
+        raise VqtrtError(
+            f"{printable(path)}:{printable(key)}: an .npy has one array; leave the name out"
+        )
     return ArrayImages(open_npy(path), stem=path.name)
 
 
 def _open_npz(path: Path, key: str, split: str) -> ArrayImages:
-    name = shown(path)
+    name = printable(path)
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
             arrays = {n: _Array(m, h) for n, m, h in _arrays(archive, name)}
@@ -98,7 +99,7 @@ def _open_npz(path: Path, key: str, split: str) -> ArrayImages:
             total = sum(_declared(arrays[k]) for k in (chosen, labels) if k is not None)
             if total > MAX_NPZ_BYTES:
                 raise VqtrtError(f"{name}: declares {total} bytes; save the images as .npy instead")
-            check_images(f"{name}: {shown(chosen)}", header.dtype, _image_shape(chosen, header))
+            check_images(f"{name}: {printable(chosen)}", header.dtype, _image_shape(chosen, header))
             images = _read(archive, arrays[chosen].member, name)
             found = None if labels is None else _read(archive, arrays[labels].member, name)
     except VqtrtError:
@@ -106,7 +107,7 @@ def _open_npz(path: Path, key: str, split: str) -> ArrayImages:
     except OSError as error:
         raise VqtrtError(f"{name}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # zipfile and its decompressors raise half a dozen types
-        reason = shown(error) or type(error).__name__
+        reason = printable(error) or type(error).__name__
         raise VqtrtError(f"{name}: not an .npz that can be read ({reason})") from error
     # Another array of the same archive is another data set: its items have other names.
     stem = path.name if chosen == _default(arrays) else f"{path.name}:{chosen}"
@@ -131,9 +132,9 @@ def _arrays(
 def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Header:
     """The header of one array, checked against the size that the archive declares."""
     with archive.open(member) as stream:
-        header = read_header(stream, f"{name}: {shown(member.filename)}")
+        header = read_header(stream, f"{name}: {printable(member.filename)}")
         if member.file_size - stream.tell() < header.nbytes:
-            raise VqtrtError(f"{name}: {shown(member.filename)} is cut short; write it again")
+            raise VqtrtError(f"{name}: {printable(member.filename)} is cut short; write it again")
     return header
 
 
@@ -170,12 +171,12 @@ def _default(arrays: dict[str, _Array]) -> str | None:
 def _chosen(name: str, arrays: dict[str, _Array], key: str, split: str) -> str:
     """The array of images, or an error that lists all arrays."""
     if key and key not in arrays:
-        raise VqtrtError(f"{name}: no array named {shown(key)}; it holds {_listed(arrays)}")
+        raise VqtrtError(f"{name}: no array named {printable(key)}; it holds {_listed(arrays)}")
     parts = _SPLIT_KEYS.get(split, ())
     chosen = key or next((part for part in parts if part in arrays), None) or _default(arrays)
     if chosen is None:
         fitting = [n for n, array in arrays.items() if _may_be_images(n, array)]
-        example = shown(next(iter(fitting or arrays), "images"))
+        example = printable(next(iter(fitting or arrays), "images"))
         raise VqtrtError(
             f"{name}: {len(fitting)} arrays may be the images, uint8 {SHAPES}; it holds "
             f"{_listed(arrays)}; name one, as in {name}:{example}"
@@ -184,7 +185,7 @@ def _chosen(name: str, arrays: dict[str, _Array], key: str, split: str) -> str:
 
 
 def _listed(arrays: dict[str, _Array]) -> str:
-    told = [f"{short(name)} {array}" for name, array in list(arrays.items())[:_LISTED]]
+    told = [f"{brief(name)} {array}" for name, array in list(arrays.items())[:_LISTED]]
     more = f", and {len(arrays) - _LISTED} more" if len(arrays) > _LISTED else ""
     return (", ".join(told) or "nothing") + more
 

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Literal
 
-from vqtrt.data.folder import ImageFolder
 from vqtrt.data.foreign import foreign_file
 from vqtrt.data.images.cifar import is_cifar, open_cifar
-from vqtrt.data.images.decode import shown
+from vqtrt.data.images.folder import ImageFolder
 from vqtrt.data.images.npz import open_array_images
 from vqtrt.data.images.shapes import Shapes
+from vqtrt.data.images.source import ImageSource
 from vqtrt.data.selection import Selection
-from vqtrt.data.source import ImageSource
 from vqtrt.errors import VqtrtError
+from vqtrt.system.names import printable
 
 Split = Literal["train", "test", "all"]
 """Parts of a data set. CIFAR, shapes and some .npz have parts; of the others every split is all."""
@@ -40,7 +40,7 @@ def open_images(
     source = _open(path, split, selection)
     if selection and not isinstance(source, ImageFolder):
         raise VqtrtError(
-            f"{shown(path)}: is no folder of images, from which alone --include and --exclude "
+            f"{printable(path)}: is no folder of images, from which alone --include and --exclude "
             "choose; leave them out"
         )
     return source
@@ -55,27 +55,30 @@ def _open(path: str | Path, split: str, selection: Selection | None) -> ImageSou
             before, _, part = str(path).rpartition(":")
             where = Path(before)
             if not before or not where.exists():
-                raise VqtrtError(f"{shown(path)}: no such file or folder; check the path")
+                raise VqtrtError(f"{printable(path)}: no such file or folder; check the path")
         folder = where.is_dir()
         name = where.name.lower()
         cifar = is_cifar(where) if folder else name.endswith(_CIFAR)
     except (OSError, ValueError) as error:  # too long, a NUL byte, a parent that is closed
-        raise VqtrtError(f"{shown(path)}: cannot be opened ({error}); check the path") from error
+        raise VqtrtError(
+            f"{printable(path)}: cannot be opened ({error}); check the path"
+        ) from error
     if cifar:
         return open_cifar(where, split, part)  # type: ignore[arg-type]
     if name.endswith(_ARRAYS) and not folder:
         return open_array_images(where, part, split)
     if part:
         raise VqtrtError(
-            f"{shown(path)}: no such file or folder, and {shown(where)} has no parts to name; "
+            f"{printable(path)}: no such file or folder, and {printable(where)} has no parts to "
+            f"name; "
             "check the path"
         )
     if folder:
         return ImageFolder(where, selection)
     if found := foreign_file(where):
-        raise VqtrtError(f"{shown(path)}: is {found.name}, which is not read; {found.advice}")
+        raise VqtrtError(f"{printable(path)}: is {found.name}, which is not read; {found.advice}")
     raise VqtrtError(
-        f"{shown(path)}: not a data set; give a folder of images (for one image, the folder it "
+        f"{printable(path)}: not a data set; give a folder of images (for one image, the folder it "
         "is in), an .npy or .npz, or CIFAR as .tar.gz, .bin or folder"
     )
 
@@ -83,9 +86,9 @@ def _open(path: str | Path, split: str, selection: Selection | None) -> ImageSou
 def _open_shapes(text: str, split: str) -> Shapes:
     numbers = text.split(":")[1:]
     if len(numbers) > 2 or not all(n.isascii() and n.isdigit() and len(n) < 20 for n in numbers):
-        raise VqtrtError(f"{shown(text)}: give shapes, shapes:COUNT or shapes:COUNT:SEED")
+        raise VqtrtError(f"{printable(text)}: give shapes, shapes:COUNT or shapes:COUNT:SEED")
     count = int(numbers[0]) if numbers else _SHAPES_COUNT[split]
     seed = int(numbers[1]) if len(numbers) > 1 else 0
     if seed >= _TEST_SEED:
-        raise VqtrtError(f"{shown(text)}: the seed must be below 2^63")
+        raise VqtrtError(f"{printable(text)}: the seed must be below 2^63")
     return Shapes(count, seed ^ _TEST_SEED if split == "test" else seed)

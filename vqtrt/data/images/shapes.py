@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqtrt.data.images.decode import fit, shown
+from vqtrt.data.images.decode import fit
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.data.source import Images, Item
+from vqtrt.data.images.source import Images
+from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
+from vqtrt.system.names import printable
 
 _Plane = NDArray[np.floating[Any]]
 _DRAWS = 20
@@ -222,7 +224,7 @@ def write_shapes(folder: Path, count: int, seed: int = 0, size: int = 32) -> Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise VqtrtError(f"{shown(folder)}: not empty; give a new folder")
+            raise VqtrtError(f"{printable(folder)}: not empty; give a new folder")
         for name in CLASSES:
             (folder / name).mkdir()
         for item in shapes.items():
@@ -230,5 +232,6 @@ def write_shapes(folder: Path, count: int, seed: int = 0, size: int = 32) -> Non
             Image.fromarray(shapes.image(item.key)).save(path)
     except OSError as error:
         raise VqtrtError(
-            f"{shown(folder)}: cannot be written ({error.strerror or error}); give another folder"
+            f"{printable(folder)}: cannot be written ({error.strerror or error}); give another "
+            f"folder"
         ) from error

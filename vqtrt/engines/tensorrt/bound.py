@@ -7,11 +7,11 @@ from weakref import WeakValueDictionary
 
 from numpy.typing import NDArray
 
-from vqtrt.engines.base import CACHE, KEPT, is_cache, is_kept
 from vqtrt.engines.cuda import ALIGNMENT, DeviceArray, Repeated, Stream, pinned
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
 from vqtrt.engines.tensorrt.context import LoadedPlan, Shape
 from vqtrt.formats.bundle import GraphSpec
+from vqtrt.formats.caches import CACHE, KEPT, is_cache, is_kept
 
 Known = WeakValueDictionary[int, DeviceArray]
 """The memory on the GPU whose copy an array is, by the array's address."""

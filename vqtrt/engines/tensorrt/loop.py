@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.engines.base import is_cache, is_kept
 from vqtrt.engines.cuda import DeviceArray, Repeated, Stream, pinned
 from vqtrt.engines.tensorrt.bound import Caches, aligned, input_shapes
 from vqtrt.engines.tensorrt.context import LoadedPlan
 from vqtrt.formats.bundle import GraphSpec
+from vqtrt.formats.caches import is_cache, is_kept
 
 _STRIPS = ("column", "noise", "codes")
 _ONCE = ("labels", "temperature", "top_k", "top_p")

@@ -16,7 +16,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vqtrt.engines.base import CACHE, KEPT, is_cache, is_kept
 from vqtrt.engines.cuda import DeviceArray, Repeated, Stream, pinned
 from vqtrt.engines.rings import caches_of
 from vqtrt.engines.step_loop import drawn_output
@@ -24,6 +23,7 @@ from vqtrt.engines.tensorrt.bound import aligned, input_shapes, layout
 from vqtrt.engines.tensorrt.context import LoadedPlan
 from vqtrt.engines.tensorrt.loop import Padded
 from vqtrt.formats.bundle import GraphSpec
+from vqtrt.formats.caches import CACHE, KEPT, is_cache, is_kept
 
 _EACH_DRAW = ("bias",)
 """Inputs that change from launch to launch; the others hold for whole sequences."""

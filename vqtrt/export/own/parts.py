@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqtrt.data.source import Images
+from vqtrt.data.images.source import Images
 from vqtrt.errors import VqtrtError
 from vqtrt.export.own.adapt import Answer, Quantizer, adapt, answer
 from vqtrt.export.own.modules import check_repeats, copied, one_line

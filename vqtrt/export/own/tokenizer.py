@@ -14,7 +14,7 @@ from torch.export import Dim
 
 import vqtrt
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.data.source import Images
+from vqtrt.data.images.source import Images
 from vqtrt.engines.choose import installed
 from vqtrt.errors import VqtrtError
 from vqtrt.export.bundle import check_place, replacing, within_bounds

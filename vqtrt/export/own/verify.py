@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vqtrt.config.location import ModelLocation
-from vqtrt.data.source import Images
+from vqtrt.data.images.source import Images
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError

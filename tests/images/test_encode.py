@@ -11,12 +11,12 @@ from doubles import FakeEngine, FakeSource, picture, tree, write_pictures
 from PIL import Image
 from pipeline_jobs import BOTH, NAMES, PARTIAL, encode, left, pixels
 
-from vqtrt.data.folder import ImageFolder
+from vqtrt.data.images.folder import ImageFolder
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.formats.codes import read_codes
-from vqtrt.images import pipeline
-from vqtrt.images.pipeline import list_source
+from vqtrt.jobs import encode as encode_job
+from vqtrt.jobs.encode import list_source
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_stops_at_a_file_that_is_no_image_and_leaves_nothing(folder, out):
 
 
 def test_stopping_keeps_what_was_committed_but_not_as_out(folder, out, monkeypatch):
-    monkeypatch.setattr(pipeline, "_COMMIT_SECONDS", -1)
+    monkeypatch.setattr(encode_job, "_COMMIT_SECONDS", -1)
     (folder / "zz.png").write_text("hello")
     with pytest.raises(ImageError, match=r"zz\.png.*first 6 items are kept in .*--resume contin"):
         encode(ImageFolder(folder), out, batch_size=2)
@@ -136,7 +136,7 @@ def test_skipping_lists_every_file_once(folder, out):
 
 @pytest.mark.parametrize("seconds", [2, -1], ids=["at once", "after a commit"])
 def test_nothing_but_rejects_leaves_nothing(out, monkeypatch, seconds):
-    monkeypatch.setattr(pipeline, "_COMMIT_SECONDS", seconds)
+    monkeypatch.setattr(encode_job, "_COMMIT_SECONDS", seconds)
     with pytest.raises(VqtrtError, match="none of its 5 files is an image") as caught:
         encode(FakeSource(5, bad=range(5)), out, on_error="skip")
     assert "--resume" not in str(caught.value)
@@ -152,7 +152,7 @@ def test_nothing_but_rejects_leaves_nothing(out, monkeypatch, seconds):
 @pytest.mark.parametrize("when", ["read", "engine"])
 @pytest.mark.parametrize("error", [RuntimeError("crash"), KeyboardInterrupt()])
 def test_a_job_that_was_broken_off_equals_an_unbroken_one(out, monkeypatch, when, error):
-    monkeypatch.setattr(pipeline, "_COMMIT_SECONDS", -1)
+    monkeypatch.setattr(encode_job, "_COMMIT_SECONDS", -1)
     whole = out.parent / "whole.npy"
     bad = [3, 4, 5, 17]
     encode(FakeSource(20, bad), whole, on_error="skip")
@@ -220,7 +220,7 @@ def test_resume_without_a_partial_begins(folder, out):
 
 
 def test_resume_refuses_another_listing_or_model(folder, out, monkeypatch):
-    monkeypatch.setattr(pipeline, "_COMMIT_SECONDS", -1)
+    monkeypatch.setattr(encode_job, "_COMMIT_SECONDS", -1)
     (folder / "zz.png").write_text("hello")
     with pytest.raises(ImageError):
         encode(ImageFolder(folder), out, batch_size=2)

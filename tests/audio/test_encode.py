@@ -11,15 +11,15 @@ from doubles import tree
 from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 from speech_jobs import LENGTHS, PARTIAL, encode, left
 
-from vqtrt.audio import pipeline as speech_pipeline
 from vqtrt.audio import tokenizer as speech_tokenizer
 from vqtrt.data.audio.clips import MOST_OPEN
 from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
-from vqtrt.data.audio.open import SpeechFolder
+from vqtrt.data.audio.open import AudioFolder
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.formats.audio_codes import read_clip_codes
-from vqtrt.images.pipeline import list_source
+from vqtrt.jobs import encode as encode_job
+from vqtrt.jobs.encode import list_source
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def test_stops_at_a_recording_that_cannot_be_read_and_leaves_nothing(out, bad):
 
 
 def test_stopping_keeps_what_was_committed(out, monkeypatch):
-    monkeypatch.setattr(speech_pipeline, "_COMMIT_SECONDS", -1)
+    monkeypatch.setattr(encode_job, "_COMMIT_SECONDS", -1)
     with pytest.raises(AudioError, match=r"000018\.wav.*first 18 items are kept in .*--resume con"):
         encode(FakeSpeech(LENGTHS, bad=[18]), out)
     assert left(out) == PARTIAL
@@ -128,7 +128,7 @@ def test_skipping_lists_every_recording_once(out):
 
 @pytest.mark.parametrize("seconds", [2, -1], ids=["at once", "after a commit"])
 def test_nothing_but_rejects_leaves_nothing(out, monkeypatch, seconds):
-    monkeypatch.setattr(speech_pipeline, "_COMMIT_SECONDS", seconds)
+    monkeypatch.setattr(encode_job, "_COMMIT_SECONDS", seconds)
     with pytest.raises(VqtrtError, match="none of its 4 files is a recording that can be read"):
         encode(FakeSpeech([10, 500, 20, 30], bad=range(4)), out, on_error="skip")
     assert left(out) == []
@@ -137,7 +137,7 @@ def test_nothing_but_rejects_leaves_nothing(out, monkeypatch, seconds):
 @pytest.mark.parametrize("when", ["read", "engine"])
 @pytest.mark.parametrize("error", [RuntimeError("crash"), KeyboardInterrupt()])
 def test_a_job_that_was_broken_off_equals_an_unbroken_one(out, monkeypatch, when, error):
-    monkeypatch.setattr(speech_pipeline, "_COMMIT_SECONDS", -1)
+    monkeypatch.setattr(encode_job, "_COMMIT_SECONDS", -1)
     whole = out.parent / "whole.npy"
     bad = [3, 4, 5, 17]
     encode(FakeSpeech(LENGTHS, bad), whole, on_error="skip")
@@ -171,7 +171,7 @@ def test_a_job_that_was_broken_off_equals_an_unbroken_one(out, monkeypatch, when
 
 
 def test_resume_refuses_another_listing_model_or_level(out, monkeypatch):
-    monkeypatch.setattr(speech_pipeline, "_COMMIT_SECONDS", -1)
+    monkeypatch.setattr(encode_job, "_COMMIT_SECONDS", -1)
     with pytest.raises(AudioError):
         encode(FakeSpeech(LENGTHS, bad=[18]), out)
     with pytest.raises(VqtrtError, match="the data's list of files changed since it was begun"):
@@ -210,8 +210,8 @@ def test_a_folder_of_recordings(out, tmp_path):
     folder = write_voices(tmp_path / "voices")
     (folder / "bob/2.wav").write_bytes(b"RIFF, but no more")
     with pytest.raises(AudioError, match=r"bob/2\.wav"):
-        encode(SpeechFolder(folder), out)
-    result = encode(SpeechFolder(folder), out, on_error="skip")
+        encode(AudioFolder(folder), out)
+    result = encode(AudioFolder(folder), out, on_error="skip")
     assert (result.rows, result.rejected) == (5, 1)
     codes = read_clip_codes(out)
     assert codes.files == ("ann/1.wav", "ann/2.wav", "bob/1.wav", "top.wav", "zz.flac")
@@ -230,16 +230,16 @@ def test_out_inside_the_folder_is_refused(tmp_path):
     before = tree(folder)
     for out in (folder / "codes.npy", folder / "bob/codes.npy"):
         with pytest.raises(VqtrtError, match=r"is inside voices, .*give --out a path outside"):
-            encode(SpeechFolder(folder), out)
+            encode(AudioFolder(folder), out)
     assert tree(folder) == before
-    encode(SpeechFolder(folder), tmp_path / "codes.npy")
+    encode(AudioFolder(folder), tmp_path / "codes.npy")
     # Beside a single recording there is room.
-    result = encode(SpeechFolder(folder / "zz.flac"), folder / "zz.npy")
+    result = encode(AudioFolder(folder / "zz.flac"), folder / "zz.npy")
     assert (result.rows, read_clip_codes(folder / "zz.npy").files) == (1, ("zz.flac",))
 
 
 def test_long_recordings_are_committed_one_by_one(out, monkeypatch):
-    monkeypatch.setattr(speech_pipeline, "_COMMIT_SECONDS", -1)
+    monkeypatch.setattr(encode_job, "_COMMIT_SECONDS", -1)
     calls = itertools.count()
 
     def crash(*_):
@@ -263,7 +263,7 @@ def test_chunks_of_several_recordings_share_a_call(out):
 
 def test_many_recordings_that_stream_are_open_a_few_at_a_time(out, monkeypatch):
     """Each is an open file for as long as its blocks are not all taken."""
-    monkeypatch.setattr(speech_pipeline, "_WHOLE", 1)
+    monkeypatch.setattr("vqtrt.audio.encode._WHOLE", 1)
     count, now, most = 80, 0, 0
     lock = threading.Lock()
     source = FakeSpeech([300] * count)

@@ -10,12 +10,13 @@ from PIL import Image
 from pipeline_jobs import BOTH, NAMES, codes_of, decode, encode, pixels, tokenizer
 
 from vqtrt.config.location import ModelLocation
-from vqtrt.data.folder import ImageFolder
+from vqtrt.data.images.folder import ImageFolder
 from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats import folder_writer
 from vqtrt.formats.codes import Codes, read_codes
-from vqtrt.images.pipeline import decode_codes, encode_source, picture_names
+from vqtrt.images.decode import decode_codes, picture_names
+from vqtrt.images.encode import encode_source
 from vqtrt.images.tokenizer import ImageTokenizer
 
 

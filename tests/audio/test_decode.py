@@ -13,7 +13,7 @@ from speech_doubles import STRIDE, FakeSpeech, FakeSpeechEngine
 from speech_jobs import LENGTHS, codes_of, decode, encode, samples, wanted
 
 from vqtrt.audio import tokenizer as speech_tokenizer
-from vqtrt.audio.pipeline import decode_speech, speaker_number, speaker_numbers
+from vqtrt.audio.decode import decode_codes, speaker_number, speaker_numbers
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.errors import VqtrtError
 from vqtrt.formats import folder_writer
@@ -159,7 +159,7 @@ def test_loud_audio_is_clipped_and_not_wrapped(tmp_path):
                 yield index, (np.where(block > 0, 3, -3).astype(np.float32) for block in blocks)
 
     loud = Loud(FakeSpeechEngine())
-    decode_speech(loud, codes_of(tmp_path, [400]), tmp_path / "back")
+    decode_codes(loud, codes_of(tmp_path, [400]), tmp_path / "back")
     assert set(samples(tmp_path / "back/0.wav").tolist()) == {-32767, 32767}
 
 

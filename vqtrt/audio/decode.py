@@ -1,0 +1,143 @@
+"""Codes of clips to a folder of wavs, by a tokenizer or by a WaveNet's loop (`vqtrt decode`)."""
+
+from collections.abc import Collection, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from vqtrt.audio.tokenizer import Audio
+from vqtrt.data.audio.decode import write_blocks
+from vqtrt.errors import VqtrtError
+from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes
+from vqtrt.formats.bundle import ModelInfo, SpeechInfo
+from vqtrt.formats.folder_writer import FolderWriter
+from vqtrt.formats.output_names import name_limits, output_names
+from vqtrt.jobs.decode import codes_sha256, write_files
+from vqtrt.jobs.progress import Note, Progress, Resumed
+from vqtrt.system.atomic import check_folder
+from vqtrt.system.names import brief
+
+
+class AudioDecoder(Protocol):
+    """What makes audio of codes: a tokenizer with a conv decoder, or a WaveNet's loop."""
+
+    @property
+    def facts(self) -> ModelInfo:
+        """Codebook size and stride."""
+
+    @property
+    def speech(self) -> SpeechInfo:
+        """Speakers and sample rate."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the audio depends on besides the codes: weights, precision, noise."""
+
+    def stream(
+        self,
+        codes: Sequence[NDArray[Any]],
+        speakers: Sequence[int],
+        *,
+        done: Collection[int] = (),
+    ) -> Iterator[tuple[int, Iterator[Audio]]]:
+        """Index after index in any order, each with the audio (t·stride,) of that clip in blocks.
+
+        A clip's blocks are taken before the next clip is asked for. Batches whose clips are all in
+        `done` are left out, and the others are what they would be without it.
+        """
+
+
+def decode_codes(
+    decoder: AudioDecoder,
+    codes: ClipCodes,
+    out: Path,
+    *,
+    speaker: str | None = None,
+    note: Note = lambda text: None,
+    resume: bool = False,
+    resumed: Resumed = lambda count: None,
+    keep: bool = True,
+    progress: Progress = lambda done, total: None,
+) -> int:
+    """Write every clip of `codes` as a .wav (16 bit) below the folder `out`; returns how many.
+
+    Each in the voice of `speaker`, or its own. A wav is named like the file that its clip came
+    from, or by its number, and as long as that file was; `note` is told where names had to be
+    shortened. All codes are checked first, and wavs appear in `out` only when all of them are
+    decoded. `resume` continues a job that was interrupted, and calls `resumed`; without `keep`
+    there will be nothing to resume. Raises `VqtrtError` for codes that are not of such a model, and
+    for an unknown speaker.
+    """
+    check_folder(out)
+    _require_fit(decoder, codes)
+    numbers = speaker_numbers(codes, decoder.speech.speakers, speaker)
+    count = len(codes)
+    names = output_names(codes.files, count, codes.path, ".wav", name_limits(out), note)
+    job = {
+        "kind": "wavs",
+        "codes_sha256": codes_sha256(codes.codes),
+        "clips": [list(codes.offsets), list(codes.samples or ())],
+        "speakers": numbers,
+        **decoder.fingerprint(),
+    }
+
+    def steps(writer: FolderWriter) -> Generator[None]:
+        clips = [codes.clip(index) for index in range(count)]
+        rate = decoder.speech.preprocessing.sample_rate
+        for index, blocks in decoder.stream(clips, numbers, done=frozenset(writer.done)):
+            samples = codes.samples[index] if codes.samples else None
+            write_blocks(writer.path(index), blocks, samples, rate)
+            writer.wrote([index])
+            yield
+
+    return write_files(
+        out, job, names, steps, resume=resume, resumed=resumed, keep=keep, progress=progress
+    )
+
+
+def speaker_number(known: Sequence[str], name: str) -> int:
+    """A speaker's number, by name; `VqtrtError`, which names those that are known, for others."""
+    if name in known:
+        return known.index(name)
+    if not known:
+        raise VqtrtError(f"speaker {brief(name)}: the model knows no speakers; leave --speaker out")
+    raise VqtrtError(f"speaker {brief(name)}: unknown to the model; it knows {', '.join(known)}")
+
+
+def speaker_numbers(codes: ClipCodes, known: Sequence[str], speaker: str | None) -> list[int]:
+    """Each clip's speaker as a number of the model: `speaker`, or else its own, found by name.
+
+    The count of `known` stands for none, where the model knows none. Raises `VqtrtError` for a
+    clip without a speaker that is known.
+    """
+    if speaker is not None:
+        return [speaker_number(known, speaker)] * len(codes)
+    if not known:
+        return [0] * len(codes)
+    names = codes.header.classes if codes.header else ()
+    numbers = [known.index(name) if name in known else None for name in names]
+    found = []
+    for index in range(len(codes)):
+        label = codes.labels[index] if codes.labels else -1
+        number = numbers[label] if label >= 0 else None
+        if number is None:
+            own = "has no speaker"
+            if label >= 0:
+                own = f"is of {brief(names[label])}, unknown to the model"
+            raise VqtrtError(
+                f"{codes.path}: {codes.name(index)} {own}; give a speaker with --speaker: "
+                f"{', '.join(known)}"
+            )
+        found.append(number)
+    return found
+
+
+def _require_fit(decoder: AudioDecoder, codes: ClipCodes) -> None:
+    header, facts = codes.header, decoder.facts
+    rate = decoder.speech.preprocessing.sample_rate
+    if header is not None and (header.stride, header.sample_rate) != (facts.stride, rate):
+        raise VqtrtError(
+            f"{codes.path}: codes of {header.stride} samples at {header.sample_rate} Hz, but the "
+            f"model's are of {facts.stride} at {rate} Hz; give the model that made these codes"
+        )
+    check_clip_codes(codes, facts.codebook_size)

@@ -1,0 +1,185 @@
+"""A source of recordings through a tokenizer, to a codes file (`vqtrt encode`).
+
+Recordings are read ahead in threads while the engine works. Memory holds a few batches and one
+chunk, however many recordings there are and however long.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from vqtrt.audio.tokenizer import Audio, AudioTokenizer
+from vqtrt.config.location import ModelLocation
+from vqtrt.data.audio.clips import Clip, CountedBlocks, read_clips
+from vqtrt.data.audio.decode import AudioPreprocessing
+from vqtrt.data.audio.open import AudioFolder, AudioSource
+from vqtrt.data.reading import OnError
+from vqtrt.data.source import Item
+from vqtrt.errors import AudioError, VqtrtError
+from vqtrt.formats.audio_codes import ClipHeader, read_clip_codes
+from vqtrt.formats.codes_writer import ClipWriter, check_codes_out, is_complete
+from vqtrt.jobs.encode import (
+    EncodeResult,
+    already_done,
+    header_fields,
+    list_source,
+    require_outside,
+    write_codes,
+)
+from vqtrt.jobs.progress import Progress
+
+_AHEAD = 4
+"""Batches of recordings that are read before they are needed."""
+_WHOLE = 8
+"""Chunks of a recording that is read at once, by any of the workers; a minute at 16 kHz."""
+
+
+def encode_source(
+    tokenizer: AudioTokenizer,
+    source: AudioSource,
+    out: Path,
+    *,
+    root: str,
+    model: ModelLocation,
+    preprocessing: AudioPreprocessing | None = None,
+    workers: int,
+    on_error: OnError = "stop",
+    resume: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> EncodeResult:
+    """Write the codes of recordings to `out` (.npy) and a .json beside it, in the source's order.
+
+    `preprocessing` replaces the model's own; its sample rate has to be the same. If a recording
+    cannot be read, raises `AudioError` and leaves no `out`; with `on_error="skip"` the .json lists
+    it as rejected. What was done when a job stopped is kept beside `out`, and `resume` continues
+    it; an `out` that this very job has finished stays. Raises `VqtrtError` if no recording at all
+    can be read.
+    """
+    if isinstance(source, AudioFolder) and source.root.is_dir():
+        require_outside(out, source.root, root)
+    how = preprocessing or tokenizer.preprocessing
+    if how.sample_rate != tokenizer.preprocessing.sample_rate:
+        raise VqtrtError(
+            f"sample rate {how.sample_rate}: the model takes {tokenizer.preprocessing.sample_rate}"
+        )
+    check_codes_out(out)
+    listing = list_source(source)
+    header = ClipHeader(
+        sample_rate=how.sample_rate,
+        stride=tokenizer.stride,
+        preprocessing=how.model_dump(mode="json"),
+        **header_fields(tokenizer.engine, model, source, listing, root),
+    )
+    if resume and is_complete(out, header):
+        done = read_clip_codes(out)
+        return already_done(out, len(done), done.rejected, listing)
+
+    def steps(writer: ClipWriter, skip: int) -> Generator[None]:
+        clips = encoded_clips(tokenizer, source, how, workers=workers, on_error=on_error, skip=skip)
+        with closing(clips):
+            for clip in clips:
+                if clip.codes is None:
+                    writer.reject(clip.item.name, str(clip.error))
+                else:
+                    writer.write([clip.item.name], [clip.item.label], [clip.codes], [clip.samples])
+                yield
+
+    writer = ClipWriter(out, header=header, resume=resume)
+    return write_codes(writer, steps, listing, root=root, item="a recording", progress=progress)
+
+
+class Encoded(NamedTuple):
+    """What became of a recording: its codes, or why there are none."""
+
+    item: Item
+    codes: NDArray[Any] | None
+    """(t,) in the smallest unsigned dtype."""
+    samples: int
+    error: AudioError | None = None
+
+
+def encoded_clips(
+    tokenizer: AudioTokenizer,
+    source: AudioSource,
+    preprocessing: AudioPreprocessing,
+    *,
+    workers: int,
+    on_error: OnError = "stop",
+    skip: int = 0,
+) -> Generator[Encoded, None, None]:
+    """All recordings of a source in its order, after its first `skip`, encoded.
+
+    Chunks of several recordings share a batch, so they come some recordings after they were read.
+    Raises `AudioError` for the first that cannot be read, after those before it; or gives it with
+    `on_error="skip"`.
+    """
+    clips = clips_ahead(tokenizer, source, preprocessing, workers=workers, skip=skip)
+    begun: deque[_Begun] = deque()
+
+    def recordings() -> Iterator[Iterator[Audio]]:
+        for clip in clips:
+            begun.append(one := _Begun(clip))
+            if one.error is None:
+                yield one.blocks()
+            if one.error is not None and on_error == "stop":
+                return
+
+    def unread() -> Iterator[Encoded]:
+        """Those that come next and of which there was nothing to encode."""
+        while begun and begun[0].unread:
+            yield begun.popleft().result(None, on_error)
+
+    with closing(clips):
+        for codes in tokenizer.encode_stream(recordings()):
+            yield from unread()
+            yield begun.popleft().result(codes, on_error)
+        yield from unread()
+
+
+def clips_ahead(
+    tokenizer: AudioTokenizer,
+    source: AudioSource,
+    preprocessing: AudioPreprocessing,
+    *,
+    workers: int,
+    skip: int = 0,
+) -> Generator[Clip, None, None]:
+    """`read_clips`, as far ahead as a tokenizer works on recordings together."""
+    return read_clips(
+        source,
+        preprocessing,
+        most=_WHOLE * tokenizer.chunk * tokenizer.stride,
+        ahead=_AHEAD * tokenizer.batch_size,
+        workers=workers,
+        skip=skip,
+    )
+
+
+class _Begun:
+    """A recording that goes through a tokenizer."""
+
+    def __init__(self, clip: Clip) -> None:
+        self._item, self.error = clip.item, clip.error
+        self.unread = clip.error is not None
+        """Whether not even its beginning could be read."""
+        whole = iter([] if clip.audio is None else [clip.audio])
+        self._blocks = CountedBlocks(whole if clip.blocks is None else clip.blocks)
+
+    def blocks(self) -> Iterator[Audio]:
+        """What can be read of it."""
+        try:
+            yield from self._blocks
+        except AudioError as error:
+            self.error = error
+
+    def result(self, codes: NDArray[Any] | None, on_error: OnError) -> Encoded:
+        """What became of it. Raises its error with `on_error="stop"`."""
+        if self.error is None:
+            return Encoded(self._item, codes, self._blocks.samples)
+        if on_error == "stop":
+            raise self.error
+        return Encoded(self._item, None, 0, self.error)

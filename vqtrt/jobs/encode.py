@@ -1,0 +1,143 @@
+"""The job that encodes a source: list it, read and tokenize, commit every few seconds, resume.
+
+A modality gives the header of its codes and the steps that write them; which items they are, and
+when they are safe on disk, is decided here.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import vqtrt
+from vqtrt.config.location import ModelLocation
+from vqtrt.data.folder import passed_over
+from vqtrt.data.rejects import reject_kinds
+from vqtrt.data.source import Source
+from vqtrt.engines.base import Engine
+from vqtrt.errors import VqtrtError
+from vqtrt.formats.codes import Rejected
+from vqtrt.formats.codes_writer import ItemsWriter
+from vqtrt.jobs.progress import Progress
+
+W = TypeVar("W", bound=ItemsWriter[Any])
+
+_COMMIT_SECONDS = 2.0
+
+
+class Listing(NamedTuple):
+    """What a source holds, without reading it."""
+
+    items: int
+    sha256: str
+    """Of the names in their order."""
+    passed_over: Mapping[str, int] = {}
+    """Files of a folder that are no items, by kind."""
+
+
+class EncodeResult(NamedTuple):
+    """What an encode wrote."""
+
+    out: Path
+    rows: int
+    """Items that have codes."""
+    rejected: int
+    resumed_at: int
+    """Items that an earlier, interrupted job had done already."""
+    passed_over: Mapping[str, int] = {}
+    """Files of a folder that are no items, by kind: `{".json": 3, "system": 1}`."""
+    rejected_kinds: Mapping[str, int] = {}
+    """Items without codes by suffix and reason."""
+
+
+def list_source(source: Source) -> Listing:
+    """Count a source's items and hash their names; they are not read."""
+    digest, count = hashlib.sha256(), 0
+    for item in source.items():
+        digest.update(os.fsencode(item.name) + b"\0")
+        count += 1
+    return Listing(count, digest.hexdigest(), passed_over(source))
+
+
+def header_fields(
+    engine: Engine, model: ModelLocation, source: Source, listing: Listing, root: str
+) -> dict[str, Any]:
+    """What the headers of codes of both modalities say alike: which model made which items."""
+    return {
+        "codebook_size": engine.facts.codebook_size,
+        "classes": source.classes,
+        "root": root,
+        "listing_sha256": listing.sha256,
+        "weights_sha256": engine.weights_sha256,
+        "precision": engine.precision,
+        "model": {"path": str(model.path), "engine": engine.name},
+        "vqtrt_version": vqtrt.__version__,
+    }
+
+
+def write_codes(
+    writer: W,
+    steps: Callable[[W, int], Generator[None]],
+    listing: Listing,
+    *,
+    root: str,
+    item: str,
+    progress: Progress,
+) -> EncodeResult:
+    """Run the steps of a job until all items are written, and put the codes into place.
+
+    `steps(writer, skip)` writes all items after the first `skip`, or rejects them, and yields after
+    each batch. `item` says in an error what an item is ("an image").
+
+    Raises `VqtrtError`, and leaves nothing, if no item can be read, or if the source changed.
+    """
+    with writer:
+        resumed_at, committed = writer.files_done, time.monotonic()
+        progress(resumed_at, listing.items)
+        # Closed at an error too, and not only when its traceback is gone: threads stop then.
+        with closing(steps(writer, resumed_at)) as running:
+            for _ in running:
+                if time.monotonic() - committed > _COMMIT_SECONDS:
+                    writer.commit()
+                    committed = time.monotonic()
+                progress(writer.files_done, listing.items)
+        return _finish(writer, listing, resumed_at, root, item)
+
+
+def _finish(
+    writer: ItemsWriter[Any], listing: Listing, resumed_at: int, root: str, item: str
+) -> EncodeResult:
+    total, rows = writer.files_done, writer.written
+    if total != listing.items:
+        raise VqtrtError(
+            f"{root}: held {listing.items} files at first and {total} at the end; "
+            "encode it again while nothing changes it"
+        )
+    if not rows:
+        writer.discard()
+        raise VqtrtError(
+            f"{root}: none of its {total} files is {item} that can be read: there is nothing "
+            "to encode; check the path (without --on-error skip, the first file's fault is "
+            "named)"
+        )
+    kinds = writer.rejected_kinds() if rows < total else {}
+    return EncodeResult(writer.finish(), rows, total - rows, resumed_at, listing.passed_over, kinds)
+
+
+def already_done(
+    out: Path, rows: int, rejected: Sequence[Rejected], listing: Listing
+) -> EncodeResult:
+    """The result of an encode that an earlier job has finished."""
+    kinds = reject_kinds((reject.file, reject.reason) for reject in rejected)
+    return EncodeResult(out, rows, len(rejected), listing.items, listing.passed_over, kinds)
+
+
+def require_outside(out: Path, folder: Path, root: str) -> None:
+    """Raise `VqtrtError` if `out` would be among the files that are encoded."""
+    if out.parent.resolve().is_relative_to(folder.resolve()):
+        raise VqtrtError(
+            f"{out}: is inside {root}, whose files are encoded; give --out a path outside of it"
+        )

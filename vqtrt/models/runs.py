@@ -1,0 +1,87 @@
+"""A trained run, read: its folder, its config and its weights.
+
+Training writes a run (`training/run.py` says what lies in it).
+"""
+
+from pathlib import Path
+from typing import Generic, Self, TypeVar
+
+from torch import nn
+
+from vqtrt.config.audio import SpeechConfig
+from vqtrt.config.images import Config, load_any_config, load_config, load_speech_config
+from vqtrt.config.location import CONFIG, WEIGHTS
+from vqtrt.errors import VqtrtError
+from vqtrt.models.audio import SpeechVQVAE
+from vqtrt.models.image import VQVAE
+from vqtrt.models.weights import load_weights
+
+C = TypeVar("C", bound=Config | SpeechConfig)
+M = TypeVar("M", bound=nn.Module)
+
+
+class TrainedRun(Generic[C]):
+    """What runs of both modalities have in common."""
+
+    def __init__(self, path: Path, config: C) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read the config of a run."""
+        if not (path / CONFIG).is_file():
+            raise VqtrtError(f"{path} is no run: it has no {CONFIG}; `vqtrt train` makes one")
+        return cls(path, cls._read(path / CONFIG))
+
+    @staticmethod
+    def _read(path: Path) -> C:
+        raise NotImplementedError
+
+    @property
+    def weights(self) -> Path:
+        """The trained weights."""
+        return self.path / WEIGHTS
+
+    def _loaded(self, model: M) -> M:
+        if not self.weights.is_file():
+            raise VqtrtError(
+                f"{self.path} has no weights yet: `vqtrt train --resume --out {self.path}` goes on"
+            )
+        load_weights(model, self.weights)
+        return model.eval().requires_grad_(False)
+
+
+class ImageRun(TrainedRun[Config]):
+    """A run on images."""
+
+    @staticmethod
+    def _read(path: Path) -> Config:
+        return load_config(path)
+
+    def load_model(self) -> VQVAE:
+        """The trained model, in evaluation mode, on the CPU."""
+        return self._loaded(VQVAE(self.config.model))
+
+
+class AudioRun(TrainedRun[SpeechConfig]):
+    """A run on audio."""
+
+    @staticmethod
+    def _read(path: Path) -> SpeechConfig:
+        return load_speech_config(path)
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the audio that the model takes, in Hz."""
+        return self.config.data.preprocessing.sample_rate
+
+    def load_model(self) -> SpeechVQVAE:
+        """The trained model, in evaluation mode, on the CPU."""
+        return self._loaded(SpeechVQVAE(self.config.model, self.sample_rate))
+
+
+def is_audio_run(path: Path) -> bool:
+    """Whether a folder is a run on audio."""
+    config = path / CONFIG
+    return config.is_file() and isinstance(load_any_config(config), SpeechConfig)
