@@ -44,6 +44,7 @@ test: lint types unit
 lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
+	lint-imports --no-cache
 
 types: $(INSTALLED)
 	mypy

@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("--kill", action="store_true", help="SIGKILL in place of SIGTERM")
     options = parser.parse_args()
     os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    for name in ("onnxruntime", "vqtrt.export.run", "vqtrt.training.any"):
+    for name in ("onnxruntime", "vqtrt.export.run", "vqtrt.training.start"):
         importlib.import_module(name)
     number = signal.SIGKILL if options.kill else signal.SIGTERM
     with tempfile.TemporaryDirectory(prefix="vqtrt-interrupt-") as scratch:

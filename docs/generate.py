@@ -115,8 +115,8 @@ def _option(parameter: Any, annotation: Any) -> tuple[str, str, str, str]:
         words = "flag"
     else:
         words = _type(kind, _range(info.min, info.max))
-        # Whoever types it gives one at a time; its meaning says that it is repeatable.
-        words = words.removeprefix("list of ") if parameter.multiple else words
+        # Whoever types it gives one at a time; its name or its meaning says that it is repeatable.
+        words = words.removeprefix("list of ")
     return ", ".join(f"`{name}`" for name in names), words, shown, _escaped(meaning)
 
 

@@ -116,12 +116,12 @@ UNKNOWN = "speaker zoe: unknown to the model; it knows ann, bob"
 
 RECORDINGS = [
     *(
-        Case(f"{command.split()[0]}: {name}", setup, command, f"{message}.*--on-error skip passes")
+        Case(f"{command.split()[0]}: {name}", setup, command, f"{message}.*--on-error skip")
         for command in (ENCODE, CONVERT, f"{EVAL} --speaker ann")
         for name, setup, message in BAD[:5:2]
     ),
     *(
-        Case(f"encode: {name}", setup, ENCODE, f"{message}.*--on-error skip passes")
+        Case(f"encode: {name}", setup, ENCODE, f"{message}.*--on-error skip")
         for name, setup, message in [*BAD[1:5:2], *BAD[5:]]
     ),
     Case(
@@ -203,7 +203,7 @@ ALIGNMENTS = [
         "does not fit",
         misaligned,
         PROBE,
-        r"0\.TextGrid: ends at 1\.70 s, but ann/0\.wav lasts 0\.30 s;.*--on-error skip passes",
+        r"0\.TextGrid: ends at 1\.70 s, but ann/0\.wav lasts 0\.30 s;.*--on-error skip",
     ),
     Case("none", unaligned, PROBE, r"bob/1\.wav: no 1\.TextGrid below aligned; align it, or leav"),
     Case("damaged", text("aligned/ann/0.TextGrid"), PROBE, r"0\.TextGrid: "),

@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from vqtrt.version import __version__
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
@@ -85,7 +87,7 @@ def wheel(tmp_path_factory) -> list[str]:
 
 
 def test_a_wheel_holds_the_package_alone(wheel):
-    info = f"vqtrt-{PROJECT['version']}.dist-info"
+    info = f"vqtrt-{__version__}.dist-info"
     assert {name.partition("/")[0] for name in wheel} == {"vqtrt", info}
     modules = {
         path.relative_to(ROOT).as_posix()

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vqtrt.errors import AudioError, ImageError, VqtrtError
+from vqtrt.version import __version__
 
 if TYPE_CHECKING:
     from vqtrt.images.tokenizer import ImageTokenizer, load
@@ -27,9 +28,6 @@ __all__ = [
     "open_audio",
     "open_image",
 ]
-
-__version__ = "0.1.0"
-
 
 _HOMES = {
     "ImageTokenizer": "images.tokenizer",

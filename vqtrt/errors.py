@@ -17,11 +17,11 @@ class VqtrtError(Exception):
 
 
 class ImageError(VqtrtError):
-    """One image that cannot be read; `--on-error skip` passes over it."""
+    """One image that cannot be read; `--on-error skip` skips it."""
 
 
 class AudioError(VqtrtError):
-    """One recording that cannot be read; `--on-error skip` passes over it."""
+    """One recording that cannot be read; `--on-error skip` skips it."""
 
 
 class Interrupted(VqtrtError):  # noqa: N818

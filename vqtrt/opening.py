@@ -32,7 +32,7 @@ def open_image(
         return decode_image(Path(path), preprocessing)
     size = preprocessing.preprocessing
     if not isinstance(size, Preprocessing):
-        raise VqtrtError("this model is of speech: open its recordings with vqtrt.open_audio")
+        raise VqtrtError("the model is of audio: open its recordings with vqtrt.open_audio")
     return decode_image(Path(path), size)
 
 
@@ -49,5 +49,5 @@ def open_audio(path: str | Path, preprocessing: "AudioPreprocessing | AudioToken
         return read_audio(Path(path), preprocessing)
     how = preprocessing.preprocessing
     if not isinstance(how, AudioPreprocessing):
-        raise VqtrtError("this model is of images: open them with vqtrt.open_image")
+        raise VqtrtError("the model is of images: open them with vqtrt.open_image")
     return read_audio(Path(path), how)

@@ -8,7 +8,7 @@ from doubles import tree
 from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 
 from vqtrt.audio import tokenizer as speech_tokenizer
-from vqtrt.audio.convert import convert_speech, encode_all
+from vqtrt.audio.convert import convert_source, encode_all
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
 from vqtrt.data.audio.open import AudioFolder
@@ -27,7 +27,7 @@ def _small_chunks(monkeypatch):
 def convert(source, out: Path, *, batch_size: int = 2, engine=None, **options):
     settings: dict[str, Any] = {"root": "voices", "speaker": "cy", "workers": 2} | options
     tokenizer = AudioTokenizer(engine or FakeSpeechEngine(), batch_size=batch_size)
-    return convert_speech(tokenizer, source, out, **settings)
+    return convert_source(tokenizer, source, out, **settings)
 
 
 def codes_of(audio: np.ndarray) -> np.ndarray:
@@ -179,7 +179,7 @@ def test_a_file_for_several(tmp_path, untouched):
 def test_a_folder_among_the_recordings(tmp_path, one):
     source = AudioFolder(tmp_path)
     for out in (tmp_path, tmp_path / "new"):
-        with pytest.raises(VqtrtError, match="is inside voices, whose files are encoded"):
+        with pytest.raises(VqtrtError, match="whose files are encoded"):
             convert(source, out)
     assert tree(tmp_path) == ["in.wav"]
 

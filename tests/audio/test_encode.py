@@ -229,7 +229,7 @@ def test_out_inside_the_folder_is_refused(tmp_path):
     folder = write_voices(tmp_path / "voices")
     before = tree(folder)
     for out in (folder / "codes.npy", folder / "bob/codes.npy"):
-        with pytest.raises(VqtrtError, match=r"is inside voices, .*give --out a path outside"):
+        with pytest.raises(VqtrtError, match=r"is inside .*voices, .*give --out a path outside"):
             encode(AudioFolder(folder), out)
     assert tree(folder) == before
     encode(AudioFolder(folder), tmp_path / "codes.npy")

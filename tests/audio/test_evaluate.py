@@ -8,7 +8,7 @@ from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 
 from vqtrt.audio import evaluate as module
 from vqtrt.audio import tokenizer as speech_tokenizer
-from vqtrt.audio.evaluate import AudioMetrics, evaluate_speech
+from vqtrt.audio.evaluate import AudioMetrics, evaluate
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.mel import mel_spectrogram
 from vqtrt.errors import AudioError, VqtrtError
@@ -25,7 +25,7 @@ def _small_chunks(monkeypatch):
 def figures(source, *, batch_size: int = 4, engine=None, **options):
     tokenizer = AudioTokenizer(engine or FakeSpeechEngine(speakers=SPEAKERS), batch_size=batch_size)
     settings: dict[str, Any] = {"root": "voices", "workers": 2, "speaker": "zoe"} | options
-    return evaluate_speech(tokenizer, source, **settings)
+    return evaluate(tokenizer, source, **settings)
 
 
 def expected(index: int, speaker: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -126,7 +126,7 @@ def test_the_samples_of_a_wavenet_are_drawn():
     tokenizer = AudioTokenizer(engine)
     tokenizer.speech = engine.speech.model_copy(update={"decoder": "wavenet"})
     source = FakeSpeech(LENGTHS, classes=SPEAKERS)
-    found = evaluate_speech(tokenizer, source, root="x", workers=1, speaker="bob")
+    found = evaluate(tokenizer, source, root="x", workers=1, speaker="bob")
     assert found["snr_db"] is None
     assert found["log_mel_db"] > 0
 

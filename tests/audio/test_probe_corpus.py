@@ -7,7 +7,7 @@ from textgrids import write_textgrid
 
 from vqtrt.audio import tokenizer as speech_tokenizer
 from vqtrt.audio.probe import Split, Utterance, probe
-from vqtrt.audio.probe_corpus import probe_speech
+from vqtrt.audio.probe_corpus import probe_source
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError
@@ -63,7 +63,7 @@ def root(tmp_path: Path) -> Path:
 
 def run(source, root, *, batch_size=2, context=0, **options):
     tokenizer = AudioTokenizer(FakeSpeechEngine(K, context), batch_size=batch_size)
-    return probe_speech(tokenizer, source, root, workers=2, **options)
+    return probe_source(tokenizer, source, root, workers=2, **options)
 
 
 def test_codes_that_follow_phones_are_found_out(root):

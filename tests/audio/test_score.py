@@ -7,7 +7,7 @@ import torch
 from prior_doubles import K, PriorEngine, clip_codes, random_prior
 
 from vqtrt.audio import score as speech_score
-from vqtrt.audio.score import score_clips
+from vqtrt.audio.score import score_codes
 from vqtrt.errors import VqtrtError
 
 LENGTHS = [1, 30, 3, 100, 47, 2, 30, 31]
@@ -35,7 +35,7 @@ def test_bits_are_those_of_whole_clips(engine, monkeypatch, batch_size, crop):
     monkeypatch.setattr(speech_score, "_CROP", crop)
     codes = clip_codes(LENGTHS, LABELS)
     calls = []
-    found = score_clips(
+    found = score_codes(
         engine, "wavenet", codes, batch_size=batch_size, progress=lambda *call: calls.append(call)
     )
     assert found["bits_per_code"] == pytest.approx(expected_bits(engine.prior, codes, LABELS))
@@ -50,19 +50,19 @@ def test_bits_are_those_of_whole_clips(engine, monkeypatch, batch_size, crop):
 def test_speakers_go_by_their_names(engine):
     codes = clip_codes(LENGTHS, LABELS)
     turned = clip_codes(LENGTHS, [2 - label for label in LABELS], ("cy", "bob", "ann"))
-    found = [score_clips(engine, "wavenet", each) for each in (codes, turned)]
+    found = [score_codes(engine, "wavenet", each) for each in (codes, turned)]
     assert found[0] == found[1]
-    other = score_clips(engine, "wavenet", clip_codes(LENGTHS, LABELS[::-1]))
+    other = score_codes(engine, "wavenet", clip_codes(LENGTHS, LABELS[::-1]))
     assert other["bits_per_code"] != found[0]["bits_per_code"]
 
 
 def test_a_prior_without_speakers():
     engine = PriorEngine(random_prior(num_classes=0))
     codes = clip_codes(LENGTHS, LABELS)
-    found = score_clips(engine, "wavenet", codes)
+    found = score_codes(engine, "wavenet", codes)
     assert found["bits_per_code"] == pytest.approx(expected_bits(engine.prior, codes, None))
     bare = replace(codes, header=None, files=(), labels=(), samples=())
-    assert score_clips(engine, "wavenet", bare) == found
+    assert score_codes(engine, "wavenet", bare) == found
 
 
 def test_codes_that_cannot_be_scored(engine):
@@ -81,7 +81,7 @@ def test_codes_that_cannot_be_scored(engine):
     )
     for each, message in cases:
         with pytest.raises(VqtrtError, match=message) as caught:
-            score_clips(engine, "wavenet", each)
+            score_codes(engine, "wavenet", each)
         assert "\n" not in str(caught.value)
     with pytest.raises(VqtrtError, match="no prior 'other'"):
-        score_clips(engine, "other", codes)
+        score_codes(engine, "other", codes)

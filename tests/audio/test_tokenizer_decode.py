@@ -113,7 +113,7 @@ def test_batch_size_must_be_positive():
 
 def test_a_model_of_images_is_refused():
     engine = SimpleNamespace(facts=FakeEngine().facts, speech=None)
-    with pytest.raises(VqtrtError, match="a model of images, where one of speech is wanted"):
+    with pytest.raises(VqtrtError, match="the model is of images"):
         AudioTokenizer(engine)
 
 

@@ -57,7 +57,7 @@ def test_convert_with_a_wavenet(wavenet, talk):
 def test_convert_passes_over_what_cannot_be_read(capfd, conv, talk):
     Path("talk/zz.wav").write_text("hello")
     args = ["convert", talk, "--speaker", "bob", "--out", "bobs"]
-    assert "--on-error skip passes over such files" in refused(capfd, *args)
+    assert "--on-error skip" in refused(capfd, *args)
     assert not Path("bobs").exists()
     assert vqtrt(*args, "--on-error", "skip", "--json") == 0
     out, err = capfd.readouterr()

@@ -104,7 +104,7 @@ def test_eval_of_a_prior(tiny_speech_prior, speech_data, capfd):
     ("args", "message"),
     [
         ([], "nothing to write"),
-        (["--grid", "g.png"], "--grid is for images, and the model is of speech"),
+        (["--grid", "g.png"], "--grid is for images, and the model is of audio"),
         (["--out", "o", "--shape", "8x8"], "--shape is for images"),
         (["--out", "o", "--rows", "0"], "--rows is for images"),
         (["--out", "o", "--label", "1"], "--label is for images"),

@@ -2,7 +2,7 @@ import typer
 from typer.testing import CliRunner
 
 from vqtrt import cli
-from vqtrt.commands.options import with_engine
+from vqtrt.commands.options import expanded
 from vqtrt.engines.options import AUTO, EngineOptions
 
 
@@ -28,7 +28,7 @@ def test_the_options_of_an_engine_reach_it_as_they_were_given() -> None:
     app = typer.Typer()
 
     @app.command()
-    @with_engine
+    @expanded
     def command(name: str, engine: EngineOptions = AUTO, last: bool = False) -> None:
         assert name == "x"
         seen.append(engine)

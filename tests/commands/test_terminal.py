@@ -2,7 +2,6 @@ import json
 
 import pytest
 import typer
-from rich.console import Console
 
 from vqtrt.commands import terminal
 from vqtrt.errors import VqtrtError
@@ -75,39 +74,6 @@ def test_show_is_a_line_a_figure(capsys):
     ]
 
 
-def test_no_bars_in_a_log(capfd):
-    with terminal.counting("counting") as counter:
-        for done in range(5):
-            counter(done, 5)
-    with terminal.waiting("waiting"):
-        pass
-    assert capfd.readouterr() == ("", "")
-
-
-def test_training_is_a_line_a_report_in_a_log(capsys, tmp_path):
-    bar = terminal.TrainingBar()
-    bar.started(0, 10)
-    bar.advanced(5)
-    bar.reported(5, {"loss": 1.5, "reconstruction": 1.25, "images_per_second": 1234.5})
-    figures = {"mse": 0.1, "nmse": 0.25, "psnr": None, "perplexity": 3.0, "usage": 0.5}
-    bar.evaluated(5, figures, tmp_path / "grid.png")
-    bar.stop()
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.splitlines() == [
-        "step 5  loss 1.5  reconstruction 1.25  1,234 images/s",
-        f"step 5  held out: mse 0.1  nmse 0.25  perplexity 3  usage 0.5  {tmp_path / 'grid.png'}",
-    ]
-
-
-def test_a_slow_rate_keeps_its_digits(capsys):
-    bar = terminal.TrainingBar()
-    bar.started(0, 10)
-    bar.reported(5, {"crops_per_second": 3.4567})
-    bar.stop()
-    assert capsys.readouterr().err == "step 5  3.46 crops/s\n"
-
-
 @pytest.mark.parametrize(
     ("module", "extra"),
     [("torch", "train"), ("matplotlib", "train"), ("soundfile", "speech"), ("soxr", "speech")],
@@ -115,27 +81,10 @@ def test_a_slow_rate_keeps_its_digits(capsys):
 def test_a_missing_package_is_named_with_its_extra(module, extra):
     with pytest.raises(VqtrtError) as caught:
         command(ModuleNotFoundError(name=f"{module}.deep"))(["go"], standalone_mode=False)
-    hint = f'{module} is not installed, which this needs: pip install "vqtrt[{extra}]"'
+    hint = f'{module} is not installed, which this command needs: pip install "vqtrt[{extra}]"'
     assert str(caught.value) == hint
 
 
 def test_another_missing_module_is_a_mistake_of_ours():
     with pytest.raises(ModuleNotFoundError):
         command(ModuleNotFoundError(name="vqtrt.nothing"))(["go"], standalone_mode=False)
-
-
-def test_a_resumed_training_says_where(capsys):
-    bar = terminal.TrainingBar()
-    bar.started(7, 10)
-    bar.stop()
-    assert capsys.readouterr().err == "resumed at step 7\n"
-
-
-@pytest.mark.parametrize("total", [None, 5])
-def test_a_bar_in_a_terminal(monkeypatch, total):
-    console = Console(force_terminal=True, width=100, stderr=True, record=True)
-    monkeypatch.setattr(terminal, "console", console)
-    with terminal.counting("counting", total) as counter:
-        counter(5) if total else counter(5, 5)
-    assert "counting" in (text := console.export_text())
-    assert "5/5" in text

@@ -27,11 +27,12 @@ def test_the_pages_are_up_to_date():
 
 def test_an_option_has_its_type_default_and_meaning():
     options = {cells[0]: cells[1:] for cells in rows("cli.md")["vqtrt encode"]}
-    assert options["`DATA`"][:2] == ["text", "required"]
-    assert options["`--out`"][:2] == ["path", "required"]
-    assert options["`--model`, `-m`"][:2] == ["path", "none"]
+    assert options["`PATH...`"][:2] == ["text", "required"]
+    assert options["`--out`, `-o`"][:2] == ["path", "required"]
+    assert options["`--model`, `-m`"][0] == "path"
+    assert options["`--model`, `-m`"][1].startswith("$VQTRT_MODEL")
     assert options["`--precision`"][:2] == ["`fp32`, `fp16`, `bf16`", "`fp32`"]
-    assert options["`--batch-size`"][:2] == ["int, at least 1", "64 images or 16 recordings"]
+    assert options["`--batch-size`, `-b`"][:2] == ["int, at least 1", "64 images or 16 clips"]
     assert options["`--level-db`"][:2] == ["float, -80 to 0", "none"]
     assert options["`--resume`"][:2] == ["flag", "off"]
     assert options["`--include`"][:2] == ["text", "all"]

@@ -12,7 +12,7 @@ from prior_doubles import (
 )
 
 from vqtrt.audio.sampler import ClipRequest, sample_clips
-from vqtrt.audio.score import score_clips
+from vqtrt.audio.score import score_codes
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.export.verify_prior import TOLERANCES, cached_clip_logits
 from vqtrt.formats.bundle import Bundle
@@ -84,8 +84,8 @@ def test_half(tmp_path, torch_engine):
 
 def test_scores_are_those_of_torch(engine, torch_engine):
     codes = clip_codes([1, 30, 3, 100, 47], [0, 1, 2, 0, 1])
-    expected = score_clips(torch_engine, "wavenet", codes) | {"engine": "onnxruntime"}
-    found = score_clips(engine, "wavenet", codes, batch_size=3)
+    expected = score_codes(torch_engine, "wavenet", codes) | {"engine": "onnxruntime"}
+    found = score_codes(engine, "wavenet", codes, batch_size=3)
     assert found.pop("bits_per_code") == pytest.approx(expected.pop("bits_per_code"), rel=1e-5)
     assert found["prior"] == expected["prior"]
     assert found["clips"] == 5

@@ -12,11 +12,12 @@ from vqtrt.config.images import PixelCNNConfig
 from vqtrt.config.parts import QuantizerConfig
 from vqtrt.export import fingerprint as module
 from vqtrt.export.fingerprint import made_from
-from vqtrt.formats.precision import PRECISIONS, torch_dtype
+from vqtrt.formats.precision import PRECISIONS
 from vqtrt.models.audio_graphs import speech_graph, speech_graph_names
 from vqtrt.models.deployed import DeployedGraph, int32
 from vqtrt.models.image import VQVAE
 from vqtrt.models.image_graphs import image_graph
+from vqtrt.models.precision import torch_dtype
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.pixelcnn_graphs import GRAPHS, pixelcnn_graph
 from vqtrt.priors.wavenet_graphs import WAVENET_GRAPHS, wavenet_graph
@@ -171,7 +172,7 @@ def test_versions_are_seen(monkeypatch, package):
 
 def test_the_version_of_vqtrt_is_seen(monkeypatch):
     before = module._code()
-    monkeypatch.setattr(module.vqtrt, "__version__", "9")
+    monkeypatch.setattr(module, "__version__", "9")
     assert module._code() != before
 
 
@@ -179,7 +180,7 @@ def test_sources_are_seen(monkeypatch, tmp_path):
     (tmp_path / "models").mkdir()
     source = tmp_path / "models" / "part.py"
     found = []
-    monkeypatch.setattr(module.vqtrt, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(module, "_PACKAGE", tmp_path)
     for text in ("a = 1", "a = 2", "a = 1"):
         source.write_text(text)
         found.append(module._code())

@@ -177,7 +177,7 @@ def test_load_finds_the_newest(tiny_run, monkeypatch):
 
 
 def test_a_model_of_speech_is_refused():
-    with pytest.raises(VqtrtError, match="this model is of speech, and this is for images"):
+    with pytest.raises(VqtrtError, match="the model is of audio"):
         ImageTokenizer(FakeSpeechEngine())
 
 

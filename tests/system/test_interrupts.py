@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vqtrt.commands import terminal
+from vqtrt.commands import bars
 from vqtrt.system import interrupts
 from vqtrt.system.interrupts import Terminated, check, handled, held, noted, received, released
 
@@ -82,7 +82,7 @@ def test_a_signal_that_was_swallowed_is_raised_again() -> None:
         with unreported():
             made = Swallows()
             del made
-        with terminal.counting("counting") as counter, pytest.raises(Terminated):
+        with bars.counting("counting") as counter, pytest.raises(Terminated):
             counter(1)
 
 

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from vqtrt.errors import VqtrtError
+from vqtrt.models import weights as saving
 from vqtrt.models.weights import load_weights, save_weights
 from vqtrt.training import checkpoints as module
 from vqtrt.training.checkpoints import Checkpoints
@@ -125,8 +126,10 @@ def test_the_newest_are_kept(tmp_path):
     assert checkpoints.load_newest(model, optimizer) == 200
 
 
-@pytest.mark.parametrize("failing", ["save_file", "write_text"])
-def test_a_failure_while_saving_leaves_the_one_before(tmp_path, monkeypatch, failing):
+@pytest.mark.parametrize(
+    ("where", "failing"), [(saving, "save_file"), (module, "write_text")], ids=["tensors", "state"]
+)
+def test_a_failure_while_saving_leaves_the_one_before(tmp_path, monkeypatch, where, failing):
     model, optimizer = build()
     step(model, optimizer)
     checkpoints = Checkpoints(tmp_path, keep=1)
@@ -138,7 +141,7 @@ def test_a_failure_while_saving_leaves_the_one_before(tmp_path, monkeypatch, fai
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, failing, fail)
+        patch.setattr(where, failing, fail)
         with pytest.raises(VqtrtError, match="No space left"):
             checkpoints.save(2, model, optimizer)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
@@ -160,7 +163,7 @@ def test_a_failure_while_weights_are_written_leaves_the_old_ones(tmp_path, monke
         target.write_bytes(b"half")
         raise OSError("gone")
 
-    monkeypatch.setattr(module, "save_file", torn)
+    monkeypatch.setattr(saving, "save_file", torn)
     with pytest.raises(OSError, match="gone"):
         save_weights(model, path)
     assert path.read_bytes() == before
@@ -178,7 +181,7 @@ def test_what_safetensors_makes_of_a_failure_is_said_once(tmp_path, monkeypatch,
     def fail(*args):
         raise SafetensorError(f"Error while serializing: {words}")
 
-    monkeypatch.setattr(module, "save_file", fail)
+    monkeypatch.setattr(saving, "save_file", fail)
     with pytest.raises(VqtrtError, match=message) as caught:
         Checkpoints(tmp_path, keep=1).save(1, *build())
     assert str(caught.value).count("cannot be written") <= 1

@@ -88,7 +88,7 @@ def test_resuming_encodes_nothing_again(run, make_prior, make_log, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make_prior(run, watcher=make_log(stop_at=13))
     with monkeypatch.context() as patch:
-        patch.setattr(prior_start, "encode_source", stop)
+        patch.setattr(prior_start.image_encode, "encode_source", stop)
         make_prior(run, "pixelcnn", resume=True)
         # Other rows would be held out.
         with pytest.raises(VqtrtError, match=r"the data changed .*: 200 items then, 201 now"):

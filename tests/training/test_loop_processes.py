@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from vqtrt.config import load_config
+from vqtrt.config.images import load_config
 from vqtrt.errors import VqtrtError
-from vqtrt.training import image, loop
+from vqtrt.training import images, loop
 
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 
@@ -45,7 +45,7 @@ def remember(self, *args):
 loop.Trainer.__init__ = remember
 config = load_config(folder / "config.yaml")
 try:
-    image.train(config, folder / "run", Quiet(), resume=kind == "resume")
+    images.train(config, folder / "run", Quiet(), resume=kind == "resume")
 except VqtrtError as error:
     print(f"VqtrtError: {error}", file=sys.stderr)
     sys.exit(3)

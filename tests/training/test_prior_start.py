@@ -72,12 +72,12 @@ def test_resuming_takes_the_codes_that_are_there(
         make_speech_prior(run, watcher=make_log(stop_at=13))
     log = make_log()
     with monkeypatch.context() as patch:
-        patch.setattr(prior_start, "encode_speech", stop)
+        patch.setattr(prior_start.audio_encode, "encode_source", stop)
         make_speech_prior(run, resume=True, watcher=log)
     assert log.named("started") == [(10, 20)]
     assert trained_speech_priors(run)["wavenet"].facts().kind == "wavenet"
     # Other recordings would be held out of others.
-    monkeypatch.setattr(prior_start, "encode_speech", stop)
+    monkeypatch.setattr(prior_start.audio_encode, "encode_source", stop)
     one = sorted(speech_data.glob("*/*.wav"))[0]
     with pytest.raises(VqtrtError, match=r"the data changed .*: 24 items then, 12 now"):
         plan(run, None, None, f"data.path={one.parent}", resume=True)

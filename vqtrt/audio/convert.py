@@ -89,7 +89,7 @@ def encode_all(
     return EncodedSource(tuple(items), codes, tuple(rejected))
 
 
-def convert_speech(
+def convert_source(
     tokenizer: AudioTokenizer,
     source: AudioSource,
     out: Path,
@@ -120,8 +120,7 @@ def convert_speech(
         raise VqtrtError(f"{out}: is a file; several recordings need a folder: name one with --out")
     else:
         check_folder(out)
-        if isinstance(source, AudioFolder):
-            require_outside(out / "x", source.root, root)
+        require_outside(out / "x", source)
     encoded = encode_all(
         tokenizer,
         source,

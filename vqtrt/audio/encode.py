@@ -16,7 +16,7 @@ from vqtrt.audio.tokenizer import Audio, AudioTokenizer
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.clips import Clip, CountedBlocks, read_clips
 from vqtrt.data.audio.decode import AudioPreprocessing
-from vqtrt.data.audio.open import AudioFolder, AudioSource
+from vqtrt.data.audio.open import AudioSource
 from vqtrt.data.reading import OnError
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError
@@ -59,8 +59,7 @@ def encode_source(
     it; an `out` that this very job has finished stays. Raises `VqtrtError` if no recording at all
     can be read.
     """
-    if isinstance(source, AudioFolder) and source.root.is_dir():
-        require_outside(out, source.root, root)
+    require_outside(out, source)
     how = preprocessing or tokenizer.preprocessing
     if how.sample_rate != tokenizer.preprocessing.sample_rate:
         raise VqtrtError(

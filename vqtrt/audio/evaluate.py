@@ -96,7 +96,7 @@ class AudioMetrics:
         return self._samples / self._rate
 
 
-def evaluate_speech(
+def evaluate(
     tokenizer: AudioTokenizer,
     source: AudioSource,
     *,

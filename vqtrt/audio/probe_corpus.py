@@ -22,7 +22,7 @@ class SpeechProbe(NamedTuple):
     """Names of recordings, each with the reason."""
 
 
-def probe_speech(
+def probe_source(
     tokenizer: AudioTokenizer,
     source: AudioSource,
     alignments: Path,

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-import vqtrt
 from vqtrt.audio.sampler import ClipRequest, ClipSamples, find_clip_prior, known_speakers
 from vqtrt.config.location import ModelLocation
 from vqtrt.engines.base import Engine
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader
 from vqtrt.formats.codes import codes_dtype
 from vqtrt.formats.codes_writer import ClipWriter
+from vqtrt.version import __version__
 
 
 def sampled_codes(
@@ -36,7 +36,7 @@ def sampled_codes(
         precision=engine.precision,
         model={"path": str(model.path), "engine": engine.name},
         preprocessing=speech.preprocessing.model_dump(mode="json"),
-        vqtrt_version=vqtrt.__version__,
+        vqtrt_version=__version__,
     )
     return ClipCodes(
         path=out,

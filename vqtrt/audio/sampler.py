@@ -72,16 +72,11 @@ class ClipSampler:
 
     def _step(self, draw: SamplingParams) -> StepLoop:
         """The graph that a draw needs, told what it asks for."""
-        filtered = draw.top_k is not None or draw.top_p < 1
-        name = "step_filtered" if filtered else "step"
-        graph = f"priors/{self._name}/{name}"
+        graph = f"priors/{self._name}/{draw.step}"
         # Before the first code is none, which is what the code K stands for.
         how = {"runs": _RUNS, "start": self.codebook_size}
-        step = self._steps.get(name, partial(self._bind, graph, self.batch_size, **how))
-        step.inputs["temperature"][:] = draw.temperature
-        if filtered:
-            step.inputs["top_k"][:] = draw.top_k or self.codebook_size
-            step.inputs["top_p"][:] = draw.top_p
+        step = self._steps.get(graph, partial(self._bind, graph, self.batch_size, **how))
+        draw.write(step.inputs, self.codebook_size)
         return step
 
     def sample(
@@ -174,7 +169,9 @@ def sample_clips(
 def find_clip_prior(engine: Engine, name: str) -> tuple[PriorInfo, SpeechInfo]:
     """As `find_prior`, with the model's facts; `VqtrtError` for a model of images, too."""
     if engine.speech is None:
-        raise VqtrtError("a model of images, where one of speech is wanted; give another model")
+        raise VqtrtError(
+            "the model is of images, and this needs one of audio: name another --model"
+        )
     return find_prior(engine, name), engine.speech
 
 

@@ -21,6 +21,7 @@ from vqtrt.engines.lengths import grid_length, length_batches
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes, read_clip_codes
 from vqtrt.formats.codes import is_codes
+from vqtrt.formats.origin import require_origin
 from vqtrt.metrics import CodeUsage, nats
 
 _CROP = 1024
@@ -29,7 +30,7 @@ _MOST = 1 << 15
 """Codes in one run, of whose logits a codebook's size are made for each."""
 
 
-def score_clips(
+def score_codes(
     engine: Engine,
     prior: str,
     codes: ClipCodes,
@@ -45,11 +46,7 @@ def score_clips(
     it is conditioned on.
     """
     facts, speech = find_clip_prior(engine, prior)
-    if codes.header is not None and codes.header.weights_sha256 != engine.weights_sha256:
-        raise VqtrtError(
-            f"{codes.path}: these are codes of another tokenizer; encode the recordings with this "
-            "model"
-        )
+    require_origin(codes.path, codes.header, engine.weights_sha256, "recordings")
     check_clip_codes(codes, facts.codebook_size)
     speakers = _speakers(codes, facts.classes)
     lengths = codes.lengths()
@@ -88,7 +85,7 @@ def score_clips(
     }
 
 
-def score_speech(
+def score_data(
     tokenizer: AudioTokenizer,
     model: ModelLocation,
     data: str,
@@ -99,7 +96,7 @@ def score_speech(
     workers: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """`score_clips` of a codes file, or of recordings, which are encoded for it.
+    """`score_codes` of a codes file, or of recordings, which are encoded for it.
 
     `speaker_pattern` and `selection` are as `open_recordings` takes them.
     """
@@ -113,7 +110,7 @@ def score_speech(
                 tokenizer, source, path, root=data, model=model, workers=workers, progress=progress
             )
         codes, size = read_clip_codes(path), tokenizer.batch_size
-        return score_clips(tokenizer.engine, prior, codes, batch_size=size, progress=progress)
+        return score_codes(tokenizer.engine, prior, codes, batch_size=size, progress=progress)
 
 
 def _speakers(codes: ClipCodes, classes: tuple[str, ...]) -> NDArray[np.int32] | None:

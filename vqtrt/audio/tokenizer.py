@@ -343,7 +343,9 @@ def _audio_of(chunks: Iterable[Chunk]) -> Iterator[Audio]:
 def require_speech(engine: Engine) -> SpeechInfo:
     """An engine's facts of speech; `VqtrtError` for a model of images."""
     if engine.speech is None:
-        raise VqtrtError("a model of images, where one of speech is wanted; give another model")
+        raise VqtrtError(
+            "the model is of images, and this needs one of audio: name another --model"
+        )
     return engine.speech
 
 

@@ -271,7 +271,7 @@ class _Lane:
         biases = np.zeros((span // self._hop, *step.inputs["bias"].shape), np.float32)
         uniform = np.full((runs, rows, unroll), 0.5, np.float32)
         levels = np.zeros((runs, rows, unroll), np.uint8)
-        step.inputs["temperature"][:] = self._temperature
+        SamplingParams(temperature=self._temperature).write(step.inputs, LEVELS)
         step.begin()
         for start in range(0, max(clip.samples for clip in clips), span):
             wanted = [min(max(clip.samples - start, 0), span) for clip in clips]

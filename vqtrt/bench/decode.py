@@ -184,7 +184,6 @@ def random_decoder(folder: Path, recipe: str) -> "SpeechVQVAE":
     """The model of a recipe with random weights; its decoder becomes a bundle in `folder`."""
     import torch
 
-    import vqtrt
     from vqtrt.config.images import load_speech_config
     from vqtrt.export.audio import speech_graphs
     from vqtrt.export.graph_writer import GraphWriter
@@ -192,6 +191,7 @@ def random_decoder(folder: Path, recipe: str) -> "SpeechVQVAE":
     from vqtrt.formats.bundle import Bundle, BundleInfo, Source
     from vqtrt.models.audio import SpeechVQVAE
     from vqtrt.models.info import speech_info
+    from vqtrt.version import __version__
 
     config = load_speech_config(recipe)
     speakers = tuple(f"speaker{index}" for index in range(_SPEAKERS))
@@ -206,7 +206,7 @@ def random_decoder(folder: Path, recipe: str) -> "SpeechVQVAE":
     facts, speech = speech_info(model, config)
     info = BundleInfo(
         kind="speech",
-        vqtrt_version=vqtrt.__version__,
+        vqtrt_version=__version__,
         model=facts,
         speech=speech,
         graphs=writer.graphs,

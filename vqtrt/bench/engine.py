@@ -6,7 +6,7 @@ ratios, and how far each is from what the machine can do.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -18,7 +18,7 @@ from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.engines.base import Graph
 from vqtrt.engines.choose import open_engine
-from vqtrt.engines.options import EngineOptions
+from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import ModelInfo, of_images
 from vqtrt.formats.precision import PRECISIONS
@@ -59,8 +59,7 @@ def bench_engine(
     batch_sizes: Sequence[int] = (1, 16, 64),
     repeat: int = 3,
     seconds: float = 0.3,
-    gpu: int = 0,
-    trust_engines: bool = False,
+    options: EngineOptions = AUTO,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Latency and rate of each engine, precision, graph and batch size, on pictures of noise.
@@ -69,8 +68,8 @@ def bench_engine(
     batch N` `open_seconds`, `first_seconds` (cold: the first run of this batch), `seconds` (warm:
     the median run), `images_per_second`, and of the peaks of its device and precision the
     `matmul_share` and `copy_share`, None where not known. `peaks` has those by `DEVICE PRECISION`,
-    `unavailable` says for each engine and precision that was left out why. `gpu` and
-    `trust_engines` are as in `EngineOptions`.
+    `unavailable` says for each engine and precision that was left out why. Of `options`, engine
+    and precision are replaced.
     """
     for name, known in ((engines, ENGINES), (precisions, PRECISIONS)):
         if unknown := [each for each in name if each not in known]:
@@ -82,9 +81,7 @@ def bench_engine(
     facts, size = _facts(model)
     for done, (engine, precision) in enumerate(pairs, 1):
         try:
-            cells += _open(
-                model, EngineOptions(engine, precision, gpu, trust_engines=trust_engines)
-            )
+            cells += _open(model, replace(options, engine=engine, precision=precision))
         except Exception as error:
             # What a package raises that is half there is as good a reason as ours.
             unavailable[f"{engine} {precision}"] = _one_line(error)
@@ -168,8 +165,8 @@ def _torch_opener(
         import torch
     except ImportError:
         raise VqtrtError('torch is not installed: pip install "vqtrt[train]"') from None
-    from vqtrt.formats.precision import torch_dtype
     from vqtrt.models.image_graphs import DecoderGraph, EncoderGraph
+    from vqtrt.models.precision import torch_dtype
     from vqtrt.models.runs import ImageRun
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

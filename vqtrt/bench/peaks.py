@@ -46,7 +46,7 @@ def _cpu_product(precision: str, seconds: float) -> float | None:
         import torch
     except ImportError:
         return None
-    from vqtrt.formats.precision import torch_dtype
+    from vqtrt.models.precision import torch_dtype
 
     half = torch.randn(size, size).to(torch_dtype(precision))
     return 2 * size**3 / best_seconds(lambda: half @ half, seconds)
@@ -71,7 +71,7 @@ def _gpu_product(precision: str, seconds: float) -> float | None:
         return None
     if not torch.cuda.is_available():
         return None
-    from vqtrt.formats.precision import torch_dtype
+    from vqtrt.models.precision import torch_dtype
 
     # Large enough for the fastest GPU to be busy for milliseconds.
     size = 4096 if precision == "fp32" else 8192

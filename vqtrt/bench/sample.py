@@ -104,7 +104,6 @@ def random_prior(
     """A PixelCNN of random weights, exported and opened in onnxruntime; its engine and name."""
     import torch
 
-    import vqtrt
     from vqtrt.config.images import PixelCNNConfig
     from vqtrt.data.images.preprocessing import Preprocessing
     from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
@@ -113,6 +112,7 @@ def random_prior(
     from vqtrt.export.onnx import OPSET
     from vqtrt.formats.bundle import Bundle, BundleInfo, ModelInfo, PriorInfo, Source
     from vqtrt.priors.pixelcnn import PixelCNN
+    from vqtrt.version import __version__
 
     torch.manual_seed(0)
     config = PixelCNNConfig(layers=layers, channels=channels, codebook_size=codebook_size)
@@ -131,7 +131,7 @@ def random_prior(
         tokenizer_sha256="",
     )
     info = BundleInfo(
-        vqtrt_version=vqtrt.__version__,
+        vqtrt_version=__version__,
         model=ModelInfo(codebook_size=codebook_size, num_codebooks=1, code_dim=1, stride=4),
         preprocessing=Preprocessing(height=4 * height, width=4 * width),
         graphs=writer.graphs,

@@ -1,25 +1,28 @@
-"""`bench encode`, `bench engine` (every engine that works here) and `bench decode` (of speech)."""
+"""`vqtrt bench`: encode, engine (every engine that works here), decode (audio) and sample."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vqtrt.commands.audio import BATCH
+from vqtrt.commands import terminal
 from vqtrt.commands.options import (
     IMAGES,
-    AnyBatchSize,
-    Device,
+    RECORDINGS,
+    BatchSize,
+    ClipBatch,
     Json,
     Model,
     PrecisionName,
-    TrustEngines,
+    Repeat,
+    SampleBatch,
     Workers,
+    expanded,
     find,
-    open_named,
-    with_engine,
+    open_model,
     worker_count,
 )
+from vqtrt.commands.sample import PriorName
 from vqtrt.engines.options import AUTO, EngineOptions
 
 
@@ -30,36 +33,44 @@ def bench_engine(
     ] = None,
     precision: Annotated[
         list[PrecisionName] | None,
-        typer.Option(help="Of the graphs; repeatable (default: fp32)."),
+        typer.Option(help="Precision of the graphs; repeatable (default: fp32)."),
     ] = None,
     batch_size: Annotated[
-        list[int] | None, typer.Option(min=1, help="Repeatable (default: 1, 16 and 64).")
+        list[int] | None,
+        typer.Option("--batch-size", "-b", min=1, help="Repeatable (default: 1, 16 and 64)."),
     ] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
-    device: Device = 0,
-    trust_engines: TrustEngines = False,
+    repeat: Repeat = 3,
+    device: Annotated[
+        int, typer.Option(min=0, help="Index of the GPU; CPU engines ignore it.")
+    ] = 0,
+    trust_engines: Annotated[
+        bool,
+        typer.Option(
+            "--trust-engines",
+            help="Load TensorRT engines that this machine did not build; they run as code.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Latency and rate of every engine beside torch, and the share of what the machine can do."""
+    """Latency and throughput of every engine, and their share of the machine's peak."""
     from vqtrt.bench import engine as module
-    from vqtrt.commands import terminal
+    from vqtrt.commands.bars import counting
 
     found = find(model)
-    with terminal.counting("measuring") as counter:
+    with counting("measuring") as counter:
         figures = module.bench_engine(
             found,
             engines=engine or module.ENGINES,
-            precisions=[name.value for name in precision or [PrecisionName.FP32]],
+            precisions=[name.value for name in precision or [PrecisionName("fp32")]],
             batch_sizes=batch_size or (1, 16, 64),
             repeat=repeat,
-            gpu=device,
-            trust_engines=trust_engines,
+            options=EngineOptions(device=device, trust_engines=trust_engines),
             progress=counter,
         )
     terminal.show(figures, as_json)
 
 
-@with_engine
+@expanded
 def bench_decode(
     recipe: Annotated[
         str, typer.Option(help="Recipe whose decoder is measured, with random weights.")
@@ -68,59 +79,99 @@ def bench_decode(
         Path | None,
         typer.Option("--model", "-m", help="Run or bundle, in place of a recipe."),
     ] = None,
+    batch_size: ClipBatch = RECORDINGS,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Length of a clip in seconds.")] = 1.0,
+    repeat: Repeat = 3,
     engine: EngineOptions = AUTO,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips decoded at once.")] = 16,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Audio of each clip.")] = 1.0,
-    repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Samples of audio a second from codes of speech, beside real time and a naive loop."""
+    """Audio samples per second of decoding, beside real time and a naive loop."""
     from vqtrt.bench import decode as module
-    from vqtrt.commands import terminal
+    from vqtrt.commands.bars import counting
 
     found = find(model) if model is not None else None
-    with terminal.counting("measuring") as counter:
+    with counting("measuring") as counter:
         options = {"batch_size": batch_size, "seconds": seconds, "repeat": repeat}
         if found is not None:
-            figures = module.bench_decode_model(
-                found,
-                options=engine,
-                progress=counter,
-                **options,
-            )
+            figures = module.bench_decode_model(found, options=engine, progress=counter, **options)
         else:
             figures = module.bench_decode_recipe(recipe, engine, progress=counter, **options)
     terminal.show(figures, as_json)
 
 
-@with_engine
+@expanded
 def bench_encode(
     data: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of images or recordings.")],
     model: Model = None,
-    engine: EngineOptions = AUTO,
-    batch_size: AnyBatchSize = None,
+    batch_size: BatchSize = None,
     workers: Workers = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Turns; the median counts.")] = 3,
+    repeat: Repeat = 3,
     eager: Annotated[bool, typer.Option(help="Also time a plain loop in torch.")] = True,
+    engine: EngineOptions = AUTO,
     as_json: Json = False,
 ) -> None:
     """Rates of reading, engine and both together, beside a plain loop; peak memory."""
     from vqtrt.bench.audio import bench_encode_speech
     from vqtrt.bench.images import bench_encode as bench_images
-    from vqtrt.commands import terminal
+    from vqtrt.commands.bars import counting
 
-    found, opened = open_named(model, engine)
+    found, opened = open_model(model, engine)
     speech = opened.speech is not None
-    with terminal.counting("measuring") as counter:
-        run_bench = bench_encode_speech if speech else bench_images
-        figures = run_bench(
+    with counting("measuring") as counter:
+        figures = (bench_encode_speech if speech else bench_images)(
             found,
             data,
             options=engine,
-            batch_size=batch_size or (BATCH if speech else IMAGES),
+            batch_size=batch_size or (RECORDINGS if speech else IMAGES),
             workers=worker_count(workers),
             repeat=repeat,
             eager=eager,
             progress=counter,
         )
+    terminal.show(figures, as_json)
+
+
+@expanded
+def bench_sample(
+    shape: Annotated[
+        str | None, typer.Option(help="Grid of codes, HxW (default: as trained).")
+    ] = None,
+    batch_size: SampleBatch = 16,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="Run or bundle; without it, random weights."),
+    ] = None,
+    prior: PriorName = None,
+    layers: Annotated[int, typer.Option(min=2, help="Layers of random weights.")] = 15,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of random weights.")] = 64,
+    repeat: Repeat = 3,
+    engine: EngineOptions = AUTO,
+    as_json: Json = False,
+) -> None:
+    """Cost of sampling a batch of codes in forward passes, beside a naive loop."""
+    from vqtrt.bench import sample as module
+    from vqtrt.commands.bars import counting
+    from vqtrt.commands.on_images import parse_shape
+    from vqtrt.engines.priors import find_prior, prior_name
+
+    grid = parse_shape(shape)
+    options = {"batch_size": batch_size, "repeat": repeat}
+    if model is None:
+        terminal.note("making a prior of random weights")
+        with counting("measuring") as counter:
+            figures = module.bench_random(
+                grid or (8, 8), layers=layers, channels=channels, progress=counter, **options
+            )
+    else:
+        _, opened = open_model(model, engine)
+        name = prior_name(opened, prior)
+        facts = find_prior(opened, name)
+        with counting("measuring") as counter:
+            figures = module.bench_sample(
+                opened,
+                name,
+                shape=grid or (facts.height, facts.width),
+                progress=counter,
+                **options,
+            )
     terminal.show(figures, as_json)

@@ -1,4 +1,8 @@
-"""What the commands have in common: their options, and how they open a model."""
+"""The options of the commands, and how a command opens its model.
+
+Options that go together are a dataclass: a command declares one parameter of that class, and
+`expanded` puts its fields on the command line. `EngineOptions` is one of them.
+"""
 
 import functools
 import inspect
@@ -6,42 +10,25 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqtrt.engines.options import EngineOptions
+from vqtrt.commands import terminal
+from vqtrt.engines.options import ENGINES, PRECISIONS, EngineOptions
 from vqtrt.errors import AudioError, ImageError, VqtrtError
 
 if TYPE_CHECKING:
     from vqtrt.config.location import ModelLocation
-    from vqtrt.data.audio.open import AudioSource
-    from vqtrt.data.images.preprocessing import Preprocessing
     from vqtrt.data.selection import Selection
-    from vqtrt.engines.base import Engine as OpenedEngine
-    from vqtrt.formats.codes import Header
-    from vqtrt.images.tokenizer import ImageTokenizer
+    from vqtrt.engines.base import Engine
 
-
-class EngineName(StrEnum):
-    """What `--engine` takes; the same names as `vqtrt.engines.ENGINES`."""
-
-    AUTO = "auto"
-    TENSORRT = "tensorrt"
-    TENSORRT_RTX = "tensorrt-rtx"
-    ONNXRUNTIME_CUDA = "onnxruntime-cuda"
-    ONNXRUNTIME = "onnxruntime"
-    TORCH = "torch"
-
-
-class PrecisionName(StrEnum):
-    """What `--precision` takes; the same names as `vqtrt.formats.precision.PRECISIONS`."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
+EngineName = StrEnum("EngineName", {name: name for name in ENGINES})  # type: ignore[misc]
+PrecisionName = StrEnum("PrecisionName", {name: name for name in PRECISIONS})  # type: ignore[misc]
+_CHOICES = {ENGINES: EngineName, PRECISIONS: PrecisionName}
 
 
 class OnErrorName(StrEnum):
@@ -64,68 +51,54 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Run or bundle. Without it: $VQTRT_MODEL, else the newest run under ./runs.",
+        help="Run or bundle (default: $VQTRT_MODEL, else the newest run under ./runs).",
     ),
 ]
-Device = Annotated[int, typer.Option(min=0, help="Index of the GPU; CPU engines ignore it.")]
-TrustEngines = Annotated[
-    bool,
-    typer.Option(
-        "--trust-engines",
-        help="Load TensorRT engines that this machine did not build; they run as code.",
-    ),
-]
-_ENGINE: dict[str, tuple[Any, Any]] = {
-    "engine": (
-        Annotated[EngineName, typer.Option(help="What runs the model.")],
-        EngineName.AUTO,
-    ),
-    "precision": (
-        Annotated[
-            PrecisionName, typer.Option(help="Of the graphs that run; see `export --precision`.")
-        ],
-        PrecisionName.FP32,
-    ),
-    "device": (Device, 0),
-    "trust_engines": (TrustEngines, False),
-}
-BatchSize = Annotated[int, typer.Option(min=1, help="Images in one engine call.")]
 IMAGES = 64
-"""Images in one engine call, where `--batch-size` does not say."""
-AnyBatchSize = Annotated[
+"""Default batch size of images."""
+RECORDINGS = 16
+"""Default batch size of recordings."""
+BatchSize = Annotated[
     int | None,
     typer.Option(
-        "--batch-size", min=1, help="In one engine call (default: 64 images or 16 recordings)."
+        "--batch-size", "-b", min=1, help="Items per engine call (default: 64 images or 16 clips)."
     ),
 ]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Threads for files (default: one per core, at most 16).")
+ClipBatch = Annotated[
+    int, typer.Option("--batch-size", "-b", min=1, help="Recordings per engine call.")
 ]
-OnErrorOption = Annotated[
-    OnErrorName,
-    typer.Option("--on-error", help="At a file that cannot be read: stop, or skip it."),
+SampleBatch = Annotated[
+    int, typer.Option("--batch-size", "-b", min=1, help="Samples that are drawn at once.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads that read files (default: one per core, at most 16)."),
+]
+OnError = Annotated[
+    OnErrorName, typer.Option("--on-error", help="If a file cannot be read: stop, or skip it.")
 ]
 TrainOnError = Annotated[
     OnErrorName | None,
     typer.Option(
         "--on-error",
-        help="At a file that cannot be read: stop, or skip it (default: the recipe's).",
+        help="If a file cannot be read: stop, or skip it (default: the recipe's).",
     ),
 ]
-AnySplit = Annotated[
-    SplitName | None, typer.Option("--split", help="Images: part of the data, where it has parts.")
+Split = Annotated[
+    SplitName | None, typer.Option("--split", help="Images: part of a data set that has parts.")
 ]
 Size = Annotated[
     str | None,
-    typer.Option(help="Images: size HxW (128 for a square) instead of the model's own."),
+    typer.Option(help="Images: size HxW, or 128 for a square (default: the model's)."),
 ]
 Speaker = Annotated[
-    str | None, typer.Option(help="Speech: voice of all clips (default: each its own).")
+    str | None, typer.Option(help="Audio: speaker of all clips (default: each its own).")
 ]
 SpeakerPattern = Annotated[
     str | None,
     typer.Option(
-        help="Speech: regular expression with a group `speaker`, for names that say who speaks."
+        help="Audio: regular expression with a group `speaker` that finds the speaker in a file's "
+        "name."
     ),
 ]
 Include = Annotated[
@@ -139,66 +112,125 @@ Exclude = Annotated[
 LevelDb = Annotated[
     float | None,
     typer.Option(
-        min=-80, max=0, help="Speech: level to bring recordings to, RMS in dB of full scale."
+        min=-80, max=0, help="Audio: RMS level to bring recordings to, in dB of full scale."
     ),
 ]
 Temperature = Annotated[
-    float | None, typer.Option(help="WaveNet decoder: 0 for the most likely samples (default: 1).")
+    float | None,
+    typer.Option(help="WaveNet decoder: temperature; 0 for the most likely samples (default: 1)."),
 ]
 Seed = Annotated[
-    int | None, typer.Option(help="WaveNet decoder: another seed, other noise (default: 0).")
+    int | None, typer.Option(help="WaveNet decoder: seed of the sampling noise (default: 0).")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
+]
 Data = Annotated[
     str,
-    typer.Argument(help="Folder of images or recordings, .npy/.npz, CIFAR, or `shapes`."),
+    typer.Argument(help="Folder of images or recordings, one file, .npy/.npz, CIFAR, or `shapes`."),
+]
+Recordings = Annotated[
+    str, typer.Argument(help="Folder of recordings, the VCTK corpus, or one recording.")
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="key=value, such as train.steps=2000; repeatable."),
+    typer.Option("--set", help="Setting as KEY=VALUE, such as train.steps=2000; repeatable."),
 ]
+Repeat = Annotated[int, typer.Option(min=1, help="Rounds of measurement; the median counts.")]
 ResumeJob = Annotated[
-    bool, typer.Option("--resume", help="Continue this job, if it was interrupted.")
+    bool, typer.Option("--resume", help="Continue this job if it was interrupted.")
 ]
 Resume = Annotated[bool, typer.Option(help="Continue from the newest checkpoint.")]
 
 
-def with_engine(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of an engine in place of its parameter `engine`.
+@dataclass(frozen=True)
+class FileOptions:
+    """Which files of a data set are read, and how."""
 
-    The command declares `engine: EngineOptions`; on the command line stand `--engine`,
-    `--precision`, `--device` and `--trust-engines`.
-    """
-    signature = inspect.signature(command)
+    workers: Workers = None
+    on_error: OnError = OnErrorName.STOP
+    include: Include = None
+    exclude: Exclude = None
+
+    @property
+    def num_workers(self) -> int:
+        """What `--workers` comes to."""
+        return worker_count(self.workers)
+
+    @property
+    def selection(self) -> "Selection":
+        """Which files of a folder `--include` and `--exclude` choose."""
+        from vqtrt.data.selection import Selection
+
+        return Selection(self.include or (), self.exclude or ())
+
+
+@dataclass(frozen=True)
+class DataOptions(FileOptions):
+    """The same, and what is asked of images or of recordings alone."""
+
+    size: Size = None
+    split: Split = None
+    level_db: LevelDb = None
+    speaker_pattern: SpeakerPattern = None
+
+    def require_images(self) -> None:
+        """Raise `VqtrtError` for an option of audio."""
+        only = {"level-db": self.level_db, "speaker-pattern": self.speaker_pattern}
+        refuse(only, "audio", "images")
+
+    def require_audio(self) -> None:
+        """Raise `VqtrtError` for an option of images."""
+        refuse({"size": self.size, "split": self.split}, "images", "audio")
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """Put the fields of a command's dataclass parameters on the command line, in their place."""
+    groups: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
+    signature = inspect.signature(command)
     for parameter in signature.parameters.values():
-        if parameter.name != "engine":
+        if not is_dataclass(parameter.annotation):
             parameters.append(parameter)
             continue
+        groups[parameter.name] = parameter.annotation
         parameters += [
-            inspect.Parameter(name, parameter.kind, default=default, annotation=annotation)
-            for name, (annotation, default) in _ENGINE.items()
+            parameter.replace(name=name, annotation=annotation, default=default)
+            for name, annotation, default in map(_option, fields(parameter.annotation))
         ]
 
     @functools.wraps(command)
     def run(**options: Any) -> None:
-        engine, precision = options.pop("engine"), options.pop("precision")
-        chosen = EngineOptions(
-            engine.value,
-            precision.value,
-            device=options.pop("device"),
-            trust_engines=options.pop("trust_engines"),
-        )
-        command(engine=chosen, **options)
+        for name, group in groups.items():
+            given = {each.name: options.pop(each.name) for each in fields(group)}
+            options[name] = group(**{key: _plain(group, value) for key, value in given.items()})
+        command(**options)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": None}
     return run
 
 
+def _option(field: Any) -> tuple[str, Any, Any]:
+    """Name, annotation and default of the option that a field becomes."""
+    if not field.metadata:
+        return field.name, field.type, field.default
+    kind, default = field.type, field.default
+    names = [f"--{field.name.replace('_', '-')}"] if kind is bool else []
+    if choices := field.metadata.get("choices"):
+        kind = _CHOICES[choices]
+        default = kind(default)
+    shown = typer.Option(*names, help=field.metadata["help"], min=field.metadata.get("min"))
+    return field.name, Annotated[kind, shown], default
+
+
+def _plain(group: type, value: Any) -> Any:
+    """A choice as its text for options that are not of the command line's own."""
+    return value.value if group is EngineOptions and isinstance(value, StrEnum) else value
+
+
 def find(named: Path | None) -> "ModelLocation":
     """The model that is meant; says which."""
-    from vqtrt.commands import terminal
     from vqtrt.config.location import find_model
 
     found = find_model(named)
@@ -207,19 +239,8 @@ def find(named: Path | None) -> "ModelLocation":
     return found
 
 
-def open_model(
-    named: Path | None, engine: EngineOptions, batch_size: int
-) -> "tuple[ModelLocation, ImageTokenizer]":
-    """The model of images that is meant, opened on an engine; says which."""
-    from vqtrt.images.tokenizer import ImageTokenizer
-
-    found, opened = open_named(named, engine)
-    return found, ImageTokenizer(opened, batch_size=batch_size)
-
-
-def open_named(named: Path | None, engine: EngineOptions) -> "tuple[ModelLocation, OpenedEngine]":
-    """The model that is meant, of images or of speech, opened on an engine; says which."""
-    from vqtrt.commands import terminal
+def open_model(named: Path | None, engine: EngineOptions) -> "tuple[ModelLocation, Engine]":
+    """The model that is meant, opened on an engine; says which."""
     from vqtrt.engines.choose import open_engine
 
     found = find(named)
@@ -228,51 +249,57 @@ def open_named(named: Path | None, engine: EngineOptions) -> "tuple[ModelLocatio
     return found, opened
 
 
-def selection(include: list[str] | None, exclude: list[str] | None) -> "Selection":
-    """Which files of a folder `--include` and `--exclude` choose."""
-    from vqtrt.data.selection import Selection
+def require_training() -> None:
+    """Raise `VqtrtError` before anything is announced if torch and what it needs is missing."""
+    from vqtrt.engines.choose import installed
 
-    return Selection(include or (), exclude or ())
-
-
-def file_settings(include: list[str] | None, exclude: list[str] | None) -> list[str]:
-    """`--include` and `--exclude` as the settings of a training."""
-    given = {"include": include, "exclude": exclude}
-    return [f"data.{name}={json.dumps(value)}" for name, value in given.items() if value]
+    for package in ("torch", "accelerate", "safetensors", "onnx", "onnxscript"):
+        if not installed(package):
+            raise VqtrtError(terminal.missing(package))
 
 
-def tell_passed_over(kinds: Mapping[str, int], *, speech: bool = False) -> None:
-    """Say which files of a folder are no items; for recordings, also what would help."""
-    from vqtrt.commands import terminal
-    from vqtrt.data.audio.open import conversion_hint
+def data_settings(
+    data: str | None,
+    on_error: OnErrorName | None,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    speaker_pattern: str | None = None,
+) -> list[str]:
+    """Options of a training as `--set` would give them."""
+    texts = {"path": data, "speaker_pattern": speaker_pattern, "on_error": on_error}
+    lists = {"include": include, "exclude": exclude}
+    return [
+        *(f"data.{name}={value}" for name, value in texts.items() if value),
+        *(f"data.{name}={json.dumps(value)}" for name, value in lists.items() if value),
+    ]
+
+
+def tell_passed_over(kinds: Mapping[str, int], *, audio: bool) -> None:
+    """Say which files of a folder are no items; for recordings, also how to convert them."""
     from vqtrt.data.selection import in_words
 
-    if kinds:
-        hint = conversion_hint(kinds) if speech else ""
-        mend = f"; {hint}" if hint else ""
-        terminal.note(f"passed over {sum(kinds.values())} files: {in_words(kinds)}{mend}")
+    if not kinds:
+        return
+    hint = ""
+    if audio:
+        from vqtrt.data.audio.open import conversion_hint
+
+        hint = conversion_hint(kinds)
+    mend = f"; {hint}" if hint else ""
+    terminal.note(f"passed over {sum(kinds.values())} files: {in_words(kinds)}{mend}")
 
 
-def tell_speaker(source: "AudioSource") -> None:
-    """Say where one speaker stands for all recordings."""
-    from vqtrt.commands import terminal
-    from vqtrt.data.audio.open import speaker_note
-
-    if text := speaker_note(source):
-        terminal.note(text)
-
-
-def with_kinds(figures: dict[str, Any], source: object, as_json: bool) -> dict[str, Any]:
+def with_kinds(
+    figures: dict[str, Any], source: object, as_json: bool, *, audio: bool
+) -> dict[str, Any]:
     """Figures with what was passed over and rejected, by kind; without JSON, in notes."""
-    from vqtrt.commands import terminal
-    from vqtrt.data.audio.open import AudioFolder
     from vqtrt.data.folder import passed_over
     from vqtrt.data.selection import in_words
 
     over, kinds = passed_over(source), figures.get("rejected_kinds", {})
     if as_json:
         return figures | {"passed_over": over}
-    tell_passed_over(over, speech=isinstance(source, AudioFolder))
+    tell_passed_over(over, audio=audio)
     if kinds:
         terminal.note(f"rejected {figures['rejected']}: {in_words(kinds)}")
     return {name: value for name, value in figures.items() if name != "rejected_kinds"}
@@ -285,18 +312,13 @@ def worker_count(workers: int | None) -> int:
     return workers or default_workers()
 
 
-def resized(tokenizer: "ImageTokenizer", size: str | None) -> "Preprocessing | None":
-    """The model's preprocessing with the size of `--size`; None for its own."""
-    return None if size is None else tokenizer.preprocessing.with_size(size)
-
-
 @contextmanager
 def skippable() -> Iterator[None]:
-    """Of the commands that read files, only some can pass over one: those say so."""
+    """Name `--on-error skip` in the error of a file that cannot be read."""
     try:
         yield
     except (ImageError, AudioError) as error:
-        raise type(error)(f"{error}; --on-error skip passes over such files") from error
+        raise type(error)(f"{error}; pass --on-error skip to skip such files") from error
 
 
 def refuse(options: Mapping[str, object], of: str, model: str) -> None:
@@ -306,16 +328,8 @@ def refuse(options: Mapping[str, object], of: str, model: str) -> None:
             raise VqtrtError(f"--{name} is for {of}, and the model is of {model}: leave it out")
 
 
-def warn_of_others(codes: Path, header: "Header | None", engine: "OpenedEngine") -> None:
-    """Say where codes were made by another model than is about to decode them."""
-    from vqtrt.commands import terminal
-
-    if header and header.weights_sha256 != engine.weights_sha256:
-        terminal.note(f"warning: another model made {codes}: {header.model.get('path')}")
-
-
 class Written:
-    """What a job that fills a folder has to say at its end."""
+    """What a job that fills a folder says at its end."""
 
     def __init__(self) -> None:
         self._before = 0
@@ -326,23 +340,12 @@ class Written:
 
     def tell(self, out: Path, count: int, what: str, wrote: str) -> None:
         """Say that `out` has all files; `wrote` tells of them if there was anything to do."""
-        from vqtrt.commands import terminal
-
         if 0 < count == self._before:
             terminal.note(f"{out} is complete already: {count} {what}; nothing was left to do")
             return
         if self._before:
             terminal.note(f"resumed after {self._before} files")
         terminal.note(wrote)
-
-
-def require_passed(figures: dict[str, Any]) -> None:
-    """Fail where a verification did."""
-    if not figures["passed"]:
-        raise VqtrtError(
-            "verification failed: codes, pictures or a prior's logits differ beyond what the "
-            "precision's rounding explains, or codes change with the batch; do not use these files"
-        )
 
 
 def main_process() -> bool:

@@ -170,7 +170,7 @@ def load_speech_config(recipe: str | Path, overrides: Iterable[str] = ()) -> Spe
     """The same for settings of speech."""
     path = find_recipe(RECIPES, recipe)
     if _kind(path, ("model", "kind")) != "speech":
-        raise VqtrtError(f"{recipe}: is of images, and this is for speech")
+        raise VqtrtError(f"{recipe}: is of images, and this needs one of audio")
     return read_settings(SpeechConfig, path, overrides)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from vqtrt.data.selection import Judge, Selection, add_kind, in_words
+from vqtrt.data.several import parts
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -62,7 +63,18 @@ class FileTree:
 
 def passed_over(source: object) -> Mapping[str, int]:
     """Files of a source that are no items, by kind; empty for a source that is no folder."""
-    return source.passed_over if isinstance(source, FileTree) else {}
+    counts = Counter[str]()
+    for part in parts(source):
+        if isinstance(part, FileTree):
+            counts.update(part.passed_over)
+    return dict(counts)
+
+
+def folders(source: object) -> Iterator[Path]:
+    """The folders whose files a source reads."""
+    for part in parts(source):
+        if isinstance(part, FileTree) and part.root.is_dir():
+            yield part.root
 
 
 def name_text(name: str) -> str:

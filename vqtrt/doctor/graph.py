@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import vqtrt
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, ModelInfo, Source, TensorSpec
+from vqtrt.version import __version__
 
 STRIDE, CHANNELS, CODES, WIDTH = 4, 8, 64, 16
 STATIC = (4, 32, 32, 3)
@@ -78,7 +78,7 @@ def write_bundle(folder: Path) -> Bundle:
         known = {"file": f"{name}.onnx", "sha256": SHA256[name]}
         specs[name] = GraphSpec(**known, inputs=inputs, outputs=outputs)
     info = BundleInfo(
-        vqtrt_version=vqtrt.__version__,
+        vqtrt_version=__version__,
         model=ModelInfo(codebook_size=CODES, num_codebooks=1, code_dim=CHANNELS, stride=STRIDE),
         preprocessing=Preprocessing(height=STATIC[1], width=STATIC[2]),
         graphs=specs,

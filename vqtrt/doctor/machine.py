@@ -5,12 +5,12 @@ import platform
 import sys
 from typing import Any
 
-import vqtrt
 from vqtrt.doctor.report import Report
 from vqtrt.engines import cuda
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.errors import VqtrtError
 from vqtrt.system.cores import usable_cores
+from vqtrt.version import __version__
 
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_MODULE_LOADING", "NVIDIA_TF32_OVERRIDE")
 _DRIVER = "if this machine has an NVIDIA GPU, install NVIDIA's driver"
@@ -19,7 +19,7 @@ _DRIVER = "if this machine has an NVIDIA GPU, install NVIDIA's driver"
 def examine_machine(report: Report) -> int:
     """Add what the machine is; returns the number of GPUs that can be used."""
     report.section = "machine"
-    report.ok("vqtrt", f"{vqtrt.__version__}, Python {platform.python_version()} {sys.platform}")
+    report.ok("vqtrt", f"{__version__}, Python {platform.python_version()} {sys.platform}")
     report.ok("system", f"{platform.system()} {platform.release()} {platform.machine()}")
     with report.checking("cores"):
         report.ok("cores", str(usable_cores()))

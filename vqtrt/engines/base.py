@@ -56,7 +56,7 @@ class StepLoop(Protocol):
     def inputs(self) -> Mapping[str, NDArray[Any]]:
         """Arrays to write to: `noise` float32 (runs, N, u) and `bias` before each `draw`.
 
-        And before `begin` `temperature`, `top_k`, `top_p` and `speakers`, if the graph has them.
+        And before `begin` the sampling parameters and `speakers`, if the graph has them.
         """
 
     @property

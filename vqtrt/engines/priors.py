@@ -5,8 +5,22 @@ from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import PriorInfo
 
 
+def prior_name(engine: Engine, name: str | None) -> str:
+    """The prior that is meant: `name`, or the only one; `VqtrtError` if that is not decided."""
+    if name is not None or len(engine.priors) == 1:
+        return name or next(iter(engine.priors))
+    if engine.priors:
+        raise VqtrtError(
+            f"the model has several priors: choose one with --prior: {', '.join(engine.priors)}"
+        )
+    raise VqtrtError(
+        "the model has no prior: `vqtrt train-prior` trains one, and `vqtrt export` brings it into "
+        "the bundle"
+    )
+
+
 def find_prior(engine: Engine, name: str) -> PriorInfo:
-    """The facts of a model's prior; `VqtrtError` where there is none, or one of other codes."""
+    """The facts of a model's prior; `VqtrtError` if there is none, or it is of other codes."""
     facts = engine.priors.get(name)
     if facts is None:
         known = ", ".join(engine.priors) or "none"

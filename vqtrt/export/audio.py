@@ -3,18 +3,19 @@
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-import vqtrt
 from vqtrt.export.audio_prior import wavenet_prior_graphs
 from vqtrt.export.bundle import write_bundle
 from vqtrt.export.graph_writer import GraphWriter
 from vqtrt.export.onnx import OPSET
 from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, Source, file_sha256
-from vqtrt.formats.precision import graph_key, torch_dtype
+from vqtrt.formats.precision import graph_key
 from vqtrt.models.audio import SpeechVQVAE
 from vqtrt.models.audio_graphs import speech_graph, speech_graph_names
 from vqtrt.models.info import speech_info
+from vqtrt.models.precision import torch_dtype
 from vqtrt.models.runs import AudioRun
 from vqtrt.priors.runs import trained_speech_priors
+from vqtrt.version import __version__
 
 
 def export_speech_run(
@@ -35,7 +36,7 @@ def export_speech_run(
         facts, speech = speech_info(model, run.config)
         return BundleInfo(
             kind="speech",
-            vqtrt_version=vqtrt.__version__,
+            vqtrt_version=__version__,
             model=facts,
             speech=speech,
             graphs=graphs,

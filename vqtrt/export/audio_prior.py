@@ -1,7 +1,8 @@
 """The graphs of a WaveNet prior as ONNX files of a bundle."""
 
 from vqtrt.export.graph_writer import GraphWriter
-from vqtrt.formats.precision import graph_key, torch_dtype
+from vqtrt.formats.precision import graph_key
+from vqtrt.models.precision import torch_dtype
 from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.priors.wavenet_graphs import WAVENET_GRAPHS, wavenet_graph
 

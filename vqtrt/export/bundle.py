@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-import vqtrt
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.engines.tensorrt.plans import carry_plans
 from vqtrt.errors import VqtrtError
@@ -22,15 +21,17 @@ from vqtrt.formats.bundle import (
     file_sha256,
     only_export,
 )
-from vqtrt.formats.precision import PRECISIONS, graph_key, torch_dtype
+from vqtrt.formats.precision import PRECISIONS, graph_key
 from vqtrt.models.image import VQVAE
 from vqtrt.models.image_graphs import image_graph
 from vqtrt.models.info import model_info
+from vqtrt.models.precision import torch_dtype
 from vqtrt.models.runs import ImageRun
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.pixelcnn_graphs import GRAPHS, pixelcnn_graph
 from vqtrt.priors.runs import trained_priors
 from vqtrt.system.atomic import check_folder, followed, replacing_folder
+from vqtrt.version import __version__
 
 
 def export_run(
@@ -55,7 +56,7 @@ def export_run(
 
     def describe(graphs: dict[str, GraphSpec]) -> BundleInfo:
         return BundleInfo(
-            vqtrt_version=vqtrt.__version__,
+            vqtrt_version=__version__,
             model=model_info(run.config.model),
             preprocessing=size,
             graphs=graphs,

@@ -12,11 +12,12 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-import vqtrt
 from vqtrt.export.tensor_hash import update_with
 from vqtrt.formats.bundle import TensorSpec
 from vqtrt.models.deployed import DeployedGraph
+from vqtrt.version import __version__
 
+_PACKAGE = Path(__file__).parents[1]
 _EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir")
 _OWN = frozenset(nn.Module().__dict__)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -56,13 +57,13 @@ def _code() -> list[str] | None:
 
     None where they cannot be read.
     """
-    root, digest = Path(vqtrt.__file__).parent, hashlib.sha256()
+    digest = hashlib.sha256()
     try:
-        for path in sorted(root.rglob("*.py")):
+        for path in sorted(_PACKAGE.rglob("*.py")):
             if path.is_file():  # not an editor's lock
-                digest.update(f"{path.relative_to(root)}\n".encode())
+                digest.update(f"{path.relative_to(_PACKAGE)}\n".encode())
                 digest.update(path.read_bytes())
-        return [vqtrt.__version__, digest.hexdigest(), *(version(name) for name in _EXPORTERS)]
+        return [__version__, digest.hexdigest(), *(version(name) for name in _EXPORTERS)]
     except (OSError, PackageNotFoundError):
         return None
 

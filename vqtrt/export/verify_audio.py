@@ -26,6 +26,7 @@ from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.export.code_agreement import CodeAgreement
 from vqtrt.export.verify import check_weights
+from vqtrt.formats.sampling import SamplingParams
 from vqtrt.models.audio import LEVELS, SpeechVQVAE, WaveNetDecoder
 from vqtrt.models.audio_graphs import ConditioningGraph, ConvDecoderGraph
 from vqtrt.models.runs import AudioRun
@@ -188,7 +189,7 @@ def _logits(engine: Engine, model: SpeechVQVAE, codes: list[NDArray[Any]]) -> fl
     step = engine.bind("step", {"batch": 2})
     uniform = noise(0, range(2), count * stride)
     step.reset()
-    step.inputs["temperature"][:] = 1
+    SamplingParams().write(step.inputs, LEVELS)
     step.inputs["previous"][:] = LEVELS
     levels, logits = [], []
     for start in range(0, count * stride, unroll):

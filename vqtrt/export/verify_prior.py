@@ -116,7 +116,7 @@ def cached_logits(engine: Any, name: str, codes: Any, labels: Any) -> Any:
     row = engine.bind(f"priors/{name}/row", sizes)
     shared = {"bias": row.outputs["bias"]}
     step = engine.bind(f"priors/{name}/step", sizes, shared=shared)
-    step.inputs["temperature"][:] = 1
+    SamplingParams().write(step.inputs, size)
     uniform = noise(0, range(n), height * width * books).reshape(codes.shape)
     if labels is not None:
         row.inputs["labels"][:] = labels
@@ -138,7 +138,7 @@ def cached_clip_logits(engine: Any, name: str, codes: Any, speakers: Any) -> Any
     """Logits (N, t, K) of the codes (N, t) of clips, by the step graph."""
     size = engine.priors[name].codebook_size
     step = engine.bind(f"priors/{name}/step", {"batch": len(codes)})
-    step.inputs["temperature"][:] = 1
+    SamplingParams().write(step.inputs, size)
     step.inputs["noise"][:] = 0.5
     if speakers is not None:
         step.inputs["speakers"][:] = speakers

@@ -340,7 +340,9 @@ def check_counts(codebook_size: int, num_codebooks: int) -> None:
 def of_images(preprocessing: Preprocessing | None) -> Preprocessing:
     """A model's preprocessing of images; `VqtrtError` for a model of speech, which has none."""
     if preprocessing is None:
-        raise VqtrtError("this model is of speech, and this is for images: name another --model")
+        raise VqtrtError(
+            "the model is of audio, and this needs one of images: name another --model"
+        )
     return preprocessing
 
 

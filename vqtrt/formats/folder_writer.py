@@ -21,11 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import vqtrt
 from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.formats.journal import Appender, whole_lines
 from vqtrt.system.atomic import check_folder, followed, sync_folder, sync_tree, write_text
 from vqtrt.system.interrupts import check, noted
+from vqtrt.version import __version__
 
 FORMAT_VERSION = 1
 RECORD = ".vqtrt.json"
@@ -219,7 +219,7 @@ class FolderWriter:
 
 def _described(job: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """What a job depends on: plain values, and hashes of what is long."""
-    entries = {**job, "names": list(names), "vqtrt_version": vqtrt.__version__}
+    entries = {**job, "names": list(names), "vqtrt_version": __version__}
     return {
         key: sha256(json.dumps(value).encode()).hexdigest() if isinstance(value, list) else value
         for key, value in entries.items()

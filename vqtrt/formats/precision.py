@@ -4,16 +4,12 @@ A bundle always holds the fp32 graphs, under their plain names. Half precision i
 itself, as weights and casts: TensorRT for RTX and TensorRT 11 know no other way.
 """
 
-import copy
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import Bundle
 
 if TYPE_CHECKING:
-    import torch
-
-    _M = TypeVar("_M", bound=torch.nn.Module)
+    from vqtrt.formats.bundle import Bundle
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -23,7 +19,7 @@ def graph_key(precision: str, name: str) -> str:
     return name if precision == "fp32" else f"{precision}/{name}"
 
 
-def require_precision(bundle: Bundle, precision: str) -> None:
+def require_precision(bundle: "Bundle", precision: str) -> None:
     """Raise `VqtrtError` where a bundle has no graphs of this precision."""
     if precision not in PRECISIONS:
         raise VqtrtError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
@@ -32,17 +28,3 @@ def require_precision(bundle: Bundle, precision: str) -> None:
             f"{bundle.path} has no {precision} graphs: type "
             f"`vqtrt export {bundle.info.source.run} --precision {precision}`"
         )
-
-
-def torch_dtype(precision: str) -> "torch.dtype":
-    """What convolutions and products are computed in."""
-    import torch
-
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-
-
-def in_dtype(module: "_M", dtype: "torch.dtype") -> "_M":
-    """A module with its weights in `dtype`: a copy, or the module itself where they are already."""
-    values = (value for value in module.state_dict().values() if value.is_floating_point())
-    same = all(value.dtype == dtype for value in values)
-    return module if same else copy.deepcopy(module).to(dtype)

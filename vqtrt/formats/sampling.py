@@ -1,21 +1,57 @@
-"""How codes are drawn from the distribution at a position."""
+"""The sampling parameters: one table, from which graphs, samplers, commands and docs are built.
 
-from dataclasses import dataclass
+A parameter is a field of `SamplingParams`. Its metadata says what it is on the command line
+(`help`), and as what a step graph takes it (`dtype`, one number). Parameters that filter codes are
+inputs of the graph `step_filtered` only: `step` is cheaper, and draws without them. The noise is
+no parameter: `engines/noise.py` makes it from the seed.
+
+To add one: add the field, check it in `check`, and use the graph input of its name in
+`models/sample.py: draw`, which all step graphs call with their sampling inputs by name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from vqtrt.errors import VqtrtError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vqtrt.formats.bundle import TensorSpec
 
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How codes are drawn from the distribution at a position."""
 
-    temperature: float = 1.0
+    temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": "Divides the logits; 0 takes the most likely code.",
+            "dtype": "float32",
+        },
+    )
     """Divides the logits; 0 takes the most likely code."""
-    top_k: int | None = None
-    """Only the k most likely codes; None for all."""
-    top_p: float = 1.0
-    """Only the fewest codes that hold this share of the probability."""
-    seed: int = 0
+    top_k: int | None = field(
+        default=None,
+        metadata={
+            "help": "Sample from the K most likely codes only (default: all).",
+            "dtype": "int32",
+            "filters": True,
+        },
+    )
+    """Sample from the K most likely codes only; None for all."""
+    top_p: float = field(
+        default=1.0,
+        metadata={
+            "help": "Nucleus sampling: keep the smallest set of codes whose probability reaches P.",
+            "dtype": "float32",
+            "filters": True,
+        },
+    )
+    """Keep the smallest set of codes whose probability reaches this."""
+    seed: int = field(default=0, metadata={"help": "Seed of the sampling noise."})
 
     def check(self, codebook_size: int) -> None:
         """Raise `VqtrtError` for a value out of range."""
@@ -27,3 +63,39 @@ class SamplingParams:
             raise VqtrtError(f"top-p {self.top_p}: must be above 0 and at most 1")
         if not 0 <= self.seed < 2**63:
             raise VqtrtError(f"seed {self.seed}: must be 0 to 2^63 - 1")
+
+    @property
+    def step(self) -> str:
+        """The step graph that draws so: `step`, or `step_filtered` if a parameter filters codes."""
+        filtered = any(getattr(self, each.name) != each.default for each in _inputs(filters=True))
+        return "step_filtered" if filtered else "step"
+
+    def write(self, inputs: "Mapping[str, NDArray[Any]]", codebook_size: int) -> None:
+        """Write the parameters into those of a step graph's inputs (1,) that hold them."""
+        for each in (*_inputs(filters=False), *_inputs(filters=True)):
+            if each.name in inputs:
+                value = getattr(self, each.name)
+                inputs[each.name][:] = codebook_size if value is None else value
+
+
+def sampling_inputs(*, filters: bool) -> "tuple[TensorSpec, ...]":
+    """The inputs (1,) of a step graph for the parameters that filter codes, or for the others."""
+    from vqtrt.formats.bundle import TensorSpec
+
+    return tuple(
+        TensorSpec(name=each.name, dtype=each.metadata["dtype"], shape=(1,))
+        for each in _inputs(filters=filters)
+    )
+
+
+def _inputs(*, filters: bool) -> "list[Field[Any]]":
+    """The parameters that step graphs take."""
+    return [
+        each
+        for each in fields(SamplingParams)
+        if "dtype" in each.metadata and each.metadata.get("filters", False) == filters
+    ]
+
+
+SAMPLING_INPUTS = tuple(each.name for each in (*_inputs(filters=False), *_inputs(filters=True)))
+"""Names of the inputs of step graphs that hold parameters."""

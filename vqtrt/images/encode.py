@@ -9,7 +9,6 @@ from pathlib import Path
 
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.batches import read_batches
-from vqtrt.data.images.folder import ImageFolder
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import ImageSource
 from vqtrt.data.reading import OnError
@@ -47,8 +46,7 @@ def encode_source(
     when a job stopped is kept beside `out`, and `resume` continues it; an `out` that this very job
     has finished stays. Raises `VqtrtError` if no image at all can be read.
     """
-    if isinstance(source, ImageFolder):
-        require_outside(out, source.root, root)
+    require_outside(out, source)
     size = preprocessing or tokenizer.preprocessing
     height, width = tokenizer.code_shape(size.height, size.width)[:2]
     check_codes_out(out)

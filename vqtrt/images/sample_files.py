@@ -7,25 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import vqtrt
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.grid import image_grid, save_png
 from vqtrt.engines.priors import find_prior
-from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import CodesHeader, read_codes
 from vqtrt.formats.codes_writer import CodesWriter
+from vqtrt.formats.origin import require_origin
 from vqtrt.images.sample import Request, Samples
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.system.atomic import merging_folder
+from vqtrt.version import __version__
 
 
 def read_prefix(path: Path, tokenizer: ImageTokenizer) -> NDArray[Any]:
     """Codes to complete; `VqtrtError` where another tokenizer made them."""
     codes = read_codes(path)
-    if codes.header is not None and codes.header.weights_sha256 != tokenizer.engine.weights_sha256:
-        raise VqtrtError(
-            f"{path}: these are codes of another tokenizer; encode the images with this model"
-        )
+    require_origin(path, codes.header, tokenizer.engine.weights_sha256, "images")
     return codes.codes
 
 
@@ -49,7 +46,7 @@ def write_codes(
         precision=tokenizer.engine.precision,
         model={"path": str(model.path), "engine": tokenizer.engine.name},
         preprocessing=tokenizer.preprocessing.model_dump(mode="json"),
-        vqtrt_version=vqtrt.__version__,
+        vqtrt_version=__version__,
     )
     labels = [-1] * len(names) if samples.labels is None else samples.labels.tolist()
     with CodesWriter(out, header=header, resume=False) as writer:

@@ -48,7 +48,7 @@ class RowLoop(Protocol):
     def inputs(self) -> Mapping[str, NDArray[Any]]:
         """Arrays to write to: `above` and `noise` (width, N, C) before each row.
 
-        And before `begin` `temperature`, `top_k`, `top_p` and `labels`, where the graphs have them.
+        And before `begin` the sampling parameters and `labels`, if the graphs have them.
         """
 
     @property
@@ -132,14 +132,10 @@ class PixelCNNSampler:
 
     def _loop(self, draw: SamplingParams) -> RowLoop:
         """The loop that a draw needs, told what it asks for."""
-        filtered = draw.top_k is not None or draw.top_p < 1
-        step = "step_filtered" if filtered else "step"
+        step = draw.step
         make = partial(self._bind_loop, self._name, step, self._sizes, self.codebook_size)
         loop = self._loops.get(step, make)
-        loop.inputs["temperature"][:] = draw.temperature
-        if filtered:
-            loop.inputs["top_k"][:] = draw.top_k or self.codebook_size
-            loop.inputs["top_p"][:] = draw.top_p
+        draw.write(loop.inputs, self.codebook_size)
         return loop
 
     def sample(

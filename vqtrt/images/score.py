@@ -16,6 +16,7 @@ from vqtrt.engines.base import Engine
 from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Codes, check_codes, is_codes, read_codes
+from vqtrt.formats.origin import require_origin
 from vqtrt.images.encode import encode_source
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.metrics import CodeUsage, nats
@@ -37,10 +38,7 @@ def score_codes(
     tokenizer, or lack the labels that it is conditioned on.
     """
     facts = find_prior(engine, prior)
-    if codes.header is not None and codes.header.weights_sha256 != engine.weights_sha256:
-        raise VqtrtError(
-            f"{codes.path}: these are codes of another tokenizer; encode the images with this model"
-        )
+    require_origin(codes.path, codes.header, engine.weights_sha256, "images")
     books = facts.num_codebooks
     check_codes(codes.codes, facts.codebook_size, None, books, name=str(codes.path))
     rows, height, width = codes.codes.shape[:3]

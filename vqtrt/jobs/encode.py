@@ -12,9 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import vqtrt
 from vqtrt.config.location import ModelLocation
-from vqtrt.data.folder import passed_over
+from vqtrt.data.folder import folders, passed_over
 from vqtrt.data.rejects import reject_kinds
 from vqtrt.data.source import Source
 from vqtrt.engines.base import Engine
@@ -22,6 +21,7 @@ from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Rejected
 from vqtrt.formats.codes_writer import ItemsWriter
 from vqtrt.jobs.progress import Progress
+from vqtrt.version import __version__
 
 W = TypeVar("W", bound=ItemsWriter[Any])
 
@@ -74,7 +74,7 @@ def header_fields(
         "weights_sha256": engine.weights_sha256,
         "precision": engine.precision,
         "model": {"path": str(model.path), "engine": engine.name},
-        "vqtrt_version": vqtrt.__version__,
+        "vqtrt_version": __version__,
     }
 
 
@@ -135,9 +135,10 @@ def already_done(
     return EncodeResult(out, rows, len(rejected), listing.items, listing.passed_over, kinds)
 
 
-def require_outside(out: Path, folder: Path, root: str) -> None:
+def require_outside(out: Path, source: object) -> None:
     """Raise `VqtrtError` if `out` would be among the files that are encoded."""
-    if out.parent.resolve().is_relative_to(folder.resolve()):
-        raise VqtrtError(
-            f"{out}: is inside {root}, whose files are encoded; give --out a path outside of it"
-        )
+    for folder in folders(source):
+        if out.parent.resolve().is_relative_to(folder.resolve()):
+            raise VqtrtError(
+                f"{out}: is inside {folder}, whose files are encoded; give --out a path outside it"
+            )

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqtrt.config.audio import ConvDecoderConfig
-from vqtrt.formats.precision import in_dtype
+from vqtrt.formats.sampling import sampling_inputs
 from vqtrt.models.audio import LEVELS, ConvDecoder, SpeechVQVAE, WaveNetDecoder
 from vqtrt.models.deployed import DeployedGraph, float32, int32, multiple
+from vqtrt.models.precision import in_dtype
 from vqtrt.models.quantize.base import distance_terms, nearest_codes
 from vqtrt.models.wavenet_step import WaveNetStep
 
@@ -151,7 +152,7 @@ def speech_graph(
     assert isinstance(decoder, WaveNetDecoder)  # noqa: S101 - for mypy: as its settings
     step, unroll = WaveNetStep(decoder.wavenet, settings.unroll, dtype), settings.unroll
     noise = float32("noise", "batch", unroll)
-    inputs = (int32("previous", "batch"), bias, noise, float32("temperature", 1))
+    inputs = (int32("previous", "batch"), bias, noise, *sampling_inputs(filters=False))
     # `logits` are of the last sample that a run draws: for checks.
     outputs = (int32("levels", "batch", unroll), float32("logits", "batch", LEVELS))
     return DeployedGraph(step, inputs, outputs, step.caches())

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from vqtrt.formats.bundle import TensorSpec
-from vqtrt.formats.precision import in_dtype
 from vqtrt.models.deployed import DeployedGraph, int32, multiple
 from vqtrt.models.image import VQVAE
+from vqtrt.models.precision import in_dtype
 from vqtrt.models.quantize.base import distance_terms, nearest_codes
 
 

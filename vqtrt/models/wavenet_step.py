@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from vqtrt.formats.bundle import TensorSpec
 from vqtrt.formats.caches import CACHE
-from vqtrt.formats.precision import in_dtype
+from vqtrt.models.precision import in_dtype
 from vqtrt.models.sample import draw
 from vqtrt.models.wavenet import WaveNet, gate
 

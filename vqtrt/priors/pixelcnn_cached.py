@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtrt.formats.precision import in_dtype
+from vqtrt.models.precision import in_dtype
 from vqtrt.models.sample import draw
 from vqtrt.priors.pixelcnn import PixelCNN, gate
 

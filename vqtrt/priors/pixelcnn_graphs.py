@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from vqtrt.formats.bundle import TensorSpec
 from vqtrt.formats.caches import CACHE
-from vqtrt.formats.precision import in_dtype
+from vqtrt.formats.sampling import sampling_inputs
 from vqtrt.models.deployed import DeployedGraph, float32, int32
+from vqtrt.models.precision import in_dtype
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.pixelcnn_cached import RowGraph, StepGraph
 
@@ -58,13 +59,13 @@ def pixelcnn_graph(prior: PixelCNN, name: str, dtype: torch.dtype | None = None)
         return DeployedGraph(module, inputs, (logits,))
     if name not in GRAPHS:
         raise ValueError(f"a PixelCNN has no graph {name!r}")
-    filters = (int32("top_k", 1), float32("top_p", 1)) if name == "step_filtered" else ()
+    filters = sampling_inputs(filters=True) if name == "step_filtered" else ()
     inputs = (
         int32("code", "batch", c),
         int32("column", 1),
         bias,
         float32("noise", "batch", c),
-        float32("temperature", 1),
+        *sampling_inputs(filters=False),
         *filters,
     )
     columns = [("batch", (layer.columns - 1) * p) for layer in layers if layer.columns > 1]

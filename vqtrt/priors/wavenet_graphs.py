@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vqtrt.formats.precision import in_dtype
+from vqtrt.formats.sampling import sampling_inputs
 from vqtrt.models.deployed import DeployedGraph, float32, int32
+from vqtrt.models.precision import in_dtype
 from vqtrt.models.wavenet_step import WaveNetStep
 from vqtrt.priors.wavenet import WaveNetPrior
 
@@ -76,13 +77,13 @@ def wavenet_graph(
         return DeployedGraph(module, inputs, (float32("logits", "batch", "t", k),))
     if name not in WAVENET_GRAPHS:
         raise ValueError(f"a WaveNet prior has no graph {name!r}")
-    filters = (int32("top_k", 1), float32("top_p", 1)) if name == "step_filtered" else ()
+    filters = sampling_inputs(filters=True) if name == "step_filtered" else ()
     step = PriorStep(prior, dtype)
     inputs = (
         int32("previous", "batch"),
         *speakers,
         float32("noise", "batch", 1),
-        float32("temperature", 1),
+        *sampling_inputs(filters=False),
         *filters,
     )
     outputs = (int32("codes", "batch", 1), float32("logits", "batch", k))

@@ -22,6 +22,7 @@ from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, read_clip_codes
 from vqtrt.formats.codes import Codes, is_codes, read_codes
 from vqtrt.formats.codes_writer import partials
+from vqtrt.formats.origin import of_another
 from vqtrt.images import encode as image_encode
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.jobs.encode import list_source
@@ -220,7 +221,7 @@ def _made(out: Path, read: Callable[[Path], C], source: Source, weights_sha256: 
     codes = read(out)
     header = codes.header
     listing = list_source(source)
-    if header is None or header.weights_sha256 != weights_sha256:
+    if header is None or of_another(header, weights_sha256):
         what = "the model changed since its codes were made"
     elif header.listing_sha256 != listing.sha256:
         count = len(codes.files) + len(codes.rejected)

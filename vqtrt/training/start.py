@@ -1,12 +1,16 @@
-"""What `vqtrt train` is about to do: which settings, into which folder."""
+"""What `vqtrt train` is about to do: which settings, into which folder; and then does it."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vqtrt.config.audio import SpeechConfig
 from vqtrt.config.images import Config, load_any_config
 from vqtrt.config.location import CONFIG, RUNS, newest_run, require_run
 from vqtrt.errors import VqtrtError
+
+if TYPE_CHECKING:
+    from vqtrt.training.loop import Watcher
 
 _DEFAULT_RECIPE = "shapes"
 
@@ -51,3 +55,17 @@ def _free(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
+
+
+def train_planned(
+    config: Config | SpeechConfig, path: Path, watcher: "Watcher", *, resume: bool = False
+) -> None:
+    """Train the model of `config`, of images or of audio, into the run folder `path`."""
+    if isinstance(config, SpeechConfig):
+        from vqtrt.training.audio import train_speech
+
+        train_speech(config, path, watcher, resume=resume)
+    else:
+        from vqtrt.training.images import train
+
+        train(config, path, watcher, resume=resume)

@@ -8,6 +8,7 @@ from vqtrt.data.images.arrays import ArrayImages
 from vqtrt.data.images.folder import ImageFolder
 from vqtrt.data.images.open import open_images
 from vqtrt.data.images.shapes import Shapes
+from vqtrt.data.selection import Selection
 from vqtrt.errors import VqtrtError
 
 
@@ -78,12 +79,22 @@ def test_mistakes(tmp_path):
         open_images(tmp_path / "none")
     with pytest.raises(VqtrtError, match="not a split"):
         open_images(tmp_path, "validation")
-    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
-    with pytest.raises(VqtrtError, match="for one image, the folder it is in"):
-        open_images(tmp_path / "a.png")
+    (tmp_path / "note.txt").write_text("a note")
+    with pytest.raises(VqtrtError, match="not a data set"):
+        open_images(tmp_path / "note.txt")
     for odd in ("a\0b", "x" * 5000):
         with pytest.raises(VqtrtError):
             open_images(odd)
+
+
+def test_one_image(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "a.png")
+    source = open_images(tmp_path / "a.png")
+    (item,) = source.items()
+    assert (item.name, item.label, source.classes) == ("a.png", -1, ())
+    assert (source.read(item) == (1, 2, 3)).all()
+    with pytest.raises(VqtrtError, match="--include"):
+        open_images(tmp_path / "a.png", selection=Selection(["*.png"]))
 
 
 def test_a_folder_that_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

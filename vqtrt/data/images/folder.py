@@ -1,4 +1,4 @@
-"""A folder of images; its first-level sub-folders are classes."""
+"""A folder of images, whose first-level sub-folders are classes; and a single image file."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -74,6 +74,27 @@ class ImageFolder(FileTree):
     def path(self, item: Item) -> Path:
         """Where an image is."""
         return self.root / str(item.key or item.name)
+
+
+class ImageFile:
+    """One image file as a source. Raises nothing before it is read."""
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def items(self) -> Iterator[Item]:
+        """The image, by the name of its file."""
+        yield Item(name_text(self._path.name), -1, None)
+
+    def read(self, item: Item, preprocessing: Preprocessing | None = None) -> Images:
+        """The image as (H, W, 3) uint8; `ImageError` if it cannot be read."""
+        return decode_image(self._path, preprocessing)
+
+    def path(self, item: Item) -> Path:
+        """Where the image is."""
+        return self._path
 
 
 def image_kind(name: str) -> str:

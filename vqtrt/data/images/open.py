@@ -5,7 +5,7 @@ from typing import Literal
 
 from vqtrt.data.foreign import foreign_file
 from vqtrt.data.images.cifar import is_cifar, open_cifar
-from vqtrt.data.images.folder import ImageFolder
+from vqtrt.data.images.folder import ImageFile, ImageFolder, image_kind
 from vqtrt.data.images.npz import open_array_images
 from vqtrt.data.images.shapes import Shapes
 from vqtrt.data.images.source import ImageSource
@@ -25,10 +25,11 @@ _TEST_SEED = 1 << 63  # XORed in: no seed that a user gives (below 2^63) meets a
 def open_images(
     path: str | Path, split: str = "all", selection: Selection | None = None
 ) -> ImageSource:
-    """Open a folder of images, CIFAR (folder, `.tar.gz`, `.bin`), `.npy`, `.npz`, or shapes.
+    """Open an image or a folder of them, CIFAR (folder, `.tar.gz`, `.bin`), an array, or shapes.
 
-    `file.npz:NAME` is one array of an archive, `cifar-100-binary:coarse` the other labels of
-    CIFAR-100. `selection` says which files of a folder count; it is an error for anything else.
+    An array is an `.npy` or `.npz`; `file.npz:NAME` is one array of an archive.
+    `cifar-100-binary:coarse` has the other labels of CIFAR-100. `selection` says which files of a
+    folder count; it is an error for anything else.
 
     Shapes are made, not read: `shapes`, `shapes:COUNT` or `shapes:COUNT:SEED`, unless something of
     that name exists. Their splits `train` and `all` are the same; `test` never overlaps with them.
@@ -77,9 +78,11 @@ def _open(path: str | Path, split: str, selection: Selection | None) -> ImageSou
         return ImageFolder(where, selection)
     if found := foreign_file(where):
         raise VqtrtError(f"{printable(path)}: is {found.name}, which is not read; {found.advice}")
+    if not image_kind(name):
+        return ImageFile(where)
     raise VqtrtError(
-        f"{printable(path)}: not a data set; give a folder of images (for one image, the folder it "
-        "is in), an .npy or .npz, or CIFAR as .tar.gz, .bin or folder"
+        f"{printable(path)}: not a data set; give an image, a folder of images, an .npy or .npz, "
+        "or CIFAR as .tar.gz, .bin or folder"
     )
 
 

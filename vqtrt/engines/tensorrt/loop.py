@@ -18,9 +18,10 @@ from vqtrt.engines.tensorrt.bound import Caches, aligned, input_shapes
 from vqtrt.engines.tensorrt.context import LoadedPlan
 from vqtrt.formats.bundle import GraphSpec
 from vqtrt.formats.caches import is_cache, is_kept
+from vqtrt.formats.sampling import SAMPLING_INPUTS
 
 _STRIPS = ("column", "noise", "codes")
-_ONCE = ("labels", "temperature", "top_k", "top_p")
+_ONCE = ("labels", *SAMPLING_INPUTS)
 """Inputs that change with a sample and not with a row."""
 
 
@@ -71,7 +72,7 @@ class DeviceRowLoop:
     """Draws a row of every sample: `inputs` in, `codes` out. As `RowLoop` of the sampler.
 
     `inputs` has `above` int32 (N, W, C) and `noise` float32 (W, N, C), to write before each row,
-    and the step's `temperature`, `top_k`, `top_p` and the row's `labels`, to write before `begin`.
+    and the step's sampling parameters and the row's `labels`, to write before `begin`.
     `codes` int32 (W, N, C) holds a row after `draw`.
     """
 

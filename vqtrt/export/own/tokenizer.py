@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-import vqtrt
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images
 from vqtrt.engines.choose import installed
@@ -24,6 +23,7 @@ from vqtrt.export.own.modules import one_line
 from vqtrt.export.own.parts import Parts
 from vqtrt.export.own.verify import verify_parts
 from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, Source, TensorSpec
+from vqtrt.version import __version__
 
 _MAX_SIDE = 16384
 _IMAGES = 16
@@ -75,7 +75,7 @@ def export_tokenizer(
     size = Preprocessing(height=height, width=width, resample=resample)
     with replacing(out) as folder, within_bounds():
         info = BundleInfo(
-            vqtrt_version=vqtrt.__version__,
+            vqtrt_version=__version__,
             model=parts.facts(stride),
             preprocessing=size,
             graphs=_write_graphs(parts, size, stride, folder, fixed_size=fixed_size),

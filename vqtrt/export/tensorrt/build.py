@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import vqtrt
 from vqtrt.engines.cuda import on_device
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.engines.tensorrt.package import REFUSED, Device, Package, errors, telling
@@ -35,6 +34,7 @@ from vqtrt.export.tensorrt.report import (
 from vqtrt.formats.bundle import INFO as BUNDLE_INFO
 from vqtrt.formats.bundle import Bundle
 from vqtrt.formats.precision import PRECISIONS, graph_key, require_precision
+from vqtrt.version import __version__
 
 BATCH = (1, 64, 64)
 """Least batch of a profile, the one to be fastest at, and the largest: a tokenizer's own is 64."""
@@ -242,7 +242,7 @@ def _engine(
         plan_sha256="0" * 64,
         plan_bytes=1,
         activation_bytes=None,
-        vqtrt_version=vqtrt.__version__,
+        vqtrt_version=__version__,
     )
     folder = bundle.path / FOLDER
     there = whole_plan(bundle, info)

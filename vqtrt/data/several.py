@@ -1,0 +1,90 @@
+"""Several folders or files as one source: `vqtrt encode a/ b/ c.png`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vqtrt.data.source import Item, Source
+from vqtrt.errors import VqtrtError
+from vqtrt.system.names import printable
+
+S = TypeVar("S", bound=Source)
+
+
+def open_each(paths: Sequence[str], open_one: Callable[[str], S]) -> S:
+    """The source of one path, or those of several as one. Raises what `open_one` raises."""
+    if len(paths) == 1:
+        return open_one(paths[0])
+    # A source of several has the methods of those that it is made of, whatever their kind.
+    several: Any = SeveralSources(paths, [open_one(path) for path in paths])
+    return several  # type: ignore[no-any-return]
+
+
+class SeveralSources:
+    """Sources of one kind, one after the other, as one.
+
+    An item's name begins with the name of the folder that was given, or the path of it if several
+    have that name; a file that was given is named as it lies in its folder. Classes of equal names
+    are one class. `key` of an item is the place of its source and the item there.
+
+    Raises `VqtrtError` if a path is given twice.
+    """
+
+    def __init__(self, paths: Sequence[str], sources: Sequence[Any]) -> None:
+        self.sources = tuple(sources)
+        places = [Path(path).resolve() for path in paths]
+        seen = set[Path]()
+        for path, place in zip(paths, places, strict=True):
+            if place in seen:
+                raise VqtrtError(f"{printable(path)}: is given twice; leave one out")
+            seen.add(place)
+        ends = [place.name for place in places]
+        distinct = len(set(ends)) == len(ends)
+        # Without a leading `/`, so that files named after the items stay below their folder.
+        names = ends if distinct else [str(place).lstrip("/") for place in places]
+        self._prefixes = [
+            f"{name}/" if place.is_dir() else "" if distinct else f"{Path(name).parent}/"
+            for name, place in zip(names, places, strict=True)
+        ]
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of all sources, sorted."""
+        return tuple(sorted({name for source in self.sources for name in source.classes}))
+
+    def items(self) -> Iterator[Item]:
+        """All items of the first source, then all of the second, and so on."""
+        numbers = {name: index for index, name in enumerate(self.classes)}
+        for place, source in enumerate(self.sources):
+            labels = [numbers[name] for name in source.classes]
+            for item in source.items():
+                label = labels[item.label] if item.label >= 0 else -1
+                yield Item(f"{self._prefixes[place]}{item.name}", label, (place, item))
+
+    def read(self, item: Item, preprocessing: Any = None) -> Any:
+        """As the source of the item."""
+        place, own = item.key
+        return self.sources[place].read(own, preprocessing)
+
+    def blocks(self, item: Item, preprocessing: Any) -> Any:
+        """As the source of the item, of recordings."""
+        place, own = item.key
+        return self.sources[place].blocks(own, preprocessing)
+
+    def path(self, item: Item) -> Path:
+        """As the source of the item."""
+        place, own = item.key
+        path: Path = self.sources[place].path(own)
+        return path
+
+    def text(self, item: Item) -> str | None:
+        """As the source of the item, of recordings."""
+        place, own = item.key
+        text: str | None = self.sources[place].text(own)
+        return text
+
+
+def parts(source: object) -> tuple[object, ...]:
+    """The sources that a source is made of; itself, if it is one."""
+    return source.sources if isinstance(source, SeveralSources) else (source,)
