@@ -21,6 +21,7 @@ from vqtrt.bench.peaks import peaks
 from vqtrt.config.location import ModelLocation, find_model
 from vqtrt.engines import cuda
 from vqtrt.engines.base import Engine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.precision import graph_key
@@ -133,12 +134,12 @@ def _samplers(
     def on_cuda(precision: str) -> Engine:
         from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
-        return OnnxRuntimeCudaEngine(model.open_bundle(), precision=precision)
+        return OnnxRuntimeCudaEngine(model.open_bundle(), EngineOptions(precision=precision))
 
     def tensorrt(package: str, precision: str, graphs: bool) -> Engine:
         from vqtrt.engines.tensorrt.engine import TensorRTEngine
 
-        return TensorRTEngine(model.open_bundle(), package, precision, graphs=graphs)
+        return TensorRTEngine(model.open_bundle(), EngineOptions(package, precision), graphs=graphs)
 
     yield "torch, position by position", "fp32", torch_engine
     for precision in precisions:

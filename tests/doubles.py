@@ -14,7 +14,7 @@ from vqtrt.cli import main
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.source import Item
-from vqtrt.engines.base import BoundGraph, Graph, StepLoop
+from vqtrt.engines.base import BoundGraph, Engine, Graph
 from vqtrt.errors import ImageError
 from vqtrt.formats.bundle import ModelInfo, PriorInfo, SpeechInfo
 
@@ -37,15 +37,12 @@ from vqtrt.cli import main
 """Code that begins a process without torch, in which `main` is the command line."""
 
 
-class EngineDouble:
-    """What every stand-in for an engine has, so that it follows the protocol `Engine`."""
+class EngineDouble(Engine):
+    """What every stand-in for an engine has."""
 
     name = "fake"
     precision = "fp32"
     weights_sha256 = "f" * 64
-    lanes = 1
-    shape_specialized = False
-    facts: ModelInfo
     preprocessing: Preprocessing | None = None
     speech: SpeechInfo | None = None
     priors: Mapping[str, PriorInfo] = {}
@@ -62,11 +59,6 @@ class EngineDouble:
         skip: Collection[str] = (),
         threads: int | None = None,
     ) -> BoundGraph:
-        raise AssertionError(f"this double has no graph {graph}")
-
-    def bind_steps(
-        self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
-    ) -> StepLoop:
         raise AssertionError(f"this double has no graph {graph}")
 
 

@@ -109,7 +109,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         package.open_image(tmp_path / "none.png")
     with pytest.raises(AudioError, match="no such file"):
         package.open_audio(tmp_path / "none.wav", AudioPreprocessing())
-    with pytest.raises(VqtrtError, match=r"of speech: .*vqtrt\.open_audio"):
+    with pytest.raises(VqtrtError, match=r"of audio: .*vqtrt\.open_audio"):
         package.open_image(tmp_path / "a", AudioTokenizer(FakeSpeechEngine()))  # type: ignore[arg-type]
     with pytest.raises(VqtrtError, match=r"of images: .*vqtrt\.open_image"):
         package.open_audio(tmp_path / "a", ImageTokenizer(FakeEngine()))  # type: ignore[arg-type]

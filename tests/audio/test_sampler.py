@@ -11,6 +11,7 @@ from tensorrt_doubles import build, pretend
 from vqtrt.audio.sampler import ClipRequest, find_clip_prior, sample_clips
 from vqtrt.engines.noise import noise
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
@@ -126,7 +127,8 @@ def test_graphs_are_bound_once():
     engine: Any = PriorEngine(random_prior())
     sample(engine, 7, batch_size=3)
     assert engine.bound == [("step", {"batch": 3})]
-    engine.most = lambda graph, sizes: 2 if (graph, sizes) == ("priors/wavenet/step", {}) else 0
+    graph = "priors/wavenet/step"
+    engine.largest_batch = lambda name, sizes: 2 if (name, sizes) == (graph, {}) else None
     sample(engine, 7, batch_size=3, top_k=2)
     assert engine.bound[1:] == [("step_filtered", {"batch": 2})]
 
@@ -142,7 +144,10 @@ def test_200_clips_bind_one_graph(monkeypatch, tmp_path):
     # A launch of 16 codes, another, and a part of one; a batch of 16 and a ragged one.
     drawn = [
         sample(each, 200, 37 * 4 / 8000, batch_size=16).codes
-        for each in (TensorRTEngine(bundle), OnnxRuntimeEngine(bundle))
+        for each in (
+            TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")),
+            OnnxRuntimeEngine(bundle),
+        )
     ]
     np.testing.assert_array_equal(np.stack(drawn[0]), np.stack(drawn[1]))
     assert (len(module.contexts), len(bound)) == (1, 1)
@@ -189,5 +194,5 @@ def test_priors_that_are_not_there_or_of_another_model(engine):
         find_clip_prior(stranger, "wavenet")
     images = FakeEngine()
     images.speech = None
-    with pytest.raises(VqtrtError, match="a model of images"):
+    with pytest.raises(VqtrtError, match="the model is of images"):
         find_clip_prior(images, "wavenet")

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,9 +111,8 @@ def test_batch_size_must_be_positive():
 
 
 def test_a_model_of_images_is_refused():
-    engine = SimpleNamespace(facts=FakeEngine().facts, speech=None)
     with pytest.raises(VqtrtError, match="the model is of images"):
-        AudioTokenizer(engine)
+        AudioTokenizer(FakeEngine())
 
 
 def test_graphs_are_opened_when_needed_and_once():

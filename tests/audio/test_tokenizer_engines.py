@@ -18,6 +18,7 @@ from vqtrt.audio import tokenizer as speech_tokenizer
 from vqtrt.audio.tokenizer import AudioTokenizer, chunk_codes
 from vqtrt.engines.lengths import grid_length
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.formats.bundle import Bundle
@@ -40,7 +41,7 @@ def real(request: pytest.FixtureRequest) -> AudioTokenizer:
     if request.param == "torch":
         return AudioTokenizer(TorchEngine(run, device="cpu"), batch_size=3)
     # Two threads: ONNX Runtime then has one of its own, which a fork does not copy.
-    engine = OnnxRuntimeEngine(Bundle.open(run / "bundle"), threads=2)
+    engine = OnnxRuntimeEngine(Bundle.open(run / "bundle"), EngineOptions(threads=2))
     return AudioTokenizer(engine, batch_size=3)
 
 
@@ -86,7 +87,7 @@ def test_a_forked_process_uses_a_tokenizer_that_was_used(real: AudioTokenizer) -
 
 
 def test_a_pickled_tokenizer_with_a_wavenet_draws_the_same() -> None:
-    engine = OnnxRuntimeEngine(exported("wavenet").open_bundle(), threads=2)
+    engine = OnnxRuntimeEngine(exported("wavenet").open_bundle(), EngineOptions(threads=2))
     made = AudioTokenizer(engine, batch_size=3, seed=5)
     clips = [codes_of(seed, 3 + seed, 16) for seed in range(4)]
     expected = made.decode(clips, [0, 1, 2, 0])
@@ -118,8 +119,8 @@ def test_tensorrt_sees_few_shapes(
     monkeypatch.setattr(FakeContext, "execute_async_v3", counted)
     longest = max(chunk_codes(16, 30), chunk_codes(16, 40))
     build(bundle, package, {"batch": (1, 4), "t": (1, longest)}, graphs=["encoder", "decoder"])
-    made = AudioTokenizer(TensorRTEngine(bundle, package), batch_size=4)
-    plain = AudioTokenizer(OnnxRuntimeEngine(bundle, threads=1), batch_size=4)
+    made = AudioTokenizer(TensorRTEngine(bundle, EngineOptions(package)), batch_size=4)
+    plain = AudioTokenizer(OnnxRuntimeEngine(bundle, EngineOptions(threads=1)), batch_size=4)
     rng = np.random.default_rng(0)
     lengths = [int(length) for length in rng.integers(1, 3000, 200)]
     for start in range(0, 200, 25):

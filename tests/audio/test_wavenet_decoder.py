@@ -2,6 +2,7 @@ import copy
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from step_graphs import step_bundle
 from tensorrt_doubles import build, pretend
 
 from vqtrt.audio.tokenizer import AudioTokenizer
-from vqtrt.audio.wavenet_decoder import WaveNetDecoder, _Lane, decoder_noise
+from vqtrt.audio.wavenet_decoder import WaveNetDecoder, _Stream, decoder_noise
 from vqtrt.data.audio.mulaw import mulaw_decode, mulaw_encode
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.lengths import padded_batch
@@ -86,7 +87,7 @@ def test_an_engine_that_was_built_for_batches_up_to_a_size(runtime, monkeypatch,
     bundle = Bundle.open(speech_runs.copied("wavenet", tmp_path).bundle)
     pretend(monkeypatch)
     build(bundle, "tensorrt-rtx", {"batch": (1, 3), "t": (1, 60)}, graphs=["conditioning", "step"])
-    compiled = TensorRTEngine(bundle)
+    compiled = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx"))
     clips = codes([3, 9, 5, 7])
     expected = WaveNetDecoder(runtime).decode(clips, [0, 1, 2, 0])
     decoder = WaveNetDecoder(compiled, batch_size=16)
@@ -165,22 +166,24 @@ def test_a_consumer_that_stops_early(runtime):
     assert len(list(WaveNetDecoder(runtime, batch_size=4).stream(codes(), SPEAKERS))) == 16
 
 
-def test_an_error_in_a_lane_arrives(runtime, monkeypatch):
+def test_an_error_in_a_stream_arrives(runtime, monkeypatch):
     decoder = WaveNetDecoder(runtime, batch_size=4)
 
     def fail(*args, **options):
         raise VqtrtError("no more memory")
 
-    monkeypatch.setattr(_Lane, "_bound", fail)
+    monkeypatch.setattr(_Stream, "_bound", fail)
     with pytest.raises(VqtrtError, match="no more memory"):
         decoder.decode(codes(), SPEAKERS)
 
 
 def test_padding_is_a_tenth_at_most(runtime, monkeypatch):
     decoder = WaveNetDecoder(runtime, batch_size=8)
-    drawn, real = [], _Lane.draw
+    drawn, real = [], _Stream.draw
     monkeypatch.setattr(
-        _Lane, "draw", lambda lane, clips, meter: drawn.append(clips) or real(lane, clips, meter)
+        _Stream,
+        "draw",
+        lambda stream, clips, meter: drawn.append(clips) or real(stream, clips, meter),
     )
     lengths = np.random.default_rng(0).integers(20, 40, 60)
     decoder.decode(codes(lengths), [0] * 60)
@@ -253,17 +256,19 @@ class Counted:
 
 @pytest.mark.parametrize("batch_size", [1, 6, 16])
 def test_200_clips_bind_few_graphs(batch_size, tmp_path):
-    engine = OnnxRuntimeEngine(step_bundle(tmp_path / "bundle", (1, 2), unroll=2, hop=8), threads=2)
+    engine = OnnxRuntimeEngine(
+        step_bundle(tmp_path / "bundle", (1, 2), unroll=2, hop=8), EngineOptions(threads=2)
+    )
     clips, speakers = many_clips()
-    counted = Counted(engine)
+    counted: Any = Counted(engine)
     decoder = WaveNetDecoder(counted, batch_size=batch_size)
     found = decoder.decode(clips, speakers)
     # The same decoder goes on, with ragged batches.
     for start in range(24):
         some = slice(start, start + 1 + start % 6)
         decoder.decode([clip[:2] for clip in clips[some]], speakers[some])
-    lane = -(-batch_size // 2)
-    batches = {padded_batch(count, lane) for count in range(1, lane + 1)}
+    stream = -(-batch_size // 2)
+    batches = {padded_batch(count, stream) for count in range(1, stream + 1)}
     assert counted.bound <= 2 * (1 + len(batches))
     for index in range(0, 200, 7):
         (alone,) = WaveNetDecoder(engine, batch_size=1).decode(
@@ -278,7 +283,7 @@ def test_200_clips_bind_one_batch_of_a_compiled_engine(package, monkeypatch, tmp
     module = pretend(monkeypatch)
     build(bundle, package, {"batch": (1, 12), "t": (1, 70)})
     clips, speakers = many_clips()
-    decoder = WaveNetDecoder(TensorRTEngine(bundle, package), batch_size=16)
+    decoder = WaveNetDecoder(TensorRTEngine(bundle, EngineOptions(package)), batch_size=16)
     found = decoder.decode(clips, speakers)
     decoder.decode(clips[:5], speakers[:5])
     assert len(module.contexts) == 2
@@ -294,7 +299,7 @@ THREADS, CALLS, KINDS = 4, 200, 5
 
 @pytest.mark.parametrize("name", ["onnxruntime", "torch"])
 def test_threads_share_a_decoder(name, monkeypatch):
-    """Each call gets what it gets alone, whoever has the lanes meanwhile."""
+    """Each call gets what it gets alone, whoever has the streams meanwhile."""
     monkeypatch.setattr("vqtrt.audio.wavenet_decoder._FRAMES", 2)  # less of what is cut off
     engine = open_engine(speech_runs.exported("wavenet"), EngineOptions(name))
     decoder = WaveNetDecoder(engine)
@@ -306,7 +311,7 @@ def test_threads_share_a_decoder(name, monkeypatch):
 
     alone = [decode(kind) for kind in range(KINDS)]
     assert len({audio.tobytes() for audio in alone}) == KINDS
-    lanes = max(1, engine.lanes)
+    streams = max(1, engine.num_streams)
 
     def many(thread):
         kinds = [(thread + call) % KINDS for call in range(CALLS)]
@@ -314,7 +319,7 @@ def test_threads_share_a_decoder(name, monkeypatch):
 
     with ThreadPoolExecutor(THREADS) as pool:
         assert list(pool.map(many, range(THREADS))) == [[]] * THREADS
-    assert decoder._opened.get("lanes", lambda: None).count == lanes
+    assert decoder._opened.get("streams", lambda: None).count == streams
 
 
 def test_a_call_that_nobody_reads_on_holds_up_no_other(runtime):

@@ -102,7 +102,7 @@ def test_the_engine_that_is_asked_for_runs(tmp_path, monkeypatch):
 
 
 def test_models_of_images_are_refused():
-    with pytest.raises(VqtrtError, match="a model of images"):
+    with pytest.raises(VqtrtError, match="the model is of images"):
         bench_decode(FakeEngine())
     with pytest.raises(VqtrtError, match="is of images"):
         bench_decode_recipe("shapes")

@@ -22,6 +22,7 @@ from vqtrt.doctor.graph import SHA256, encode, fractions, graphs, steps, write_b
 from vqtrt.doctor.report import Report
 from vqtrt.engines import cuda
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.tensorrt.package import Device
 from vqtrt.formats.bundle import Bundle
 
@@ -291,7 +292,7 @@ def test_the_built_in_graphs_are_what_they_were(tmp_path: Path) -> None:
         assert hashlib.sha256(content).hexdigest() == SHA256[name]
         assert len(content) < 5000
     bundle = write_bundle(tmp_path)
-    engine = OnnxRuntimeEngine(bundle, threads=1)
+    engine = OnnxRuntimeEngine(bundle, EngineOptions(threads=1))
     images = np.random.default_rng(1).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
     codes, margins = encode(images)
     np.testing.assert_array_equal(engine.open("encoder")(images), codes)

@@ -4,6 +4,7 @@
 """
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from vqtrt.engines import cuda
 from vqtrt.engines.base import Engine
 from vqtrt.engines.noise import noise
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
+from vqtrt.engines.row_loop import HostRowLoop
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.engines.torch import TorchEngine
@@ -21,7 +24,7 @@ from vqtrt.export import verify
 from vqtrt.export.tensorrt import build as tensorrt
 from vqtrt.formats.bundle import Bundle
 from vqtrt.formats.sampling import SamplingParams
-from vqtrt.images.sampler import BatchSampler, HostLoop, PixelCNNSampler
+from vqtrt.images.sampler import BatchSampler, PixelCNNSampler
 
 pytestmark = pytest.mark.gpu
 BATCH = "1,4,16"
@@ -84,12 +87,18 @@ def check_verified(model, engine, monkeypatch):
 @pytest.mark.parametrize("graphs", [True, False])
 def test_codes_are_those_of_torch(model, package, monkeypatch, graphs):
     # 33 and 7 pictures: more than the largest batch, and no multiple of it.
-    check_verified(model, TensorRTEngine(model.open_bundle(), package, graphs=graphs), monkeypatch)
+    check_verified(
+        model,
+        TensorRTEngine(model.open_bundle(), EngineOptions(package), graphs=graphs),
+        monkeypatch,
+    )
 
 
 @pytest.mark.parametrize("graphs", [True, False])
 def test_batches_are_split_and_repeated(model, package, graphs):
-    encode = TensorRTEngine(model.open_bundle(), package, graphs=graphs).open("encoder")
+    encode = TensorRTEngine(model.open_bundle(), EngineOptions(package), graphs=graphs).open(
+        "encoder"
+    )
     images = pictures(200)
     comparison = verify._Comparison(TorchEngine(model.run, device="cpu"))
     whole, seen = encode(images), {}
@@ -115,8 +124,8 @@ def test_samples_are_those_of_the_cpu(model, package, draw):
     bundle = model.open_bundle()
     drawn = {}
     engines: dict[str, Engine] = {
-        "graphs": TensorRTEngine(bundle, package),
-        "plain": TensorRTEngine(bundle, package, graphs=False),
+        "graphs": TensorRTEngine(bundle, EngineOptions(package)),
+        "plain": TensorRTEngine(bundle, EngineOptions(package), graphs=False),
         "cpu": OnnxRuntimeEngine(bundle),
     }
     for name, engine in engines.items():
@@ -130,17 +139,17 @@ def test_samples_are_those_of_the_cpu(model, package, draw):
 
 
 def test_the_loop_on_the_gpu_is_the_one_on_the_host(model, package):
-    engine = TensorRTEngine(model.open_bundle(), package)
-    host = PixelCNNSampler(engine.bind, "pixelcnn", 16, 8, 4)
-    assert isinstance(host._loop(SamplingParams()), HostLoop)
-    loop = PixelCNNSampler(engine.bind, "pixelcnn", 16, 8, 4, engine.bind_loop)
+    engine = TensorRTEngine(model.open_bundle(), EngineOptions(package))
+    host = PixelCNNSampler(partial(Engine.bind_rows, engine), "pixelcnn", 16, 8, 4)
+    assert isinstance(host._loop(SamplingParams()), HostRowLoop)
+    loop = PixelCNNSampler(engine.bind_rows, "pixelcnn", 16, 8, 4)
     drawn = [each.sample(SamplingParams(), range(8), 6, LABELS[:8]) for each in (host, loop)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
 
 
 def test_a_row_is_captured(model, package):
-    engine = TensorRTEngine(model.open_bundle(), package)
-    loop = engine.bind_loop("pixelcnn", "step", {"batch": 8, "width": 4}, 16)
+    engine = TensorRTEngine(model.open_bundle(), EngineOptions(package))
+    loop = engine.bind_rows("pixelcnn", "step", {"batch": 8, "width": 4}, start_code=16)
     loop.inputs["temperature"][:] = 1
     loop.begin()
     for row in range(4):
@@ -151,7 +160,7 @@ def test_a_row_is_captured(model, package):
 
 
 def test_engines_that_do_not_fit(model, package, tmp_path):
-    engine = TensorRTEngine(model.open_bundle(), package)
+    engine = TensorRTEngine(model.open_bundle(), EngineOptions(package))
     with pytest.raises(VqtrtError, match=r"--size.*vqtrt export"):
         engine.open("encoder")(np.zeros((1, 64, 64, 3), np.uint8))
     with pytest.raises(VqtrtError, match=r"--batch.*vqtrt export"):
@@ -160,12 +169,12 @@ def test_engines_that_do_not_fit(model, package, tmp_path):
     for plan in (tmp_path / "bundle" / "engines").glob("encoder-*.engine"):
         plan.write_bytes(plan.read_bytes()[:-1])
     with pytest.raises(VqtrtError, match="is damaged"):
-        TensorRTEngine(Bundle.open(tmp_path / "bundle"), package).open("encoder")
+        TensorRTEngine(Bundle.open(tmp_path / "bundle"), EngineOptions(package)).open("encoder")
 
 
 def test_pictures_survive(model, package):
     bundle = model.open_bundle()
-    engine, reference = TensorRTEngine(bundle, package), OnnxRuntimeEngine(bundle)
+    engine, reference = TensorRTEngine(bundle, EngineOptions(package)), OnnxRuntimeEngine(bundle)
     images = pictures(40)
     codes = reference.open("encoder")(images)
     made, expected = (each.open("decoder")(codes).astype(int) for each in (engine, reference))

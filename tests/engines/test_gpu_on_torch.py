@@ -17,6 +17,7 @@ from torch_engine_doubles import TorchTensorRT, torch_for_tensorrt
 from vqtrt.audio.wavenet_decoder import WaveNetDecoder
 from vqtrt.config.location import ModelLocation
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.formats.bundle import Bundle
 
@@ -59,7 +60,9 @@ def test_audio_of_the_loop_on_the_gpu(tiny_wavenet: Path, tmp_path: Path, packag
     speakers = [0, 1, 2, 0, 1, 2]
     with torch_for_tensorrt(run):
         captured, plain = (
-            WaveNetDecoder(TensorRTEngine(bundle, package, graphs=graphs), batch_size=16)
+            WaveNetDecoder(
+                TensorRTEngine(bundle, EngineOptions(package), graphs=graphs), batch_size=16
+            )
             for graphs in (True, False)
         )
         first, second = captured.decode(clips, speakers), captured.decode(clips, speakers)

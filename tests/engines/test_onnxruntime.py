@@ -5,6 +5,7 @@ import onnxruntime
 import pytest
 
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle, file_sha256
 
@@ -33,7 +34,7 @@ def test_facts_are_those_of_the_bundle(tiny_bundle):
 def test_half_graphs_run(half_run):
     bundle = Bundle.open(half_run / "bundle")
     images = np.random.default_rng(0).integers(256, size=(3, 8, 12, 3), dtype=np.uint8)
-    half, full = (OnnxRuntimeEngine(bundle, precision=p) for p in ("fp16", "fp32"))
+    half, full = (OnnxRuntimeEngine(bundle, EngineOptions(precision=p)) for p in ("fp16", "fp32"))
     codes = half.open("encoder")(images)
     assert (codes.dtype, codes.shape) == (np.int32, (3, 2, 3))
     assert (codes == full.open("encoder")(images)).mean() > 0.9
@@ -45,7 +46,7 @@ def test_half_graphs_run(half_run):
 
 
 def test_bf16_is_refused_in_one_line(half_run, capfd):
-    engine = OnnxRuntimeEngine(Bundle.open(half_run / "bundle"), precision="bf16")
+    engine = OnnxRuntimeEngine(Bundle.open(half_run / "bundle"), EngineOptions(precision="bf16"))
     with pytest.raises(VqtrtError, match=r"refuses the graph 'bf16/encoder'.*--precision fp16"):
         engine.open("encoder")
     assert capfd.readouterr() == ("", "")
@@ -53,7 +54,7 @@ def test_bf16_is_refused_in_one_line(half_run, capfd):
 
 @pytest.mark.parametrize("threads", [None, 1])
 def test_graphs_run(tiny_bundle, threads):
-    engine = OnnxRuntimeEngine(Bundle.open(tiny_bundle), threads=threads)
+    engine = OnnxRuntimeEngine(Bundle.open(tiny_bundle), EngineOptions(threads=threads))
     codes = engine.open("encoder")(np.zeros((3, 8, 12, 3), np.uint8))
     assert (codes.dtype, codes.shape) == (np.int32, (3, 2, 3))
     images = engine.open("decoder")(codes)
@@ -71,7 +72,7 @@ def test_threads_and_spinning_reach_the_session(tiny_bundle, monkeypatch):
         return real(content, options, providers=providers)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    OnnxRuntimeEngine(Bundle.open(tiny_bundle), threads=3).open("encoder")
+    OnnxRuntimeEngine(Bundle.open(tiny_bundle), EngineOptions(threads=3)).open("encoder")
     OnnxRuntimeEngine(Bundle.open(tiny_bundle)).open("encoder")
     assert seen == [(3, ["CPUExecutionProvider"]), (0, ["CPUExecutionProvider"])]
 

@@ -99,12 +99,19 @@ def test_no_folder_to_write_to_is_needed(
 
 def test_a_gpu_that_is_not_there(tiny_bundle: Path, gpu: Cuda) -> None:
     with pytest.raises(VqtrtError, match="invalid device ordinal"):
-        OnnxRuntimeCudaEngine(Bundle.open(tiny_bundle), device=2)
+        OnnxRuntimeCudaEngine(Bundle.open(tiny_bundle), EngineOptions(device=2))
 
 
 def test_graphs_run(bundle: Bundle, gpu: Cuda) -> None:
-    engine, reference = OnnxRuntimeCudaEngine(bundle, device=1), OnnxRuntimeEngine(bundle)
-    assert (engine.name, engine.lanes, engine.facts) == ("onnxruntime-cuda", 1, reference.facts)
+    engine, reference = (
+        OnnxRuntimeCudaEngine(bundle, EngineOptions(device=1)),
+        OnnxRuntimeEngine(bundle),
+    )
+    assert (engine.name, engine.num_streams, engine.facts) == (
+        "onnxruntime-cuda",
+        1,
+        reference.facts,
+    )
     codes = engine.open("encoder")(images(5))
     np.testing.assert_array_equal(codes, reference.open("encoder")(images(5)))
     for session in gpu.sessions:
@@ -255,7 +262,7 @@ def test_threads_take_turns(bundle: Bundle, gpu: Cuda) -> None:
 
 
 def test_pickles_and_copies(bundle: Bundle, gpu: Cuda) -> None:
-    tokenizer = ImageTokenizer(OnnxRuntimeCudaEngine(bundle, device=1))
+    tokenizer = ImageTokenizer(OnnxRuntimeCudaEngine(bundle, EngineOptions(device=1)))
     codes = tokenizer.encode(images(5))
     for other in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):  # noqa: S301
         assert other.engine.gpu == 1

@@ -24,6 +24,7 @@ from prior_doubles import K, exported_prior
 from vqtrt.audio.sampler import ClipSampler
 from vqtrt.engines.base import Engine
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
@@ -52,7 +53,7 @@ def engine(request: pytest.FixtureRequest, tiny_prior: Path) -> Engine:
     if request.param == "torch":
         return TorchEngine(tiny_prior, device="cpu")
     # Two threads: ONNX Runtime then has one of its own, which a fork does not copy.
-    return OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"), threads=2)
+    return OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"), EngineOptions(threads=2))
 
 
 def used(engine: Engine) -> list[tuple[Any, Callable[[Any], NDArray[Any]], NDArray[Any]]]:
@@ -63,7 +64,7 @@ def used(engine: Engine) -> list[tuple[Any, Callable[[Any], NDArray[Any]], NDArr
         (engine.open("encoder"), lambda graph: graph(IMAGES)),
     ]
     if engine.name == "onnxruntime":
-        clips = OnnxRuntimeEngine(Bundle.open(exported_prior()), threads=2)
+        clips = OnnxRuntimeEngine(Bundle.open(exported_prior()), EngineOptions(threads=2))
         held.append((ClipSampler(clips.bind_steps, "wavenet", K, 2), sample_clips))
     return [(each, work, work(each)) for each, work in held]
 
@@ -127,9 +128,11 @@ def test_a_forked_process_ends(tiny_bundle: Path) -> None:
         from pathlib import Path
         from vqtrt.formats.bundle import Bundle
         from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+        from vqtrt.engines.options import EngineOptions
         import numpy as np
 
-        engine = OnnxRuntimeEngine(Bundle.open(Path({str(tiny_bundle)!r})), threads=2)
+        bundle = Bundle.open(Path({str(tiny_bundle)!r}))
+        engine = OnnxRuntimeEngine(bundle, EngineOptions(threads=2))
         encode, images = engine.open("encoder"), np.zeros((1, 16, 16, 3), np.uint8)
         codes = encode(images)
         child = os.fork()
@@ -204,5 +207,5 @@ def test_the_process_that_unpickles_counts_its_own_cores(
     monkeypatch.setenv(cores._VARIABLE, "2")
     other = pickle.loads(content)  # noqa: S301
     other.open("encoder")
-    assert (engine.lanes, other.lanes) == (64, 2)
+    assert (engine.num_streams, other.num_streams) == (64, 2)
     assert seen == [0, 2]  # 0: ONNX Runtime's own choice

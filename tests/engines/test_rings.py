@@ -8,6 +8,7 @@ from tensorrt_doubles import build, pretend
 
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.engines.torch import TorchEngine
@@ -51,7 +52,7 @@ def engine(request, monkeypatch, tmp_path):
     bundle = Bundle.open(speech_runs.copied("wavenet", tmp_path).bundle)
     pretend(monkeypatch)
     build(bundle, request.param, {"batch": (1, 8), "t": (1, 40)})
-    return TensorRTEngine(bundle, request.param)
+    return TensorRTEngine(bundle, EngineOptions(request.param))
 
 
 def drawn(step, runs):

@@ -14,6 +14,7 @@ from tensorrt_doubles import build, pretend
 from vqtrt.engines.base import Engine, StepLoop
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.rings import period
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.formats.bundle import Bundle, TensorSpec
@@ -38,7 +39,7 @@ def opened(bundle: Bundle, name: str, patch: pytest.MonkeyPatch, **how: Any) -> 
         pretend_cuda(patch)
         return OnnxRuntimeCudaEngine(bundle)
     build(bundle, name, {"batch": (1, 8), "t": (1, 200)})
-    return TensorRTEngine(bundle, name, **how)
+    return TensorRTEngine(bundle, EngineOptions(name), **how)
 
 
 def draw(loop: StepLoop, total: int, frame: int = 16) -> NDArray[np.int32]:
@@ -124,7 +125,9 @@ def test_a_loop_without_cuda_graphs(tmp_path: Path, patch: pytest.MonkeyPatch) -
     loop = engine.bind_steps("step", 2, runs=16, start=LEVELS)
     np.testing.assert_array_equal(draw(loop, 64), wanted)
     module.capturable = False
-    loop = TensorRTEngine(bundle).bind_steps("step", 2, runs=16, start=LEVELS)
+    loop = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).bind_steps(
+        "step", 2, runs=16, start=LEVELS
+    )
     np.testing.assert_array_equal(draw(loop, 64), wanted)
     assert "cudaStreamBeginCapture" not in module.api.calls
 

@@ -87,7 +87,7 @@ def test_torch_rounds_alike_in_threads_that_had_other_cores(tiny_run: Path) -> N
     with ThreadPoolExecutor(1) as pool:
         try:
             pool.submit(torch.set_num_threads, 2).result()
-            encode = TorchEngine(tiny_run, device="cpu", threads=1).open("encoder")
+            encode = TorchEngine(tiny_run, EngineOptions(threads=1), device="cpu").open("encoder")
             pool.submit(encode, np.zeros((1, 8, 8, 3), np.uint8)).result()
             assert pool.submit(torch.get_num_threads).result() == 1
         finally:
@@ -110,12 +110,12 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
-def test_lanes_share_sessions(tiny_prior: Path, sessions: list[Any]) -> None:
-    engine = OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"), threads=4)
+def test_streams_share_sessions(tiny_prior: Path, sessions: list[Any]) -> None:
+    engine = OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"), EngineOptions(threads=4))
     sampler = BatchSampler(engine, "pixelcnn", 16, 16, 4)
     drawn = sampler.sample(SamplingParams(), range(16), 4, np.zeros(16, np.int32))
     assert len(sessions) == 2  # of `row` and `step`
-    alone = OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"), threads=1)
+    alone = OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"), EngineOptions(threads=1))
     whole = BatchSampler(alone, "pixelcnn", 16, 16, 4)
     expected = whole.sample(SamplingParams(), range(16), 4, np.zeros(16, np.int32))
     np.testing.assert_array_equal(drawn, expected)

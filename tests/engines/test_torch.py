@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle, file_sha256
@@ -43,7 +44,7 @@ def test_arrays_that_cannot_be_written_to(engine):
 def test_threads(tiny_run):
     before = torch.get_num_threads()
     try:
-        TorchEngine(tiny_run, device="cpu", threads=1)
+        TorchEngine(tiny_run, EngineOptions(threads=1), device="cpu")
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

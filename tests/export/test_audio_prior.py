@@ -14,6 +14,7 @@ from prior_doubles import (
 from vqtrt.audio.sampler import ClipRequest, sample_clips
 from vqtrt.audio.score import score_codes
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.export.verify_prior import TOLERANCES, cached_clip_logits
 from vqtrt.formats.bundle import Bundle
 from vqtrt.formats.sampling import SamplingParams
@@ -31,7 +32,7 @@ def bundle():
 
 @pytest.fixture(scope="module")
 def engine(bundle):
-    return OnnxRuntimeEngine(bundle, threads=1)
+    return OnnxRuntimeEngine(bundle, EngineOptions(threads=1))
 
 
 def test_the_tables(bundle):
@@ -71,7 +72,7 @@ def test_cached_logits_are_those_of_the_full_pass(engine, torch_engine):
 @pytest.mark.slow
 def test_half(tmp_path, torch_engine):
     bundle = write_prior(tmp_path, torch_engine, "fp16")
-    half = OnnxRuntimeEngine(bundle, threads=1, precision="fp16")
+    half = OnnxRuntimeEngine(bundle, EngineOptions(threads=1, precision="fp16"))
     codes = np.random.default_rng(0).integers(0, K, (2, 50)).astype(np.int32)
     both = [
         cached_clip_logits(each, "wavenet", codes, np.zeros(2, np.int32))

@@ -217,17 +217,17 @@ def test_labels_by_number_and_name(ort):
 
 
 @pytest.mark.parametrize("batch", [7, 8, 13, 33])
-def test_lanes_draw_what_one_lane_draws(tiny_prior, batch):
+def test_streams_draw_what_one_stream_draws(tiny_prior, batch):
     engine = open_engine(find_model(tiny_prior), EngineOptions("onnxruntime"))
-    engine.lanes = 1
+    engine.num_streams = 1
     whole = sample(engine, batch, batch)
-    engine.lanes = 3
+    engine.num_streams = 3
     np.testing.assert_array_equal(sample(engine, batch, batch).codes, whole.codes)
 
 
-def test_a_lane_that_fails_ends_the_batch(tiny_prior, monkeypatch):
+def test_a_stream_that_fails_ends_the_batch(tiny_prior, monkeypatch):
     engine = open_engine(find_model(tiny_prior), EngineOptions("onnxruntime"))
-    engine.lanes = 2
+    engine.num_streams = 2
     drawing = PixelCNNSampler.sample
     ends = []
 
@@ -247,7 +247,7 @@ def test_a_lane_that_fails_ends_the_batch(tiny_prior, monkeypatch):
 
 def test_an_interrupt_ends_all_lanes(tiny_prior):
     engine = open_engine(find_model(tiny_prior), EngineOptions("onnxruntime"))
-    engine.lanes = 2
+    engine.num_streams = 2
     facts = find_prior(engine, "pixelcnn")
     sampler = BatchSampler(engine, "pixelcnn", facts.codebook_size, 8, 4)
     done = []

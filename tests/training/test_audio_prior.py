@@ -233,7 +233,7 @@ def test_codes_that_cannot_be_trained_on(make_codes):
     with pytest.raises(VqtrtError, match=r"no speaker.*conditional=false"):
         fitted(make_codes(unknown=(3,)))
     codes = make_codes(1)
-    with pytest.raises(VqtrtError, match="at least 2 clips"):
+    with pytest.raises(VqtrtError, match="at least 2 rows or clips"):
         SpeechPriorTask(fitted(codes), codes, CODEBOOKS)
     with pytest.raises(VqtrtError, match="another tokenizer"):
         fit_speech_config(settings(), codes, "e" * 64)

@@ -18,7 +18,7 @@ from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import read_codes
 from vqtrt.priors.runs import PriorRun, trained_priors
 from vqtrt.training import prior_start
-from vqtrt.training.image_prior import PriorTask
+from vqtrt.training.image_prior import ImagePriorTask
 from vqtrt.training.loop import learning_rate
 from vqtrt.training.prior_start import plan_prior
 
@@ -99,7 +99,7 @@ def test_a_prior_that_fails_at_its_start_leaves_no_folder(run, make_prior, monke
     def fail(self, device):
         raise MemoryError
 
-    monkeypatch.setattr(PriorTask, "start", fail)
+    monkeypatch.setattr(ImagePriorTask, "start", fail)
     with pytest.raises(MemoryError):
         make_prior(run)
     left = {path.name for path in (run / "priors").iterdir()}
@@ -187,11 +187,11 @@ def test_no_held_out_row_is_trained_on(tiny_prior, make_log):
 
     prior = trained_priors(tiny_prior)["pixelcnn"]
     codes = read_codes(tiny_prior / "priors" / "pixelcnn.npy")
-    task = PriorTask(
+    task = ImagePriorTask(
         prior.config, codes, ImageTokenizer.__new__(ImageTokenizer), torch.zeros(1, 16, 4)
     )
     assert len(task.held_out) == 16
-    assert sorted([*task.rows, *task.held_out]) == list(range(len(codes.codes)))
+    assert sorted([*task.training, *task.held_out]) == list(range(len(codes.codes)))
     whole, halves = (
         [list(task.batches(range(3), rank, world)) for rank in range(world)] for world in (1, 2)
     )

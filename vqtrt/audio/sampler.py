@@ -144,9 +144,8 @@ def sample_clips(
             [facts.classes.index(name) for name in names if name is not None], np.int32
         )
     batch_size = min(batch_size, request.num)
-    most = getattr(engine, "most", None)
-    if most is not None:  # an engine that was compiled for batches up to a size
-        batch_size = min(batch_size, most(f"priors/{request.prior}/step", {}))
+    largest = engine.largest_batch(f"priors/{request.prior}/step", {})
+    batch_size = min(batch_size, largest or batch_size)
     # A step is too small to be shared by cores.
     bind = partial(engine.bind_steps, threads=1)
     sampler = ClipSampler(bind, request.prior, facts.codebook_size, batch_size)

@@ -2,7 +2,7 @@
 
 As in `images/sampler.py` for PixelCNN, the caches stay where the engine has them, and the noise is
 an input, keyed by (seed, clip number, position), so that a clip sounds the same in any batch. Clips
-of similar length share a batch; batches go through as many lanes as the engine has, each on one
+of similar length share a batch; batches go through as many streams as the engine has, each on one
 core. Memory holds a chunk of conditioning and one byte per sample.
 
 Notable: the conditioning is computed clip by clip in chunks of one shape, because a runtime's
@@ -34,14 +34,14 @@ from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.formats.sampling import SamplingParams
 
-_LANE_BATCH = 4
-"""Clips that a lane has at least: with fewer, a step is mostly what it costs to start one."""
+_STREAM_BATCH = 4
+"""Clips that a stream has at least: with fewer, a step is mostly what it costs to start one."""
 _FRAMES = 64
 """Of conditioning, that are computed at once."""
 _DECODERS = 1 << 63
 """Added to a clip's number, so that its audio is not drawn with the noise that drew its codes."""
 _BLOCK = 1 << 16
-_TICK = 0.1  # seconds between two looks at how far the lanes are
+_TICK = 0.1  # seconds between two looks at how far the streams are
 
 Progress = Callable[[int, int], None]
 
@@ -61,7 +61,7 @@ class WaveNetDecoder:
 
     `batch_size` bounds how many clips are drawn at once; the audio of one does not depend on the
     others. `temperature` divides the logits; 0 takes the most likely level. Threads may share a
-    decoder: their batches take turns in its lanes. Raises `VqtrtError` for another model, and for
+    decoder: their batches take turns in its streams. Raises `VqtrtError` for another model, and for
     values out of range.
     """
 
@@ -74,12 +74,10 @@ class WaveNetDecoder:
         if self.speech.decoder != "wavenet":
             raise VqtrtError("this model decodes with convolutions, not with a WaveNet")
         SamplingParams(temperature=temperature, seed=seed).check(LEVELS)
-        self.engine, self.batch_size = engine, batch_size
+        self.engine = engine
+        self.batch_size = min(batch_size, engine.largest_batch("step", {}) or batch_size)
         self.temperature, self.seed = temperature, seed
-        most = getattr(engine, "most", None)
-        if most is not None:  # an engine that was compiled for batches up to a size
-            self.batch_size = min(batch_size, most("step", {}))
-        self._opened: Opened[str, _Lanes] = Opened()
+        self._opened: Opened[str, _Streams] = Opened()
 
     @property
     def facts(self) -> ModelInfo:
@@ -130,23 +128,23 @@ class WaveNetDecoder:
         """
         clips = self._clips(codes, speakers, samples, numbers)
         steps = [-(-clip.samples // self.speech.unroll) for clip in clips]
-        lanes = self._opened.get("lanes", partial(_Lanes, self, self._opened.lock))
+        streams = self._opened.get("streams", partial(_Streams, self, self._opened.lock))
         # A step is too small to be shared by cores, but clips do not depend on each other.
-        fair = max(_LANE_BATCH, -(-len(clips) // lanes.count))
-        batches = length_batches(steps, min(fair, lanes.batch))
+        fair = max(_STREAM_BATCH, -(-len(clips) // streams.count))
+        batches = length_batches(steps, min(fair, streams.batch))
         batches = [batch for batch in batches if not set(batch).issubset(done)]
         meter = _Meter(sum(clip.samples for clip in clips), progress)
 
         def draw(indices: list[int]) -> list[NDArray[np.uint8]]:
-            with lanes.one() as lane:
-                return lane.draw([clips[i] for i in indices], meter)
+            with streams.one() as stream:
+                return stream.draw([clips[i] for i in indices], meter)
 
-        with ThreadPoolExecutor(lanes.count) as pool:
+        with ThreadPoolExecutor(streams.count) as pool:
             running: dict[Future[list[NDArray[np.uint8]]], list[int]] = {}
             try:
                 for batch in batches:
                     running[pool.submit(draw, batch)] = batch
-                    if len(running) == lanes.count:
+                    if len(running) == streams.count:
                         yield from self._done(running, meter)
                 while running:
                     yield from self._done(running, meter)
@@ -191,7 +189,7 @@ def decoder_noise(seed: int, numbers: range, count: int) -> NDArray[np.float32]:
 
 
 class _Meter:
-    """How many samples all lanes have drawn, and whether they are to stop."""
+    """How many samples all streams have drawn, and whether they are to stop."""
 
     def __init__(self, total: int, progress: Progress) -> None:
         self.stop = threading.Event()
@@ -216,28 +214,28 @@ class _Meter:
             self._progress(self._told, self._total)
 
 
-class _Lanes:
-    """The lanes of a decoder; all calls of it draw in them, each batch in the next that is free."""
+class _Streams:
+    """The streams of a decoder: each batch of any call draws in the next that is free."""
 
     def __init__(self, decoder: WaveNetDecoder, binding: "threading.RLock") -> None:
-        self.count = max(1, decoder.engine.lanes)
+        self.count = max(1, decoder.engine.num_streams)
         self.batch = -(-decoder.batch_size // self.count)
-        """The most clips of a lane."""
-        self._free: SimpleQueue[_Lane] = SimpleQueue()
+        """The most clips of a stream."""
+        self._free: SimpleQueue[_Stream] = SimpleQueue()
         for _ in range(self.count):
-            self._free.put(_Lane(decoder, self.batch, binding))
+            self._free.put(_Stream(decoder, self.batch, binding))
 
     @contextmanager
-    def one(self) -> "Iterator[_Lane]":
-        """A lane that nobody else uses meanwhile; waits for it."""
-        lane = self._free.get()
+    def one(self) -> "Iterator[_Stream]":
+        """A stream that nobody else uses meanwhile; waits for it."""
+        stream = self._free.get()
         try:
-            yield lane
+            yield stream
         finally:
-            self._free.put(lane)
+            self._free.put(stream)
 
 
-class _Lane:
+class _Stream:
     """Bound graphs that draw one batch at a time, on one core.
 
     Graphs are bound for few batches: for each of `padded_batch`, or if the engine prepares kernels

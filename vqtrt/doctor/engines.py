@@ -11,6 +11,7 @@ from vqtrt.doctor import graph as doctor_graph
 from vqtrt.doctor.report import Report
 from vqtrt.engines.base import BoundGraph, Engine
 from vqtrt.engines.choose import installed
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
@@ -72,7 +73,7 @@ def _onnxruntime_cuda(report: Report, bundle: Bundle, device: int) -> None:
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return  # the packages say so
-    report.ok("onnxruntime-cuda", _run(OnnxRuntimeCudaEngine(bundle, device=device)))
+    report.ok("onnxruntime-cuda", _run(OnnxRuntimeCudaEngine(bundle, EngineOptions(device=device))))
 
 
 def _torch(report: Report, gpus: int, device: int) -> None:
@@ -144,7 +145,7 @@ def _run_plans(bundle: Bundle, name: str, device: int) -> str:
 
     told = []
     for _ in range(2):
-        engine = TensorRTEngine(bundle, name, device=device, trust=True)
+        engine = TensorRTEngine(bundle, EngineOptions(name, device=device, trust_engines=True))
         told.append(_run(engine))
         for graph in bundle.info.graphs:
             engine.plan(graph, {}).save_cache()

@@ -114,7 +114,7 @@ def _plans(
         engine: Any = open_engine(found, options)
         for graph in plain_graphs(bundle.info):
             try:
-                engine.most(graph, {})
+                engine.largest_batch(graph, {})
             except VqtrtError as error:  # for another GPU or version, or of strangers
                 report.warning(f"{options.engine} {graph}", str(error))
                 continue

@@ -1,4 +1,4 @@
-"""The protocol of an engine: it opens a model's graphs by name; a graph maps array to array.
+"""What an engine is: it opens a model's graphs by name; a graph maps arrays to an array.
 
 Threads may share an engine and its open graphs: each call gives what it gives alone. A bound graph
 has one set of buffers and belongs to one thread at a time; samplers and decoders that bind graphs
@@ -9,13 +9,16 @@ again when it is next needed (`opened.Opened`). Bound graphs are not pickled: wh
 keeps them in `Opened` too.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.formats.bundle import ModelInfo, PriorInfo, SpeechInfo
+from vqtrt.engines.options import AUTO, EngineOptions
+from vqtrt.formats.bundle import Bundle, GraphSpec, ModelInfo, PriorInfo, SpeechInfo
+from vqtrt.formats.precision import graph_key, require_precision
 
 Graph = Callable[..., NDArray[Any]]
 """Runs once on one array for each input, in the order of the graph's table, which gives their
@@ -73,8 +76,35 @@ class StepLoop(Protocol):
         """
 
 
-class Engine(Protocol):
-    """A model, opened on one backend. Threads may share it; it can be pickled."""
+class RowLoop(Protocol):
+    """A PixelCNN's row graph and step graph, bound to draw a batch of N grids row by row."""
+
+    @property
+    def inputs(self) -> Mapping[str, NDArray[Any]]:
+        """Arrays to write to: `above` int32 (N, W, C) and `noise` float32 (W, N, C) before a row.
+
+        And before `begin` the sampling parameters and `labels`, if the graphs have them.
+        """
+
+    @property
+    def codes(self) -> NDArray[Any]:
+        """int32 (W, N, C), to read after `draw`."""
+
+    def begin(self) -> None:
+        """Begin samples: forget the rows before."""
+
+    def skip(self) -> None:
+        """Go past a row that is known."""
+
+    def draw(self, progress: Callable[[], None]) -> None:
+        """Draw a row; `progress` is called once for each position."""
+
+
+class Engine(ABC):
+    """A model, opened on one backend. Threads may share it; it can be pickled.
+
+    A new backend defines `open` and `bind`; it overrides the others where it can do better.
+    """
 
     name: str
     """What `--engine` calls it."""
@@ -82,24 +112,25 @@ class Engine(Protocol):
     """Of the graphs that it runs, of `vqtrt.formats.precision.PRECISIONS`."""
     facts: ModelInfo
     preprocessing: Preprocessing | None
-    """Of images; None for a model of speech."""
+    """Of images; None for a model of audio."""
     speech: SpeechInfo | None
-    """Of a model of speech; None for images."""
+    """Of a model of audio; None for images."""
     weights_sha256: str
     """Of the weights that the model was trained to: equal weights, equal codes."""
-
     priors: Mapping[str, PriorInfo]
     """The priors that the model has, by name."""
-    lanes: int
-    """Bound graphs that are worth running beside each other, each in a thread with a core."""
-    shape_specialized: bool
+    num_streams: int = 1
+    """How many bound graphs to run in parallel, one thread each."""
+    shape_specialized: bool = False
     """Whether kernels are compiled or chosen for each shape of the inputs, as on a GPU, where they
     also round differently. Callers then fill batches up to one size, where that changes no result.
     """
 
+    @abstractmethod
     def open(self, graph: str) -> Graph:
         """Make a graph of one output and no caches ready to run, such as `encoder`."""
 
+    @abstractmethod
     def bind(
         self,
         graph: str,
@@ -122,5 +153,54 @@ class Engine(Protocol):
         """Make a step graph (`step`, or `priors/NAME/step` of a WaveNet prior) ready to draw.
 
         For `batch` sequences; at most `runs` runs at a time, and fewer if a GPU does better so.
-        `start` stands for what is before the first run, and `threads` is as for `bind`.
+        `start` stands for what is before the first run, and `threads` is as for `bind`. By default
+        run by run.
         """
+        from vqtrt.engines.step_loop import HostStepLoop
+
+        step = self.bind(graph, {"batch": batch}, skip=("logits",), threads=threads)
+        return HostStepLoop(step, runs, start)
+
+    def bind_rows(
+        self,
+        prior: str,
+        step: str,
+        sizes: Mapping[str, int],
+        *,
+        start_code: int,
+        threads: int | None = None,
+    ) -> RowLoop:
+        """Make the row graph and a step graph of a PixelCNN prior ready to draw rows.
+
+        `step` is `step` or `step_filtered`; `sizes` has `batch` and `width`; `start_code` stands
+        for no code, outside the grid. By default position by position.
+        """
+        from vqtrt.engines.row_loop import HostRowLoop
+
+        return HostRowLoop(self, prior, step, sizes, start_code, threads)
+
+    def largest_batch(self, graph: str, sizes: Mapping[str, int]) -> int | None:
+        """The largest batch that a graph takes at these other sizes; None for any."""
+        return None
+
+
+class BundleEngine(Engine):
+    """What engines that run a bundle's graphs have in common.
+
+    Raises `VqtrtError` if the bundle has no graphs of the precision that is asked for.
+    """
+
+    def __init__(self, bundle: Bundle, options: EngineOptions = AUTO) -> None:
+        require_precision(bundle, options.precision)
+        info = bundle.info
+        self.bundle, self.options = bundle, options
+        self.precision = options.precision
+        self.facts = info.model
+        self.preprocessing = info.preprocessing
+        self.speech = info.speech
+        self.weights_sha256 = info.source.weights_sha256
+        self.priors = info.priors
+
+    def spec(self, graph: str) -> GraphSpec:
+        """The table entry of a graph at the engine's precision."""
+        return self.bundle.graph_spec(graph_key(self.precision, graph))

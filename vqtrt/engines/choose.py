@@ -9,7 +9,6 @@ from vqtrt.config.location import ModelLocation
 from vqtrt.engines.base import Engine
 from vqtrt.engines.options import AUTO, ENGINES, TENSORRT, EngineOptions
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import Bundle
 
 if TYPE_CHECKING:
     from vqtrt.engines.tensorrt.engine import TensorRTEngine
@@ -41,23 +40,9 @@ def open_engine(
         raise VqtrtError(f"no engine {name!r}: choose one of {', '.join(ENGINES)}")
     if name == "auto":
         return _fastest(model, options, note)
-    if name in TENSORRT:
-        return _tensorrt(model.open_bundle(), options)
-    if not installed(name.partition("-")[0]):
+    if name not in TENSORRT and not installed(name.partition("-")[0]):
         raise VqtrtError(f"the engine {name} is not installed: {_INSTALL[name]}")
-    if name == "onnxruntime-cuda":
-        from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
-
-        return OnnxRuntimeCudaEngine(
-            model.open_bundle(), precision=options.precision, device=options.device
-        )
-    if name == "onnxruntime":
-        from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(
-            model.open_bundle(), threads=options.threads, precision=options.precision
-        )
-    return _torch(model, options)
+    return _OPEN[name](model, options)
 
 
 def _torch(model: ModelLocation, options: EngineOptions) -> Engine:
@@ -74,26 +59,39 @@ def _torch(model: ModelLocation, options: EngineOptions) -> Engine:
         )
     from vqtrt.engines.torch import TorchEngine
 
-    return TorchEngine(model.run, threads=options.threads, gpu=options.device)
+    return TorchEngine(model.run, options)
 
 
-def _tensorrt(bundle: Bundle, options: EngineOptions) -> "TensorRTEngine":
+def _onnxruntime(model: ModelLocation, options: EngineOptions) -> Engine:
+    from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(model.open_bundle(), options)
+
+
+def _onnxruntime_cuda(model: ModelLocation, options: EngineOptions) -> Engine:
+    from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+
+    return OnnxRuntimeCudaEngine(model.open_bundle(), options)
+
+
+def _tensorrt(model: ModelLocation, options: EngineOptions) -> "TensorRTEngine":
     from vqtrt.engines.tensorrt.engine import TensorRTEngine
 
-    return TensorRTEngine(
-        bundle,
-        options.engine,
-        options.precision,
-        device=options.device,
-        trust=options.trust_engines,
-    )
+    return TensorRTEngine(model.open_bundle(), options)
+
+
+_OPEN: dict[str, Callable[[ModelLocation, EngineOptions], Engine]] = {
+    **dict.fromkeys(TENSORRT, _tensorrt),
+    "onnxruntime-cuda": _onnxruntime_cuda,
+    "onnxruntime": _onnxruntime,
+    "torch": _torch,
+}
 
 
 def _fastest(model: ModelLocation, options: EngineOptions, note: Callable[[str], None]) -> Engine:
     if model.bundle is not None:
-        bundle = model.open_bundle()
         for package in TENSORRT:
-            engine = _loaded(bundle, replace(options, engine=package), note)
+            engine = _loaded(model, replace(options, engine=package), note)
             if engine is not None:
                 return engine
         if installed("onnxruntime"):
@@ -111,7 +109,9 @@ def _fastest(model: ModelLocation, options: EngineOptions, note: Callable[[str],
     )
 
 
-def _loaded(bundle: Bundle, options: EngineOptions, note: Callable[[str], None]) -> Engine | None:
+def _loaded(
+    model: ModelLocation, options: EngineOptions, note: Callable[[str], None]
+) -> Engine | None:
     """TensorRT with the plans of all graphs but priors', if they load here.
 
     They are loaded now: one that is found can still be refused by the GPU, and by then it would be
@@ -119,10 +119,11 @@ def _loaded(bundle: Bundle, options: EngineOptions, note: Callable[[str], None])
     """
     from vqtrt.engines.tensorrt.plans import has_plans
 
+    bundle = model.open_bundle()
     if not has_plans(bundle, options.engine, options.precision):
         return None
     try:
-        engine = _tensorrt(bundle, options)
+        engine = _tensorrt(model, options)
         for graph in ("encoder", "decoder", "conditioning", "step"):
             if graph in bundle.info.graphs:
                 engine.plan(graph, {})

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.engines.base import BoundGraph, Graph, StepLoop
+from vqtrt.engines.base import BoundGraph, BundleEngine, Graph
 from vqtrt.engines.opened import Opened
+from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
-from vqtrt.engines.step_loop import HostStepLoop
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import Bundle, GraphSpec, PriorInfo, TensorSpec
+from vqtrt.formats.bundle import Bundle, GraphSpec, TensorSpec
 from vqtrt.formats.caches import CACHE, KEPT, is_cache, is_kept
-from vqtrt.formats.precision import graph_key, require_precision
+from vqtrt.formats.precision import graph_key
 from vqtrt.system.cores import core_limit, usable_cores
 
 
@@ -35,39 +35,28 @@ def load_onnxruntime() -> Any:
     return onnxruntime
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(BundleEngine):
     """A bundle's graphs of one precision in ONNX Runtime.
 
     Its CPU has no half arithmetic: fp16 graphs run on float32 between casts, and bf16 ones not.
     """
 
     name = "onnxruntime"
-    shape_specialized = False
     turn: AbstractContextManager[Any] = nullcontext()
     """Held while a graph that `open` gave runs."""
 
-    def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, precision: str = "fp32"
-    ) -> None:
-        require_precision(bundle, precision)
-        self.bundle = bundle
-        self.precision = precision
-        self.facts = bundle.info.model
-        self.preprocessing = bundle.info.preprocessing
-        self.speech = bundle.info.speech
-        self.weights_sha256 = bundle.info.source.weights_sha256
-        self.priors: Mapping[str, PriorInfo] = bundle.info.priors
-        self._threads = threads
-        self.lanes = self._count_lanes()
+    def __init__(self, bundle: Bundle, options: EngineOptions = AUTO) -> None:
+        super().__init__(bundle, options)
+        self.num_streams = self._count_streams()
         self._sessions: Opened[tuple[str, int | None], Any] = Opened()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         # The process that unpickles may have other cores.
-        self.lanes = self._count_lanes()
+        self.num_streams = self._count_streams()
 
-    def _count_lanes(self) -> int:
-        return self._threads or usable_cores()
+    def _count_streams(self) -> int:
+        return self.options.threads or usable_cores()
 
     def open(self, graph: str) -> Graph:
         """Check the graph's hash, then make a session from the checked bytes."""
@@ -88,16 +77,9 @@ class OnnxRuntimeEngine:
         session = self._session(graph, threads)
         return _Bound(self, graph, session, spec, sizes, shared or {}, skip)
 
-    def bind_steps(
-        self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
-    ) -> StepLoop:
-        """As `Engine.bind_steps`, run by run."""
-        step = self.bind(graph, {"batch": batch}, skip=("logits",), threads=threads)
-        return HostStepLoop(step, runs, start)
-
     def _session(self, graph: str, threads: int | None = None) -> Any:
         """The session of a graph, one for all threads of this process."""
-        threads = threads or self._threads
+        threads = threads or self.options.threads
         make = partial(self._make_session, graph, threads)
         return self._sessions.get((graph, threads), make)
 

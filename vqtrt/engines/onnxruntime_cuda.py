@@ -11,7 +11,6 @@ import re
 import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -21,6 +20,7 @@ from vqtrt.engines import cuda
 from vqtrt.engines.base import BoundGraph
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine, load_onnxruntime
 from vqtrt.engines.onnxruntime_cuda_bound import CudaBound, Resident
+from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle
 from vqtrt.formats.precision import graph_key
@@ -41,7 +41,7 @@ _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
-    """A bundle's graphs in ONNX Runtime on the GPU number `device`.
+    """A bundle's graphs in ONNX Runtime on the GPU of `options.device`.
 
     Raises `VqtrtError` with the first cause if CUDA cannot be used here: no driver, no such GPU, a
     library that is missing, or an onnxruntime for the CPU. A pickle opens it again, on the GPU of
@@ -54,19 +54,18 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
     """Held while a session is made or run: the GPU takes one at a time anyway, and what another
     thread allocates would spoil a CUDA graph that is being captured."""
 
-    def __init__(self, bundle: Bundle, *, precision: str = "fp32", device: int = 0) -> None:
-        super().__init__(bundle, precision=precision)
-        self.gpu = device
+    def __init__(self, bundle: Bundle, options: EngineOptions = AUTO) -> None:
+        super().__init__(bundle, options)
+        self.gpu = options.device
         self.known: WeakValueDictionary[int, Resident] = WeakValueDictionary()
         """Outputs of bound graphs that are on the GPU, by the address of the array on the host."""
         self._not_loaded = self._load_libraries()
         self._new_session(_IDENTITY, "a first session")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        make = partial(type(self), precision=self.precision, device=self.gpu)
-        return make, (self.bundle,)
+        return type(self), (self.bundle, self.options)
 
-    def _count_lanes(self) -> int:
+    def _count_streams(self) -> int:
         return 1
 
     def bind(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.engines.base import BoundGraph, Graph, StepLoop
+from vqtrt.engines.base import BoundGraph, Engine, Graph
 from vqtrt.engines.opened import Opened
-from vqtrt.engines.step_loop import HostStepLoop
+from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import PriorInfo, SpeechInfo, file_sha256
 from vqtrt.system.cores import core_limit
@@ -28,8 +28,10 @@ _began_in: int | None = None
 """The process in which torch was first used here."""
 
 
-class TorchEngine:
-    """A run's model in torch, float32, on the GPU number `gpu` if there is one, else on the CPU.
+class TorchEngine(Engine):
+    """A run's model in torch, float32, on the GPU of `options.device`, or on the CPU without one.
+
+    `device` is where it runs whatever there is, such as `cpu`.
 
     Another process that gets it, by a fork or a pickle, reads the run again; raises `VqtrtError`
     if the run was trained further meanwhile.
@@ -37,20 +39,19 @@ class TorchEngine:
 
     name = "torch"
     precision = "fp32"
-    lanes = 1
 
     def __init__(
-        self, run: Path, *, device: str | None = None, gpu: int = 0, threads: int | None = None
+        self, run: Path, options: EngineOptions = AUTO, *, device: str | None = None
     ) -> None:
         import torch
 
         # Rounding float32 to 10 bits before a product, as cuDNN does by default, would flip codes.
         torch.backends.cudnn.allow_tf32 = False
         self.device = torch.device(
-            device or (f"cuda:{gpu}" if torch.cuda.is_available() else "cpu")
+            device or (f"cuda:{options.device}" if torch.cuda.is_available() else "cpu")
         )
         self.shape_specialized = self.device.type == "cuda"  # cuDNN chooses by shape
-        limit = core_limit()
+        limit, threads = core_limit(), options.threads
         if threads is None and limit is not None and limit < torch.get_num_threads():
             threads = limit
         self._run, self._threads = run, threads
@@ -115,7 +116,9 @@ class TorchEngine:
         """The model of images. Raises `VqtrtError` for one of speech."""
         content = self._content()
         if isinstance(content, _Speech):
-            raise VqtrtError("a model of speech, where one of images is wanted; give another model")
+            raise VqtrtError(
+                "the model is of audio, and this needs one of images: name another --model"
+            )
         return content.model
 
     def encoder(self) -> "EncoderGraph":
@@ -142,13 +145,6 @@ class TorchEngine:
 
         return TorchBound(self._graph(graph), sizes, shared or {}, skip, self.device)
 
-    def bind_steps(
-        self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
-    ) -> StepLoop:
-        """As `Engine.bind_steps`, run by run."""
-        step = self.bind(graph, {"batch": batch}, skip=("logits",), threads=threads)
-        return HostStepLoop(step, runs, start)
-
 
 class _OpenGraph:
     """A graph of one output and no caches, from arrays to an array."""
@@ -160,7 +156,7 @@ class _OpenGraph:
         self._engine, self._name = engine, name
 
     def __call__(self, *arrays: NDArray[Any]) -> NDArray[Any]:
-        """ImageRun on arrays of the table's dtypes and shapes."""
+        """Run on arrays of the table's dtypes and shapes."""
         import torch
 
         graph, device = self._engine._graph(self._name), self._engine.device

@@ -4,25 +4,22 @@ The live model goes through the code that decodes with a bundle: what is heard i
 `vqtrt decode` gives of the exported run.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from vqtrt.audio.tokenizer import Audio, AudioTokenizer
 from vqtrt.config.audio import SpeechConfig
 from vqtrt.data.audio.decode import write_wav
 from vqtrt.data.audio.waveforms import clips_picture
-from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.engines.step_loop import HostStepLoop
-from vqtrt.engines.torch_bound import TorchBound
-from vqtrt.formats.bundle import PriorInfo, SpeechInfo
 from vqtrt.models.audio import SpeechVQVAE
 from vqtrt.models.audio_graphs import speech_graph
 from vqtrt.models.info import speech_info
+from vqtrt.training.live_engine import LiveEngine
 
 SECONDS = {"conv": 3.0, "wavenet": 0.5}
 """Of each recording, at most: a WaveNet draws sample by sample, and evaluations are to be short."""
@@ -49,7 +46,8 @@ def show_clips(
     As waveforms and mel spectrograms into `picture`, a PNG, and as wavs into the folder of the same
     name without its ending. Of long recordings only the loudest part is taken.
     """
-    engine = _LiveEngine(model, config, device)
+    engine = LiveEngine(partial(speech_graph, model), device)
+    engine.facts, engine.speech = speech_info(model, config)
     tokenizer = AudioTokenizer(engine, batch_size=2 * len(clips))
     rate, speakers = tokenizer.preprocessing.sample_rate, tokenizer.speech.speakers
     most = round(SECONDS[tokenizer.speech.decoder] * rate)
@@ -79,46 +77,3 @@ def loudest(audio: Audio, most: int) -> Audio:
     sums = np.concatenate([[0.0], np.square(audio, dtype=np.float64).cumsum()])
     start = int(np.argmax(sums[most:] - sums[:-most]))
     return audio[start : start + most]
-
-
-class _LiveEngine:
-    """A model that is being trained, as an engine."""
-
-    name, precision, weights_sha256 = "torch", "fp32", ""
-    preprocessing: Preprocessing | None = None
-    speech: SpeechInfo | None
-    priors: Mapping[str, PriorInfo] = {}
-    lanes = 1
-    shape_specialized = False
-
-    def __init__(self, model: SpeechVQVAE, config: SpeechConfig, device: torch.device) -> None:
-        self._model, self._device = model, device
-        self.facts, self.speech = speech_info(model, config)
-
-    def open(self, graph: str) -> Any:
-        module = speech_graph(self._model, graph).module.to(self._device)
-
-        def run(*arrays: NDArray[Any]) -> NDArray[Any]:
-            with torch.inference_mode():
-                tensors = [torch.from_numpy(array).to(self._device) for array in arrays]
-                made: NDArray[Any] = module(*tensors).cpu().numpy()
-            return made
-
-        return run
-
-    def bind(
-        self,
-        graph: str,
-        sizes: Mapping[str, int],
-        *,
-        shared: Mapping[str, NDArray[Any]] | None = None,
-        skip: Collection[str] = (),
-        threads: int | None = None,
-    ) -> TorchBound:
-        made = speech_graph(self._model, graph)
-        return TorchBound(made, sizes, shared or {}, skip, self._device)
-
-    def bind_steps(
-        self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
-    ) -> HostStepLoop:
-        return HostStepLoop(self.bind(graph, {"batch": batch}, skip=("logits",)), runs, start)

@@ -6,7 +6,6 @@ cut makes no difference. Behind the end of a clip others of its speaker may foll
 which are scored, too: a prior that never saw anything there would fall silent.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,19 +21,17 @@ from vqtrt.audio.sampler import ClipSampler
 from vqtrt.config.audio import SpeechPriorConfig
 from vqtrt.data.grid import save_png
 from vqtrt.engines.lengths import length_batches
-from vqtrt.engines.step_loop import HostStepLoop
-from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes
 from vqtrt.formats.sampling import SamplingParams
+from vqtrt.models.deployed import DeployedGraph
 from vqtrt.priors.runs import SpeechPriorRun
 from vqtrt.priors.wavenet import WaveNetPrior
 from vqtrt.priors.wavenet_graphs import wavenet_graph
 from vqtrt.training.code_picture import code_colors, codes_picture
-from vqtrt.training.data_record import describe_names
 from vqtrt.training.loader import batch_indices
-from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
-from vqtrt.training.run import open_folder
+from vqtrt.training.loop import Figures, Watcher
+from vqtrt.training.prior_task import PriorTask, known_header, run_prior_task
 
 _EVALUATION_BATCH = 64
 _SHOWN = 12
@@ -60,16 +57,7 @@ def fit_speech_config(
     Raises `VqtrtError` where the codes are of another tokenizer, or have speakers for some clips
     only.
     """
-    header = codes.header
-    if header is None:
-        raise VqtrtError(
-            f"{codes.path}: has no .json beside it, which says what made the codes; encode again"
-        )
-    if header.weights_sha256 != tokenizer_sha256:
-        raise VqtrtError(
-            f"{codes.path}: these are codes of another tokenizer; encode the recordings with this "
-            "model, or name theirs with --model"
-        )
+    header = known_header(codes.path, codes.header, tokenizer_sha256, "recordings")
     check_clip_codes(codes, header.codebook_size)
     speakers = header.classes if config.data.conditional else ()
     if speakers and min(codes.labels, default=-1) < 0:
@@ -104,53 +92,30 @@ def train_speech_prior(
     """Train the prior of `config` (as `fit_speech_config` gives it), into the folder `path`.
 
     The tokenizer's `codebooks` (1, K, D) are what the prior starts from. Raises `VqtrtError` as
-    `training.image.train` does.
+    `training.images.train` does.
     """
     torch.manual_seed(config.train.seed)
-    accelerator = accelerator_for(config.train)
-    task = SpeechPriorTask(config, codes, codebooks)
-    with open_folder(
-        path, config, accelerator, task.record, resume=resume, option="--name"
-    ) as begin:
-        trainer = Trainer(task, path, config.train, accelerator, watcher, "samples")
-        start = trainer.start(resume=resume)
-        begin()
-        trainer.train(start)
+    run_prior_task(SpeechPriorTask(config, codes, codebooks), path, watcher, resume=resume)
     return SpeechPriorRun(path, config)
 
 
-class SpeechPriorTask(Task):
-    """The prior, its codes, and how both are looked at."""
+class SpeechPriorTask(PriorTask[SpeechPriorConfig, Batch]):
+    """A WaveNet, its clips of codes, and how both are looked at."""
 
-    figures = ("loss", "bits_per_code")
     unit = "crops"
 
     def __init__(self, config: SpeechPriorConfig, codes: ClipCodes, codebooks: Tensor) -> None:
-        self.config, self.codes, self.codebooks = config, codes, codebooks
-        self.prior = WaveNetPrior(config.prior)
-        self.module: nn.Module = self.prior
+        self.wavenet = WaveNetPrior(config.prior)
+        super().__init__(config, self.wavenet, codebooks, codes.files, codes.lengths(), codes.path)
+        self.codes = codes
         self.speakers = np.array(codes.labels, np.int32) if config.codes.classes else None
-        count = len(codes)
-        if count < 2:
-            raise VqtrtError(f"{codes.path}: training needs at least 2 clips, one to hold out")
-        held_out = max(1, min(config.data.holdout, count // 10))
-        rng = np.random.default_rng([config.train.seed, 1])
-        self.held_out = np.sort(rng.choice(count, held_out, replace=False))
-        clips = np.setdiff1d(np.arange(count), self.held_out)
-        names = codes.files or [str(clip) for clip in range(count)]
-        self.record = describe_names(
-            dict(zip(names, codes.lengths(), strict=True)), [names[clip] for clip in self.held_out]
-        )
+        clips = self.training
         self.crops, self.held_out_crops = self._crops(clips), self._crops(self.held_out)
         # Who speaks matters here even where the prior is not told.
-        labels = np.array(codes.labels or [0] * count)
+        labels = np.array(codes.labels or [0] * len(codes))
         self._clips_of = {label: clips[labels[clips] == label] for label in set(labels[clips])}
         self._labels = labels
         self.unigram_bits = self._unigram_bits(clips)
-
-    def start(self, device: torch.device) -> None:
-        """Start the prior from the tokenizer's codebook."""
-        self.prior.start_from(self.codebooks.to(device))
 
     def batches(self, steps: range, rank: int, world: int) -> Iterator[Batch]:
         """This process's crops of each step."""
@@ -162,28 +127,27 @@ class SpeechPriorTask(Task):
             rng = np.random.default_rng([train.seed, 5, step, rank])
             yield self._take(crops, [self._tail(crop, rng) for crop in crops])
 
-    def losses(self, module: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-        """`figures` of a batch: nats and bits a code."""
-        loss = self._nats(module, batch, device).mean()
-        return torch.stack([loss, loss.detach() / math.log(2)])
+    def held_out_batches(self) -> Iterator[Batch]:
+        """Crops that are held out, those of like length together."""
+        lengths = [crop.length for crop in self.held_out_crops]
+        for indices in length_batches(lengths, _EVALUATION_BATCH):
+            yield self._take([self.held_out_crops[i] for i in indices])
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
-        """Held-out bits a code, and a picture of held-out clips above clips that are drawn.
+        """Held-out bits per code, and a picture of held-out clips above clips that are drawn.
 
         Beside it the bits that the training codes' frequencies alone take.
         """
-        nats, count = 0.0, 0
-        lengths = [crop.length for crop in self.held_out_crops]
-        for indices in length_batches(lengths, _EVALUATION_BATCH):
-            batch = self._take([self.held_out_crops[i] for i in indices])
-            each = self._nats(self.prior, batch, device)
-            nats, count = nats + float(each.double().sum()), count + len(each)
+        bits = self.held_out_bits(device)
         self._draw(picture, device)
-        bits = nats / count / math.log(2)
         return {"bits_per_code": bits, "unigram_bits": self.unigram_bits}
 
-    def _nats(self, module: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-        """Of each code that is scored, (codes,)."""
+    def graph(self, name: str) -> DeployedGraph:
+        """A graph of the prior, such as `step`."""
+        return wavenet_graph(self.wavenet, name)
+
+    def nats(self, module: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+        """Negative log-likelihood of each code that is scored, (codes,)."""
         codes = torch.from_numpy(batch.codes).to(device)
         speakers = None if batch.speakers is None else torch.from_numpy(batch.speakers).to(device)
         counted = torch.from_numpy(batch.counted).to(device)
@@ -222,13 +186,9 @@ class SpeechPriorTask(Task):
         shown = self.held_out[:_SHOWN]
         real = [np.asarray(self.codes.clip(clip)[: self.config.data.crop]) for clip in shown]
 
-        def bind(graph: str, batch: int, *, runs: int, start: int) -> HostStepLoop:
-            part = wavenet_graph(self.prior, graph.rpartition("/")[2])
-            step = TorchBound(part, {"batch": batch}, {}, ("logits",), device)
-            return HostStepLoop(step, runs, start)
-
         # Of the same speakers, and as long as they are.
         speakers = None if self.speakers is None else self.speakers[shown]
+        bind = self.live_engine(device).bind_steps
         sampler = ClipSampler(bind, "", self.config.prior.codebook_size, len(shown))
         drawn = sampler.sample(SamplingParams(), range(len(shown)), max(map(len, real)), speakers)
         made = [codes[: len(like)] for codes, like in zip(drawn, real, strict=True)]

@@ -1,9 +1,8 @@
 """`vqtrt train-prior`: a prior over a tokenizer's codes as a task for the trainer."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,19 +12,18 @@ from torch.nn import functional as F
 
 from vqtrt.config.images import PriorConfig
 from vqtrt.data.grid import image_grid, save_png
-from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Codes
 from vqtrt.formats.sampling import SamplingParams
 from vqtrt.images.sampler import PixelCNNSampler
 from vqtrt.images.tokenizer import ImageTokenizer
+from vqtrt.models.deployed import DeployedGraph
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.pixelcnn_graphs import pixelcnn_graph
 from vqtrt.priors.runs import PriorRun
-from vqtrt.training.data_record import describe_names
 from vqtrt.training.loader import batch_indices
-from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
-from vqtrt.training.run import open_folder
+from vqtrt.training.loop import Figures, Watcher
+from vqtrt.training.prior_task import PriorTask, known_header, run_prior_task
 
 _EVALUATION_BATCH = 64
 _SAMPLES = 8
@@ -45,16 +43,7 @@ def fit_config(config: PriorConfig, codes: Codes, tokenizer_sha256: str) -> Prio
 
     Raises `VqtrtError` where the codes are of another tokenizer, or have labels for some rows only.
     """
-    header = codes.header
-    if header is None:
-        raise VqtrtError(
-            f"{codes.path}: has no .json beside it, which says what made the codes; encode again"
-        )
-    if header.weights_sha256 != tokenizer_sha256:
-        raise VqtrtError(
-            f"{codes.path}: these are codes of another tokenizer; encode the images with this "
-            "model, or name theirs with --model"
-        )
+    header = known_header(codes.path, codes.header, tokenizer_sha256, "images")
     classes = header.classes if config.data.conditional else ()
     if classes and min(codes.labels, default=-1) < 0:
         raise VqtrtError(
@@ -95,72 +84,46 @@ def train_prior(
     """Train the prior of `config` (as `fit_config` gives it) on codes, into the folder `path`.
 
     `tokenizer` turns samples into the pictures of the evaluations; its `codebooks` (C, K, D) are
-    what the prior starts from. Raises `VqtrtError` as
-    `training.image.train` does.
+    what the prior starts from. Raises `VqtrtError` as `training.images.train` does.
     """
     torch.manual_seed(config.train.seed)
-    accelerator = accelerator_for(config.train)
-    task = PriorTask(config, codes, tokenizer, codebooks)
-    with open_folder(
-        path, config, accelerator, task.record, resume=resume, option="--name"
-    ) as begin:
-        trainer = Trainer(task, path, config.train, accelerator, watcher, "samples")
-        start = trainer.start(resume=resume)
-        begin()
-        trainer.train(start)
+    task = ImagePriorTask(config, codes, tokenizer, codebooks)
+    run_prior_task(task, path, watcher, resume=resume)
     return PriorRun(path, config)
 
 
-class PriorTask(Task):
-    """The prior, its codes, and how both are looked at."""
+class ImagePriorTask(PriorTask[PriorConfig, Batch]):
+    """A PixelCNN, its grids of codes, and how both are looked at."""
 
-    figures = ("loss", "bits_per_code")
     unit = "images"
 
     def __init__(
         self, config: PriorConfig, codes: Codes, tokenizer: ImageTokenizer, codebooks: Tensor
     ) -> None:
-        self.config, self.tokenizer, self.codebooks = config, tokenizer, codebooks
-        self.prior = PixelCNN(config.prior)
-        self.module: nn.Module = self.prior
-        count = len(codes.codes)
-        if count < 2:
-            raise VqtrtError(f"{codes.path}: training needs at least 2 rows, one to hold out")
+        count, size = len(codes.codes), int(np.prod(codes.codes.shape[1:]))
+        self.pixelcnn = PixelCNN(config.prior)
+        super().__init__(config, self.pixelcnn, codebooks, codes.files, [size] * count, codes.path)
+        self.tokenizer = tokenizer
         self.codes = np.asarray(codes.codes).reshape(*codes.codes.shape[:3], -1)
         self.labels = np.array(codes.labels, np.int32) if config.codes.classes else None
-        held_out = max(1, min(config.data.holdout, count // 10))
-        rng = np.random.default_rng([config.train.seed, 1])
-        self.held_out = np.sort(rng.choice(count, held_out, replace=False))
-        self.rows = np.setdiff1d(np.arange(count), self.held_out)
-        names = codes.files or [str(row) for row in range(count)]
-        size = int(np.prod(codes.codes.shape[1:]))
-        self.record = describe_names(
-            dict.fromkeys(names, size), [names[row] for row in self.held_out]
-        )
-
-    def start(self, device: torch.device) -> None:
-        """Start the prior from the tokenizer's codebook."""
-        self.prior.start_from(self.codebooks.to(device))
 
     def batches(self, steps: range, rank: int, world: int) -> Iterator[Batch]:
         """This process's rows of each step."""
         train = self.config.train
         for step in steps:
-            chosen = batch_indices(len(self.rows), train.batch_size, train.seed, step, rank, world)
-            yield self._take(self.rows[chosen])
+            chosen = batch_indices(
+                len(self.training), train.batch_size, train.seed, step, rank, world
+            )
+            yield self._take(self.training[chosen])
 
-    def losses(self, module: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-        """`figures` of a batch: nats and bits a code."""
-        loss = self._loss(module, batch, device)
-        return torch.stack([loss, loss.detach() / math.log(2)])
+    def held_out_batches(self) -> Iterator[Batch]:
+        """Rows that are held out, some at a time."""
+        for start in range(0, len(self.held_out), _EVALUATION_BATCH):
+            yield self._take(self.held_out[start : start + _EVALUATION_BATCH])
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
-        """Held-out bits a code, what they come to a dimension, and a grid of samples."""
-        total = 0.0
-        for start in range(0, len(self.held_out), _EVALUATION_BATCH):
-            rows = self.held_out[start : start + _EVALUATION_BATCH]
-            total += float(self._loss(self.prior, self._take(rows), device)) * len(rows)
-        bits = total / len(self.held_out) / math.log(2)
+        """Held-out bits per code, what they come to per dimension, and a grid of samples."""
+        bits = self.held_out_bits(device)
         self._draw(picture, device)
         codes = self.config.codes
         stride = self.tokenizer.facts.stride
@@ -168,11 +131,16 @@ class PriorTask(Task):
         count = codes.height * codes.width * self.config.prior.num_codebooks
         return {"bits_per_code": bits, "prior_bits_per_dim": bits * count / dimensions}
 
-    def _loss(self, module: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+    def nats(self, module: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+        """Negative log-likelihood of each code of the rows, (n·h·w·C,)."""
         codes = torch.from_numpy(batch.codes).to(device)
         labels = None if batch.labels is None else torch.from_numpy(batch.labels).to(device)
         logits = module(codes, labels)
-        return F.cross_entropy(logits.flatten(0, -2), codes.flatten().long())
+        return F.cross_entropy(logits.flatten(0, -2), codes.flatten().long(), reduction="none")
+
+    def graph(self, name: str) -> DeployedGraph:
+        """A graph of the prior, such as `row`."""
+        return pixelcnn_graph(self.pixelcnn, name)
 
     def _take(self, rows: NDArray[np.int64]) -> Batch:
         labels = None if self.labels is None else self.labels[rows]
@@ -184,11 +152,8 @@ class PriorTask(Task):
         lines = min(len(codes.classes), 20) or 4
         labels = np.repeat(np.arange(lines, dtype=np.int32), _SAMPLES) if codes.classes else None
 
-        def bind(graph: str, sizes: Any, *, shared: Any = None, skip: Any = ()) -> TorchBound:
-            part = graph.rpartition("/")[2]
-            return TorchBound(pixelcnn_graph(self.prior, part), sizes, shared or {}, skip, device)
-
         count = lines * _SAMPLES
+        bind = self.live_engine(device).bind_rows
         sampler = PixelCNNSampler(bind, "", self.config.prior.codebook_size, count, codes.width)
         drawn = sampler.sample(SamplingParams(), range(count), codes.height, labels)
         books = drawn if self.config.prior.num_codebooks > 1 else drawn[..., 0]

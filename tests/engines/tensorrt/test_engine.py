@@ -14,6 +14,7 @@ from tensorrt_doubles import FakeTensorRT, build, pretend
 
 from vqtrt.engines import cuda
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.engines.tensorrt import plans
 from vqtrt.engines.tensorrt.engine import TensorRTEngine, free_sizes, split_batch
@@ -49,14 +50,14 @@ def test_a_machine_without_a_driver(bundle, monkeypatch):
     pretend(monkeypatch)
     monkeypatch.setattr(cuda, "runtime", lambda: FakeCuda(driver=0))
     with pytest.raises(VqtrtError, match=r"no CUDA driver .*--engine onnxruntime") as error:
-        TensorRTEngine(bundle)
+        TensorRTEngine(bundle, EngineOptions("tensorrt-rtx"))
     assert "\n" not in str(error.value)
 
 
 def test_a_package_that_is_not_installed(bundle, monkeypatch):
     monkeypatch.setattr(trt_package, "installed", lambda name: False)
     with pytest.raises(VqtrtError, match=r'tensorrt is not installed: pip install "vqtrt\[gpu\]"'):
-        TensorRTEngine(bundle, "tensorrt")
+        TensorRTEngine(bundle, EngineOptions("tensorrt"))
 
 
 def test_parts_of_a_batch():
@@ -80,19 +81,22 @@ def test_free_sizes():
 
 
 def test_a_graph_without_a_free_batch_is_refused(bundle, module, monkeypatch):
-    engine = TensorRTEngine(bundle, "tensorrt-rtx")
-    assert engine.most("encoder", {}) == 4
+    engine = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx"))
+    assert engine.largest_batch("encoder", {}) == 4
     fixed = engine.spec("encoder").model_copy(update={"inputs": ()})
     monkeypatch.setattr(engine, "spec", lambda graph: fixed)
     with pytest.raises(VqtrtError, match="has no free batch; export"):
-        engine.most("encoder", {})
+        engine.largest_batch("encoder", {})
 
 
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("package", PACKAGES)
 def test_codes_and_pictures_are_those_of_onnxruntime(bundle, module, package, graphs):
-    engine, reference = TensorRTEngine(bundle, package, graphs=graphs), OnnxRuntimeEngine(bundle)
-    assert (engine.name, engine.facts, engine.lanes) == (package, reference.facts, 1)
+    engine, reference = (
+        TensorRTEngine(bundle, EngineOptions(package), graphs=graphs),
+        OnnxRuntimeEngine(bundle),
+    )
+    assert (engine.name, engine.facts, engine.num_streams) == (package, reference.facts, 1)
     assert engine.preprocessing == reference.preprocessing
     assert engine.weights_sha256 == reference.weights_sha256
     encode, decode = engine.open("encoder"), engine.open("decoder")
@@ -115,7 +119,7 @@ def test_codes_and_pictures_are_those_of_onnxruntime(bundle, module, package, gr
 
 
 def test_other_sizes_of_pictures(bundle, module):
-    tokenizer = ImageTokenizer(TensorRTEngine(bundle), batch_size=7)
+    tokenizer = ImageTokenizer(TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")), batch_size=7)
     reference = ImageTokenizer(OnnxRuntimeEngine(bundle))
     for height, width in ((8, 12), (24, 8), (8, 12)):
         images = pictures(9, height, width)
@@ -126,7 +130,10 @@ def test_other_sizes_of_pictures(bundle, module):
 
 def test_batches_below_the_least_are_filled_up(tiny_bundle, tmp_path, module):
     bundle = copied(tiny_bundle, tmp_path, batch=(3, 4))
-    encode, reference = TensorRTEngine(bundle).open("encoder"), OnnxRuntimeEngine(bundle)
+    encode, reference = (
+        TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).open("encoder"),
+        OnnxRuntimeEngine(bundle),
+    )
     for n in (4, 1, 5):
         images = pictures(n)
         np.testing.assert_array_equal(encode(images), reference.open("encoder")(images))
@@ -136,7 +143,7 @@ def test_batches_below_the_least_are_filled_up(tiny_bundle, tmp_path, module):
 
 def test_the_engine_for_a_batch_is_the_narrowest(bundle, module):
     build(bundle, "tensorrt-rtx", SIZES | {"batch": (1, 1)}, graphs=["encoder"])
-    encode = TensorRTEngine(bundle).open("encoder")
+    encode = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).open("encoder")
     for batch, most in ((1, 1), (2, 4)):
         module.contexts.clear()
         encode(pictures(batch))
@@ -147,7 +154,7 @@ def test_the_engine_for_a_batch_is_the_narrowest(bundle, module):
 @pytest.mark.parametrize("array", [np.zeros((1, 8, 8, 3)), np.zeros((1, 9, 8, 3), np.uint8)])
 def test_an_array_that_does_not_fit(bundle, module, array):
     with pytest.raises(VqtrtError, match=r"takes uint8 \(batch, 4\*h, 4\*w, 3\), not "):
-        TensorRTEngine(bundle).open("encoder")(array)
+        TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).open("encoder")(array)
 
 
 def test_engines_that_are_missing_or_stale(tiny_bundle, tmp_path, module):
@@ -155,12 +162,12 @@ def test_engines_that_are_missing_or_stale(tiny_bundle, tmp_path, module):
     bundle = Bundle.open(tmp_path / "bundle")
     command = "`vqtrt export .* --target tensorrt-rtx --precision fp32`"
     with pytest.raises(VqtrtError, match=f"no tensorrt-rtx engine of 'encoder' .*{command}"):
-        TensorRTEngine(bundle).open("encoder")
+        TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).open("encoder")
     build(bundle, "tensorrt-rtx", SIZES)
     (plan,) = (bundle.path / "engines").glob("encoder-*.engine")
     plan.write_bytes(plan.read_bytes()[:-1] + b"?")
     with pytest.raises(VqtrtError, match=f"is damaged .*{command}"):
-        TensorRTEngine(bundle).open("encoder")
+        TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).open("encoder")
 
 
 def test_files_are_looked_at_once(
@@ -173,7 +180,7 @@ def test_files_are_looked_at_once(
         return read(path, build)
 
     monkeypatch.setattr(plans, "read_info", counted)
-    encode = TensorRTEngine(bundle).open("encoder")
+    encode = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).open("encoder")
     seen = len(paths)
     for n, side in ((1, 8), (2, 8), (3, 12), (4, 16), (9, 20)):
         encode(pictures(n, side, side))
@@ -181,7 +188,7 @@ def test_files_are_looked_at_once(
 
 
 def test_a_copy_loads_its_own_plans(bundle: Bundle, module: FakeTensorRT) -> None:
-    engine = TensorRTEngine(bundle, "tensorrt", graphs=False)
+    engine = TensorRTEngine(bundle, EngineOptions("tensorrt"), graphs=False)
     encode = engine.open("encoder")
     codes = encode(pictures(3))
     np.testing.assert_array_equal(deepcopy(encode)(pictures(3)), codes)
@@ -192,7 +199,7 @@ def test_a_copy_loads_its_own_plans(bundle: Bundle, module: FakeTensorRT) -> Non
 
 
 def test_threads_load_a_plan_once(bundle: Bundle, module: FakeTensorRT) -> None:
-    engine = TensorRTEngine(bundle)
+    engine = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx"))
     encode, reference = engine.open("encoder"), OnnxRuntimeEngine(bundle).open("encoder")
 
     def run(n: int) -> None:

@@ -7,6 +7,7 @@ from tensorrt_doubles import FakeTensorRT, build, pretend
 
 from vqtrt.engines import cuda
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.formats.bundle import Bundle
 from vqtrt.formats.sampling import SamplingParams
@@ -26,7 +27,10 @@ def prior_bundle(tiny_prior, tmp_path):
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("package", PACKAGES)
 def test_bound_graphs_are_those_of_onnxruntime(prior_bundle, module, package, graphs):
-    engines = TensorRTEngine(prior_bundle, package, graphs=graphs), OnnxRuntimeEngine(prior_bundle)
+    engines = (
+        TensorRTEngine(prior_bundle, EngineOptions(package), graphs=graphs),
+        OnnxRuntimeEngine(prior_bundle),
+    )
     sizes = {"batch": 3, "width": 4}
     found = []
     for engine in engines:
@@ -63,7 +67,10 @@ def test_bound_graphs_are_those_of_onnxruntime(prior_bundle, module, package, gr
 
 
 def test_a_shared_array_of_another_hand_is_copied(prior_bundle, module):
-    engine, sizes = TensorRTEngine(prior_bundle), {"batch": 2, "width": 4}
+    engine, sizes = (
+        TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx")),
+        {"batch": 2, "width": 4},
+    )
     theirs = OnnxRuntimeEngine(prior_bundle).bind("priors/pixelcnn/row", sizes)
     theirs.inputs["above"][:] = 3
     theirs.run()
@@ -89,8 +96,8 @@ DRAWS = [
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("package", PACKAGES)
 def test_samples_are_those_of_onnxruntime(prior_bundle, module, package, graphs):
-    engine = TensorRTEngine(prior_bundle, package, graphs=graphs)
-    # 7 samples in lanes of 4, as many as the engine takes.
+    engine = TensorRTEngine(prior_bundle, EngineOptions(package), graphs=graphs)
+    # 7 samples in streams of 4, as many as the engine takes.
     samplers = [
         BatchSampler(each, "pixelcnn", 16, 7, 4)
         for each in (engine, OnnxRuntimeEngine(prior_bundle))
@@ -106,9 +113,9 @@ def test_samples_are_those_of_onnxruntime(prior_bundle, module, package, graphs)
 
 
 def test_a_row_is_one_launch(prior_bundle, module):
-    engine = TensorRTEngine(prior_bundle)
+    engine = TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx"))
     sizes = {"batch": 4, "width": 4}
-    loop = engine.bind_loop("pixelcnn", "step", sizes, 16)
+    loop = engine.bind_rows("pixelcnn", "step", sizes, start_code=16)
     loop.inputs["temperature"][:] = 1
     loop.inputs["noise"][:] = 0.5
     loop.inputs["above"][:] = 16
@@ -124,8 +131,8 @@ def test_a_row_is_one_launch(prior_bundle, module):
 
 def test_an_engine_that_cannot_be_captured_draws_all_the_same(prior_bundle, module):
     module.capturable = False
-    engine = TensorRTEngine(prior_bundle)
-    loop = engine.bind_loop("pixelcnn", "step", {"batch": 4, "width": 4}, 16)
+    engine = TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx"))
+    loop = engine.bind_rows("pixelcnn", "step", {"batch": 4, "width": 4}, start_code=16)
     loop.begin()
     for _ in range(4):
         loop.draw()
@@ -145,18 +152,23 @@ def test_two_codebooks_and_no_labels(tiny_prior_bundle2, tmp_path, module):
     build(bundle, "tensorrt-rtx", SIZES)
     drawn = [
         BatchSampler(engine, "pixelcnn", 16, 3, 4).sample(SamplingParams(), range(3), 4)
-        for engine in (TensorRTEngine(bundle), OnnxRuntimeEngine(bundle))
+        for engine in (
+            TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")),
+            OnnxRuntimeEngine(bundle),
+        )
     ]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     images = pictures(5, 16, 16)
-    codes = TensorRTEngine(bundle).open("encoder")(images)
+    codes = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).open("encoder")(images)
     np.testing.assert_array_equal(codes, OnnxRuntimeEngine(bundle).open("encoder")(images))
 
 
 def test_an_engine_says_only_after_a_run_that_it_can_be_captured(
     prior_bundle: Bundle, module: FakeTensorRT
 ) -> None:
-    step = TensorRTEngine(prior_bundle).bind("priors/pixelcnn/step", {"batch": 2, "width": 4})
+    step = TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx")).bind(
+        "priors/pixelcnn/step", {"batch": 2, "width": 4}
+    )
     assert not module.contexts[0].is_stream_capturable(0)
     for _ in range(6):
         step.run()
@@ -171,7 +183,9 @@ def test_what_is_slow_is_said_once(
 ) -> None:
     cuda.warn_slower.cache_clear()
     module.capturable = False
-    step = TensorRTEngine(prior_bundle).bind("priors/pixelcnn/step", {"batch": 2, "width": 4})
+    step = TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx")).bind(
+        "priors/pixelcnn/step", {"batch": 2, "width": 4}
+    )
     for _ in range(6):
         step.run()
     (record,) = caplog.records
@@ -192,9 +206,9 @@ def test_cuda_graphs_are_off_by_a_variable(
     monkeypatch.delenv("VQTRT_CUDA_GRAPHS", raising=False)
     if value is not None:
         monkeypatch.setenv("VQTRT_CUDA_GRAPHS", value)
-    engine = TensorRTEngine(prior_bundle)
+    engine = TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx"))
     BatchSampler(engine, "pixelcnn", 16, 4, 4).sample(
         SamplingParams(), range(4), 6, np.zeros(4, np.int32)
     )
     assert ("cudaGraphLaunch" in module.api.calls) == graphs
-    assert TensorRTEngine(prior_bundle, graphs=True).graphs
+    assert TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx"), graphs=True).graphs

@@ -11,6 +11,7 @@ from tensorrt_doubles import FakeTensorRT, build, pretend
 from tensorrt_engine_doubles import Strategy
 
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.tensorrt.engine import TensorRTEngine
 from vqtrt.engines.tensorrt.plans import runtime_cache
 from vqtrt.engines.tensorrt.runtime_cache import write_cache
@@ -42,7 +43,7 @@ def test_compiled_kernels_are_kept_at_the_end(bundle: Bundle, module: FakeTensor
 
     def run(*batches: int) -> list[bytes]:
         """The lines that the cache has after a process that ran these batches."""
-        engine = TensorRTEngine(bundle)
+        engine = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx"))
         encode = engine.open("encoder")
         before = [path.read_bytes() for path in folder.glob("*.runtime-cache")]
         for n in batches:
@@ -69,10 +70,10 @@ def test_a_runtime_cache_of_somebody_else_is_not_loaded(
     bundle: Bundle, module: FakeTensorRT
 ) -> None:
     """Kernels are code, as plans are, and whoever wrote the bundle wrote their SHA-256 too."""
-    path = TensorRTEngine(bundle).plan("encoder", {}).path
+    path = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).plan("encoder", {}).path
     for trust, lines in ((False, []), (True, [b"kernel of a stranger"])):
         assert write_cache(runtime_cache(path), b"cache\nkernel of a stranger\n")
-        engine = TensorRTEngine(bundle, trust=trust)
+        engine = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx", trust_engines=trust))
         engine.open("encoder")(pictures(1))
         context = module.contexts.pop()
         kept = context._config._cache.serialize()
@@ -83,7 +84,7 @@ def test_a_runtime_cache_of_somebody_else_is_not_loaded(
 @pytest.mark.parametrize("fails", ["serialize", "set_runtime_cache"])
 def test_a_cache_that_fails_is_none(bundle: Bundle, module: FakeTensorRT, fails: str) -> None:
     module.fails = {fails}
-    engine = TensorRTEngine(bundle)
+    engine = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx"))
     np.testing.assert_array_equal(
         engine.open("encoder")(pictures(2)), OnnxRuntimeEngine(bundle).open("encoder")(pictures(2))
     )
@@ -97,7 +98,10 @@ def batches_run(module: FakeTensorRT) -> set[int]:
 
 def test_few_batches_are_compiled_for(bundle: Bundle, module: FakeTensorRT) -> None:
     build(bundle, "tensorrt-rtx", SIZES | {"batch": (1, 64)}, graphs=["encoder"])
-    encode, reference = TensorRTEngine(bundle).open("encoder"), OnnxRuntimeEngine(bundle)
+    encode, reference = (
+        TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).open("encoder"),
+        OnnxRuntimeEngine(bundle),
+    )
     seen = set()
     for n in range(5, 30, 3):
         images = pictures(n)
@@ -109,7 +113,7 @@ def test_few_batches_are_compiled_for(bundle: Bundle, module: FakeTensorRT) -> N
 def test_contexts_take_memory_by_need(bundle: Bundle, module: FakeTensorRT) -> None:
     """And not for the profile's largest shapes, nor for a second part that never comes."""
     api = module.api
-    encode = TensorRTEngine(bundle).open("encoder")
+    encode = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).open("encoder")
     encode(pictures(1))
     (context,) = module.contexts
     assert context._strategy == Strategy.USER_MANAGED
@@ -128,7 +132,7 @@ def test_contexts_take_memory_by_need(bundle: Bundle, module: FakeTensorRT) -> N
 
 def test_memory_that_is_not_there(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, FakeCuda(memory_bytes=16_000))
-    encode = TensorRTEngine(bundle).open("encoder")
+    encode = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx")).open("encoder")
     with pytest.raises(VqtrtError, match="out of GPU memory in cudaMalloc: a smaller --batch-size"):
         encode(pictures(4, 24, 24))
     images = pictures(1, 8, 8)
@@ -143,7 +147,7 @@ def test_kernels_do_not_change_while_codes_are_made(
     """LAZY, the library's own choice, replaces kernels while a job runs, and so its codes."""
     bundle = Bundle.open(shutil.copytree(tiny_prior / "bundle", tmp_path / "bundle"))
     build(bundle, "tensorrt-rtx", SIZES | {"h": h, "w": (3, 3)})
-    engine = TensorRTEngine(bundle)
+    engine = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx"))
     engine.open("decoder")(engine.open("encoder")(pictures(9)))
     sampler = BatchSampler(engine, "pixelcnn", 16, 4, 4)
     sampler.sample(SamplingParams(), range(4), 2, np.zeros(4, np.int32))
@@ -164,12 +168,12 @@ def test_the_gpu_is_chosen_by_its_number(
     api = FakeCuda(devices=3)
     module = pretend(monkeypatch, api)
     with pytest.raises(VqtrtError, match=r"no GPU 3: CUDA shows GPUs 0 to 2 here; see --device"):
-        TensorRTEngine(prior_bundle, device=3)
-    engine = TensorRTEngine(prior_bundle, device=2)
+        TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx", device=3))
+    engine = TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx", device=2))
     encode = engine.open("encoder")
     step = engine.bind("priors/pixelcnn/step", {"batch": 2, "width": 4})
     step.inputs["noise"][:] = 0.5
-    loop = engine.bind_loop("pixelcnn", "step", {"batch": 2, "width": 4}, 16)
+    loop = engine.bind_rows("pixelcnn", "step", {"batch": 2, "width": 4}, start_code=16)
     images = pictures(9)
     codes = OnnxRuntimeEngine(prior_bundle).open("encoder")(images)
 
@@ -199,5 +203,5 @@ def test_no_gpu_is_used_but_the_one_that_was_chosen(
     """CUDA takes hundreds of MB on each GPU that a process makes its current one."""
     api = FakeCuda(devices=2)
     pretend(monkeypatch, api)
-    TensorRTEngine(bundle, device=1).open("encoder")(pictures(9))
+    TensorRTEngine(bundle, EngineOptions("tensorrt-rtx", device=1)).open("encoder")(pictures(9))
     assert api.contexts == {1}

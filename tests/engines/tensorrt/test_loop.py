@@ -30,7 +30,7 @@ def test_the_addresses_of_a_row():
     strips = {"column": Strip(1000, 256), "noise": Strip(3000, 512), "codes": Strip(6000, 256)}
     fixed = {"bias": 1, "temperature": 2, "code": 3}
     plan = [
-        step_addresses(c, fixed=fixed, strips=strips, nothing=99, caches=FakeCaches(1, 1))
+        step_addresses(c, fixed=fixed, strips=strips, start_code=99, caches=FakeCaches(1, 1))
         for c in range(4)
     ]
     assert [step["column"] for step in plan] == [1000, 1256, 1512, 1768]

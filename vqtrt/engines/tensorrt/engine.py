@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.engines.base import BoundGraph, Graph
+from vqtrt.engines.base import BoundGraph, BundleEngine, Graph
 from vqtrt.engines.cuda import (
     DeviceArray,
     Repeated,
@@ -29,6 +29,7 @@ from vqtrt.engines.cuda import (
 )
 from vqtrt.engines.lengths import padded_batch
 from vqtrt.engines.opened import Opened
+from vqtrt.engines.options import EngineOptions
 from vqtrt.engines.tensorrt import package as trt_package
 from vqtrt.engines.tensorrt.bound import Known, TensorRTBound
 from vqtrt.engines.tensorrt.context import LoadedPlan, Shape
@@ -45,68 +46,50 @@ from vqtrt.engines.tensorrt.plans import (
 from vqtrt.engines.tensorrt.runtime_cache import RuntimeCache
 from vqtrt.engines.tensorrt.step_loop import DeviceStepLoop
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import Bundle, GraphSpec, PriorInfo, TensorSpec
-from vqtrt.formats.precision import graph_key, require_precision
+from vqtrt.formats.bundle import Bundle, TensorSpec
 
 _SETS = 2
 """Runs of an open graph that are under way at once."""
 
 
-class TensorRTEngine:
-    """A bundle's engines in `tensorrt` or `tensorrt-rtx`, on the GPU that CUDA numbers `device`.
+class TensorRTEngine(BundleEngine):
+    """A bundle's engines in the package `options.engine`, on the GPU of `options.device`.
 
-    `trust` loads engines that this user did not build, which run code of whoever did. `graphs`
+    `options.trust_engines` loads engines that this user did not build, which run code of whoever
+    did. `graphs`
     False queues everything plainly, without CUDA graphs; None does so if `$VQTRT_CUDA_GRAPHS` is
     0. Raises `VqtrtError` if the package, the driver or the GPU is missing or does not fit
     together, and for an engine that is missing, does not fit, or is not trusted.
     """
 
-    lanes = 1
     shape_specialized = True
 
     def __init__(
-        self,
-        bundle: Bundle,
-        package: str = "tensorrt-rtx",
-        precision: str = "fp32",
-        *,
-        graphs: bool | None = None,
-        device: int = 0,
-        trust: bool = False,
+        self, bundle: Bundle, options: EngineOptions, *, graphs: bool | None = None
     ) -> None:
-        require_precision(bundle, precision)
-        self.package = trt_package.load(package)
+        super().__init__(bundle, options)
+        self.package = trt_package.load(options.engine)
+        self.device = device = options.device
         check_gpu(device)
         gpu = trt_package.device(device)
         self.package.check_device(gpu)
         self.name: str = self.package.name
-        self.bundle, self.precision, self.device = bundle, precision, device
         self.graphs = graphs_wanted() if graphs is None else graphs
-        self.facts = bundle.info.model
-        self.preprocessing = bundle.info.preprocessing
-        self.speech = bundle.info.speech
-        self.weights_sha256 = bundle.info.source.weights_sha256
-        self.priors: Mapping[str, PriorInfo] = bundle.info.priors
         self._here: dict[str, Any] = {
             "package": self.package.name,
             "version": self.package.version,
             "gpu": gpu and gpu.name,
             "capability": gpu and gpu.capability,
-            "trusted": trust,
+            "trusted": options.trust_engines,
         }
-        self._build = rebuild(bundle, self.package.name, precision)
+        self._build = rebuild(bundle, self.package.name, self.precision)
         self._infos: Infos = read_infos(bundle, self._build)
         self._loaded: Opened[Path, LoadedPlan] = Opened()
         self._known: Known = WeakValueDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Plans and the package's module stay behind: a copy loads its own."""
-        options = {"graphs": self.graphs, "device": self.device, "trust": self._here["trusted"]}
-        return partial(type(self), **options), (self.bundle, self.name, self.precision)
-
-    def spec(self, graph: str) -> GraphSpec:
-        """The table entry of a graph at the engine's precision."""
-        return self.bundle.graph_spec(graph_key(self.precision, graph))
+        return partial(type(self), graphs=self.graphs), (self.bundle, self.options)
 
     def plan(self, graph: str, sizes: Mapping[str, int]) -> LoadedPlan:
         """The engine of a graph that takes these sizes, loaded once."""
@@ -126,7 +109,7 @@ class TensorRTEngine:
 
         return self._loaded.get(path, load)
 
-    def most(self, graph: str, sizes: Mapping[str, int]) -> int:
+    def largest_batch(self, graph: str, sizes: Mapping[str, int]) -> int:
         """The largest batch that an engine of a graph takes at these sizes.
 
         Raises `VqtrtError` if there is no such engine, or the graph's batch is not free.
@@ -181,17 +164,23 @@ class TensorRTEngine:
         with on_device(self.device):
             return DeviceStepLoop(plan, spec, sizes, runs, start, graphs=self.graphs)
 
-    def bind_loop(
-        self, prior: str, step: str, sizes: Mapping[str, int], nothing: int
+    def bind_rows(
+        self,
+        prior: str,
+        step: str,
+        sizes: Mapping[str, int],
+        *,
+        start_code: int,
+        threads: int | None = None,
     ) -> DeviceRowLoop:
-        """A prior's row and step graph, bound to draw rows on the GPU; see `sampler.BindLoop`."""
+        """As `Engine.bind_rows`: a row is one launch."""
         row, step = f"priors/{prior}/row", f"priors/{prior}/{step}"
         with on_device(self.device):
             return DeviceRowLoop(
                 (self.plan(row, sizes), self.spec(row)),
                 (self.plan(step, sizes), self.spec(step)),
                 sizes,
-                nothing,
+                start_code,
                 graphs=self.graphs,
             )
 

@@ -42,16 +42,16 @@ def step_addresses(
     *,
     fixed: Mapping[str, int],
     strips: Mapping[str, Strip],
-    nothing: int,
+    start_code: int,
     caches: Caches,
 ) -> dict[str, int]:
     """Where each tensor of the step graph lies at a position.
 
     `fixed` are those that are the same for all; `strips` has `column`, `noise` and `codes`;
-    `nothing` holds what stands for no code, which is to the left of the first position. Position 0
-    is turn 0 of the caches.
+    `start_code` holds what stands for no code, which is to the left of the first position.
+    Position 0 is turn 0 of the caches.
     """
-    left = strips["codes"].at(column - 1) if column else nothing
+    left = strips["codes"].at(column - 1) if column else start_code
     places = {name: strip.at(column) for name, strip in strips.items()}
     return {**fixed, **places, "code": left, **caches.addresses(column)}
 
@@ -81,11 +81,11 @@ class DeviceRowLoop:
         row: tuple[LoadedPlan, GraphSpec],
         step: tuple[LoadedPlan, GraphSpec],
         sizes: Mapping[str, int],
-        nothing: int,
+        start_code: int,
         *,
         graphs: bool = True,
     ) -> None:
-        """`nothing` is the code that stands for no code."""
+        """`start_code` is the code that stands for no code."""
         self._stream = stream = Stream()
         self._width, batch = sizes["width"], sizes["batch"]
         (row_plan, row_spec), (step_plan, step_spec) = row, step
@@ -114,7 +114,7 @@ class DeviceRowLoop:
             if tensor.name in _ONCE or tensor.name == "above"
         }
         self._nothing = pinned((batch, books), "int32")
-        self._nothing[...] = nothing
+        self._nothing[...] = start_code
         self._device = {name: DeviceArray(array.nbytes) for name, array in self.inputs.items()}
         self._device["code"] = DeviceArray(self._nothing.nbytes)
         for tensor in (*row_spec.outputs, *step_spec.outputs):
@@ -198,7 +198,7 @@ class DeviceRowLoop:
                 column,
                 fixed=self._step_fixed,
                 strips=self._strips,
-                nothing=self._device["code"].address,
+                start_code=self._device["code"].address,
                 caches=self._caches[1],
             )
             self._step.enqueue(addresses, stream)
