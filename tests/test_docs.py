@@ -11,7 +11,7 @@ import pytest
 import typer
 from docs_runner import PAGES, README, ROOT, blocks, commands
 
-from vqtrt import cli
+from vqtrt import AudioTokenizer, ImageTokenizer, cli
 from vqtrt.config.images import RECIPES
 from vqtrt.config.settings import recipe_names
 
@@ -36,7 +36,7 @@ def test_there_is_something_to_run():
     for name, _ in cli_commands():
         assert f"vqtrt {name}" in shown
     assert blocks(README, "python")
-    assert len(blocks(ROOT / "docs" / "python.md", "python")) == 3
+    assert len(blocks(ROOT / "docs" / "python.md", "python")) == 4
 
 
 def test_every_page_that_shows_something_is_run():
@@ -89,3 +89,15 @@ def test_no_option_is_documented_that_is_not_there():
     for page in PAGES:
         mentioned = set(re.findall(r"`(--[\w-]+)", page.read_text()))
         assert mentioned <= known, page.name
+
+
+def test_every_public_function_has_an_example():
+    """An example that runs: blocks of code of the pages are run by the tests below `docs`."""
+    code = " ".join("\n".join(blocks(page, "python")) for page in PAGES)
+    for name in ("load", "open_image", "sample"):
+        assert f"vqtrt.{name}(" in code or f"import {name}\n" in code
+    for cls in (ImageTokenizer, AudioTokenizer):
+        for name, member in vars(cls).items():
+            shown = callable(member) and not name.startswith("_")
+            if shown and name not in ("encode_blocks", "fingerprint", "graph"):
+                assert f"tokenizer.{name}(" in code, f"{cls.__name__}.{name}"

@@ -1,9 +1,9 @@
-"""VQ-VAE from training to deployment: images and speech to discrete codes and back.
+"""VQ-VAE from training to deployment: images and audio to discrete codes and back.
 
 import vqtrt
 
 tokenizer = vqtrt.load("runs/cifar10-small")
-image = vqtrt.open_image("photo.jpg", tokenizer)  # as `vqtrt encode` reads it
+image = tokenizer.open_image("photo.jpg")  # as `vqtrt encode` reads it
 codes = tokenizer.encode(image[None])  # uint8 (N, H, W, 3) -> (N, h, w)
 images = tokenizer.decode(codes)
 """
@@ -15,11 +15,13 @@ from vqtrt.errors import AudioError, ImageError, VqtrtError
 from vqtrt.version import __version__
 
 if TYPE_CHECKING:
-    from vqtrt.images.tokenizer import ImageTokenizer, load
-    from vqtrt.opening import open_audio, open_image
+    from vqtrt.api import load, open_audio, open_image, sample
+    from vqtrt.audio.tokenizer import AudioTokenizer
+    from vqtrt.images.tokenizer import ImageTokenizer
 
 __all__ = [
     "AudioError",
+    "AudioTokenizer",
     "ImageError",
     "ImageTokenizer",
     "VqtrtError",
@@ -27,13 +29,16 @@ __all__ = [
     "load",
     "open_audio",
     "open_image",
+    "sample",
 ]
 
 _HOMES = {
+    "AudioTokenizer": "audio.tokenizer",
     "ImageTokenizer": "images.tokenizer",
-    "load": "images.tokenizer",
-    "open_audio": "opening",
-    "open_image": "opening",
+    "load": "api",
+    "open_audio": "api",
+    "open_image": "api",
+    "sample": "api",
 }
 """Modules of what is imported when it is asked for: `vqtrt --help` needs no numpy."""
 

@@ -7,7 +7,7 @@ import soundfile
 from doubles import tree
 from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 
-from vqtrt.audio import tokenizer as speech_tokenizer
+from vqtrt.audio import chunks
 from vqtrt.audio.convert import convert_source, encode_all
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
@@ -21,7 +21,7 @@ LENGTHS = [60, 900, 7, 300, 1, 145, 144, 33, 1500, 20]
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", 30 * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", 30 * STRIDE)
 
 
 def convert(source, out: Path, *, batch_size: int = 2, engine=None, **options):
@@ -202,7 +202,7 @@ def test_no_file_for_one(tmp_path, one, out, message):
 
 def test_an_interrupted_conversion_equals_an_unbroken_one(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_writer, "_COMMIT_SECONDS", -1)
-    monkeypatch.setattr(speech_tokenizer, "CALL_SAMPLES", 1)
+    monkeypatch.setattr(chunks, "CALL_SAMPLES", 1)
     convert(FakeSpeech(LENGTHS), tmp_path / "whole")
 
     journal = tmp_path / "out.partial/.vqtrt.jsonl"

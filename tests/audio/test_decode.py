@@ -12,8 +12,9 @@ from doubles import tree
 from speech_doubles import STRIDE, FakeSpeech, FakeSpeechEngine
 from speech_jobs import LENGTHS, codes_of, decode, encode, samples, wanted
 
-from vqtrt.audio import tokenizer as speech_tokenizer
-from vqtrt.audio.decode import decode_codes, speaker_number, speaker_numbers
+from vqtrt.audio import chunks
+from vqtrt.audio.decode import decode_codes
+from vqtrt.audio.speakers import speaker_number, speaker_numbers
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.errors import VqtrtError
 from vqtrt.formats import folder_writer
@@ -22,8 +23,8 @@ from vqtrt.formats.audio_codes import read_clip_codes
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", 30 * STRIDE)
-    monkeypatch.setattr(speech_tokenizer, "CALL_SAMPLES", 10 * 36 * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", 30 * STRIDE)
+    monkeypatch.setattr(chunks, "CALL_SAMPLES", 10 * 36 * STRIDE)
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def test_decode_progress(tmp_path):
 
 
 def test_a_long_clip_is_decoded_in_flat_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", 1000 * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", 1000 * STRIDE)
 
     def peak(length: int) -> int:
         codes = codes_of(tmp_path, [length])
@@ -201,7 +202,7 @@ def test_a_long_clip_is_decoded_in_flat_memory(tmp_path, monkeypatch):
 def test_an_interrupted_decode_equals_an_unbroken_one(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_writer, "_COMMIT_SECONDS", -1)
     # Of one clip each.
-    monkeypatch.setattr(speech_tokenizer, "CALL_SAMPLES", 1)
+    monkeypatch.setattr(chunks, "CALL_SAMPLES", 1)
     codes, back = codes_of(tmp_path, [400, 8, 1600, 90, 33]), tmp_path / "back"
     decode(codes, tmp_path / "whole")
     journal = tmp_path / "back.partial/.vqtrt.jsonl"

@@ -11,7 +11,7 @@ from doubles import tree
 from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 from speech_jobs import LENGTHS, PARTIAL, encode, left
 
-from vqtrt.audio import tokenizer as speech_tokenizer
+from vqtrt.audio import chunks
 from vqtrt.data.audio.clips import MOST_OPEN
 from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
 from vqtrt.data.audio.open import AudioFolder
@@ -24,8 +24,8 @@ from vqtrt.jobs.encode import list_source
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", 30 * STRIDE)
-    monkeypatch.setattr(speech_tokenizer, "CALL_SAMPLES", 10 * 36 * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", 30 * STRIDE)
+    monkeypatch.setattr(chunks, "CALL_SAMPLES", 10 * 36 * STRIDE)
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ def test_many_recordings_that_stream_are_open_a_few_at_a_time(out, monkeypatch):
 
 
 def test_memory_does_not_grow_with_a_recording_nor_with_their_number(tmp_path, monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", 1000 * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", 1000 * STRIDE)
 
     def peak(lengths: list[int]) -> int:
         source = FakeSpeech(lengths, block=1000)

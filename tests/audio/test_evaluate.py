@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine, noise
 
+from vqtrt.audio import chunks
 from vqtrt.audio import evaluate as module
-from vqtrt.audio import tokenizer as speech_tokenizer
 from vqtrt.audio.evaluate import AudioMetrics, evaluate
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.mel import mel_spectrogram
@@ -19,7 +19,7 @@ SPEAKERS = ("bob", "zoe")
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", 30 * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", 30 * STRIDE)
 
 
 def figures(source, *, batch_size: int = 4, engine=None, **options):

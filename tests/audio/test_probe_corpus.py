@@ -5,7 +5,7 @@ import pytest
 from speech_doubles import RATE, STRIDE, FakeSpeech, FakeSpeechEngine
 from textgrids import write_textgrid
 
-from vqtrt.audio import tokenizer as speech_tokenizer
+from vqtrt.audio import chunks
 from vqtrt.audio.probe import Split, Utterance, probe
 from vqtrt.audio.probe_corpus import probe_source
 from vqtrt.audio.tokenizer import AudioTokenizer
@@ -51,7 +51,7 @@ def write(path: Path, phones: np.ndarray) -> None:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", 30 * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", 30 * STRIDE)
 
 
 @pytest.fixture

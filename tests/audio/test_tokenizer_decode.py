@@ -6,14 +6,14 @@ from doubles import FakeEngine
 from speech_calls import CHUNK, Seen, codes_of, lengths_of, tokenizer
 from speech_doubles import STRIDE, FakeSpeechEngine, noise
 
-from vqtrt.audio import tokenizer as speech_tokenizer
+from vqtrt.audio import chunks
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.errors import VqtrtError
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", CHUNK * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", CHUNK * STRIDE)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

@@ -6,7 +6,7 @@ import pytest
 from speech_calls import CHUNK, Seen, codes_of, in_blocks, lengths_of, tokenizer, whole
 from speech_doubles import STRIDE, FakeSpeechEngine, noise
 
-from vqtrt.audio import tokenizer as speech_tokenizer
+from vqtrt.audio import chunks
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.engines.lengths import grid_length
 from vqtrt.errors import VqtrtError
@@ -14,7 +14,7 @@ from vqtrt.errors import VqtrtError
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", CHUNK * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", CHUNK * STRIDE)
 
 
 def test_facts():
@@ -111,7 +111,7 @@ def test_short_recordings_go_in_batches_of_like_length():
 
 
 def test_a_call_is_bounded_whatever_the_batch(monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CALL_SAMPLES", 500)
+    monkeypatch.setattr(chunks, "CALL_SAMPLES", 500)
     seen = Seen()
     tokenizer(64, before=seen).encode([noise(1, 100)] * 5)
     assert seen.shapes == [(2, 104), (2, 104), (1, 104)]
@@ -119,8 +119,8 @@ def test_a_call_is_bounded_whatever_the_batch(monkeypatch):
 
 @pytest.mark.parametrize("held", [1, 8])
 def test_codes_come_some_recordings_later_and_in_order(monkeypatch, held):
-    monkeypatch.setattr(speech_tokenizer, "_HELD", {False: held})
-    monkeypatch.setattr(speech_tokenizer, "CALL_SAMPLES", 2000)
+    monkeypatch.setattr(chunks, "HELD_CALLS", {False: held})
+    monkeypatch.setattr(chunks, "CALL_SAMPLES", 2000)
     lengths = np.random.default_rng(5).integers(1, 900, 60).tolist()
     asked = []
 
@@ -148,7 +148,7 @@ CLIPS = 200
 
 @pytest.mark.parametrize("specialized", [False, True])
 def test_clips_of_many_lengths_make_few_shapes(monkeypatch, specialized):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", 2048 * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", 2048 * STRIDE)
     engine = FakeSpeechEngine(before=(seen := Seen()))
     engine.shape_specialized = specialized
     made = AudioTokenizer(engine, batch_size=4)
@@ -189,7 +189,7 @@ def test_filling_up_batches_changes_nothing():
 
 
 def test_memory_does_not_grow_with_the_recording(monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", 1000 * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", 1000 * STRIDE)
     made = tokenizer()
 
     def blocks(count):

@@ -14,8 +14,9 @@ from speech_runs import copied, exported
 from tensorrt_doubles import build, pretend
 from tensorrt_engine_doubles import FakeContext
 
-from vqtrt.audio import tokenizer as speech_tokenizer
-from vqtrt.audio.tokenizer import AudioTokenizer, chunk_codes
+from vqtrt.audio import chunks
+from vqtrt.audio.chunks import chunk_codes
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.engines.lengths import grid_length
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine
 from vqtrt.engines.options import EngineOptions
@@ -26,7 +27,7 @@ from vqtrt.formats.bundle import Bundle
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(speech_tokenizer, "CHUNK_SAMPLES", CHUNK * STRIDE)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", CHUNK * STRIDE)
 
 
 WORK = [(1, 40), (16, 600), (3, 33), (250,)]

@@ -4,10 +4,11 @@ from doubles import EngineDouble, FakeEngine
 from speech_doubles import FakeSpeechEngine
 
 import vqtrt
+from vqtrt.api import load
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.shapes import Shapes
 from vqtrt.errors import VqtrtError
-from vqtrt.images.tokenizer import ImageTokenizer, load
+from vqtrt.images.tokenizer import ImageTokenizer
 
 
 @pytest.fixture(params=["onnxruntime", "torch"])

@@ -8,16 +8,28 @@ else there is: a recording's codes do not depend on its company, and a runtime s
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vqtrt.engines.base import Engine, Graph
 from vqtrt.engines.lengths import grid_length
+from vqtrt.engines.opened import Opened
 from vqtrt.formats.audio_codes import codes_in
 
 Audio = NDArray[np.float32]
-_NOTHING = np.zeros(0, np.uint8)
+"""(samples,), mono, in [-1, 1]."""
+
+CHUNK_SAMPLES = 1 << 17
+"""Samples of a chunk, without the context around it."""
+CALL_SAMPLES = 1 << 20
+"""Most samples in one call of a graph, padding included, whatever the batch size."""
+HELD_CALLS = {False: 2, True: 8}
+"""Calls' worth of samples that wait for others of their length, or are decoded together: more where
+a batch costs the same if it is full."""
+_EMPTY = np.zeros(0, np.uint8)
 
 
 @dataclass(eq=False)
@@ -35,7 +47,7 @@ class Chunk:
 
     def finish(self, made: NDArray[Any]) -> None:
         """Keep what was made of it, and let go of what it was made from."""
-        self.made, self.data = made, _NOTHING
+        self.made, self.data = made, _EMPTY
 
 
 class Span(NamedTuple):
@@ -95,17 +107,68 @@ def first_samples(blocks: Iterable[Audio], count: int) -> Iterator[Audio]:
         count -= min(count, len(block))
 
 
+def chunk_codes(stride: int, context: int) -> int:
+    """Codes that a graph is run on at most: so many that what is computed twice is little."""
+    return max(CHUNK_SAMPLES // stride, 8 * context, 1) + 2 * context
+
+
+class ChunkGraph:
+    """A graph of an engine that chunks go through in batches; opened when it is first needed.
+
+    `chunk` is the most codes of a chunk, with the context around it.
+    """
+
+    def __init__(self, engine: Engine, name: str, batch_size: int, context: int) -> None:
+        self._engine, self._name, self._batch_size = engine, name, batch_size
+        self._stride, self._context = engine.facts.stride, context
+        self._graphs: Opened[str, Graph] = Opened()
+
+    @property
+    def chunk(self) -> int:
+        """Codes of a chunk, with those around it that are cut off."""
+        return chunk_codes(self._stride, self._context)
+
+    @property
+    def held_samples(self) -> int:
+        """Samples that may wait for others of their length, or are decoded together."""
+        return HELD_CALLS[self._engine.shape_specialized] * CALL_SAMPLES
+
+    @property
+    def held_items(self) -> int:
+        """Recordings that may wait for others of their length."""
+        return 2 * HELD_CALLS[self._engine.shape_specialized] * self._batch_size
+
+    def rows(self, length: int) -> int:
+        """How many chunks of `length` codes go through the graph at once."""
+        # A CPU gains nothing by more, and the memory of a call grows with it.
+        most = CALL_SAMPLES if self._engine.shape_specialized else CALL_SAMPLES // 2
+        return max(1, min(self._batch_size, most // (length * self._stride)))
+
+    def filled(self, chunks: list[Chunk], length: int, end: NDArray[Any]) -> NDArray[Any]:
+        """Chunks as rows of `length` codes, filled up with `end`, which stands for one code.
+
+        Where a new shape costs, empty rows make every batch of that length the same size.
+        """
+        rows = self.rows(length) if self._engine.shape_specialized else len(chunks)
+        out = np.tile(end, (rows, length))
+        for row, chunk in zip(out, chunks, strict=False):
+            row[: len(chunk.data)] = chunk.data
+        return out
+
+    def run(self, *arrays: NDArray[Any]) -> NDArray[Any]:
+        """Run the engine's graph, which is opened once."""
+        graph = self._graphs.get(self._name, partial(self._engine.open, self._name))
+        return graph(*arrays)
+
+
 class ChunkBatches:
     """Chunks that wait until there are enough of their length for a batch, which is then run.
 
-    No batch is longer than `longest` codes; `rows` says how many chunks of a length go together,
-    and `run` gets that length and the chunks, and finishes them.
+    `run` gets a length in codes and the chunks, and finishes them.
     """
 
-    def __init__(
-        self, longest: int, rows: Callable[[int], int], run: Callable[[int, list[Chunk]], None]
-    ) -> None:
-        self._longest, self._rows, self._run = longest, rows, run
+    def __init__(self, graph: ChunkGraph, run: Callable[[int, list[Chunk]], None]) -> None:
+        self._longest, self._rows, self._run = graph.chunk, graph.rows, run
         self._waiting: dict[int, list[Chunk]] = {}
 
     def add(self, chunk: Chunk, count: int) -> None:

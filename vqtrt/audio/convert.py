@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vqtrt.audio.decode import decode_codes, speaker_number
+from vqtrt.audio.decode import decode_codes
 from vqtrt.audio.encode import encoded_clips
+from vqtrt.audio.speakers import speaker_number
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing, write_stream
 from vqtrt.data.audio.open import AudioFolder, AudioSource

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from vqtrt.audio.tokenizer import Audio
+from vqtrt.audio.chunks import Audio
+from vqtrt.audio.speakers import speaker_numbers
 from vqtrt.data.audio.decode import write_blocks
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes
@@ -16,7 +17,6 @@ from vqtrt.formats.output_names import name_limits, output_names
 from vqtrt.jobs.decode import codes_sha256, write_files
 from vqtrt.jobs.progress import Note, Progress, Resumed
 from vqtrt.system.atomic import check_folder
-from vqtrt.system.names import brief
 
 
 class AudioDecoder(Protocol):
@@ -93,43 +93,6 @@ def decode_codes(
     return write_files(
         out, job, names, steps, resume=resume, resumed=resumed, keep=keep, progress=progress
     )
-
-
-def speaker_number(known: Sequence[str], name: str) -> int:
-    """A speaker's number, by name; `VqtrtError`, which names those that are known, for others."""
-    if name in known:
-        return known.index(name)
-    if not known:
-        raise VqtrtError(f"speaker {brief(name)}: the model knows no speakers; leave --speaker out")
-    raise VqtrtError(f"speaker {brief(name)}: unknown to the model; it knows {', '.join(known)}")
-
-
-def speaker_numbers(codes: ClipCodes, known: Sequence[str], speaker: str | None) -> list[int]:
-    """Each clip's speaker as a number of the model: `speaker`, or else its own, found by name.
-
-    The count of `known` stands for none, where the model knows none. Raises `VqtrtError` for a
-    clip without a speaker that is known.
-    """
-    if speaker is not None:
-        return [speaker_number(known, speaker)] * len(codes)
-    if not known:
-        return [0] * len(codes)
-    names = codes.header.classes if codes.header else ()
-    numbers = [known.index(name) if name in known else None for name in names]
-    found = []
-    for index in range(len(codes)):
-        label = codes.labels[index] if codes.labels else -1
-        number = numbers[label] if label >= 0 else None
-        if number is None:
-            own = "has no speaker"
-            if label >= 0:
-                own = f"is of {brief(names[label])}, unknown to the model"
-            raise VqtrtError(
-                f"{codes.path}: {codes.name(index)} {own}; give a speaker with --speaker: "
-                f"{', '.join(known)}"
-            )
-        found.append(number)
-    return found
 
 
 def _require_fit(decoder: AudioDecoder, codes: ClipCodes) -> None:

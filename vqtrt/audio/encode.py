@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from vqtrt.audio.tokenizer import Audio, AudioTokenizer
+from vqtrt.audio.chunks import Audio
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.clips import Clip, CountedBlocks, read_clips
 from vqtrt.data.audio.decode import AudioPreprocessing

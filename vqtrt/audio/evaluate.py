@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vqtrt.audio.chunks import Audio
 from vqtrt.audio.convert import EncodedSource, encode_all
-from vqtrt.audio.decode import speaker_number
-from vqtrt.audio.tokenizer import Audio, AudioTokenizer
+from vqtrt.audio.speakers import speaker_number
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.data.audio.mel import mel_spectrogram
 from vqtrt.data.audio.open import AudioSource

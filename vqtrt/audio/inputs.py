@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.data.audio.decode import Audio, bad_sample
+from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.formats.codes import first_bad
@@ -86,3 +87,12 @@ def checked_audio(audio: NDArray[np.floating[Any]]) -> Audio:
             "16-bit samples by 32768"
         )
     return audio.astype(np.float32, copy=False)
+
+
+def require_speech(engine: Engine) -> SpeechInfo:
+    """What an engine's model of audio is; `VqtrtError` for a model of images."""
+    if engine.speech is None:
+        raise VqtrtError(
+            "the model is of images, and this needs one of audio: name another --model"
+        )
+    return engine.speech

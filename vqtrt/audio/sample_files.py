@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vqtrt.audio.chunks import Audio
+from vqtrt.audio.inputs import require_speech
 from vqtrt.audio.sampler import ClipRequest, ClipSamples, find_clip_prior, known_speakers
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.config.location import ModelLocation
 from vqtrt.engines.base import Engine
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader
@@ -47,6 +50,15 @@ def sampled_codes(
         labels=tuple(speakers.index(name) for name in samples.speakers if name is not None),
         samples=(samples.samples,) * len(names),
     )
+
+
+def sampled_audio(engine: Engine, request: ClipRequest, samples: ClipSamples) -> list[Audio]:
+    """The audio (T,) of clips, as `decode_codes` writes it."""
+    known = require_speech(engine).speakers
+    voices = [known.index(name) if name in known else 0 for name in samples.speakers if known]
+    voices = voices or [0] * len(samples.codes)
+    decoder = AudioTokenizer(engine, batch_size=len(voices), seed=request.draw.seed)
+    return decoder.decode(samples.codes, voices, [samples.samples] * len(voices))
 
 
 def write_clip_codes(codes: ClipCodes) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vqtrt.audio.inputs import require_speech
 from vqtrt.engines.base import Engine, StepLoop
 from vqtrt.engines.noise import noise
 from vqtrt.engines.opened import Opened
@@ -167,11 +168,8 @@ def sample_clips(
 
 def find_clip_prior(engine: Engine, name: str) -> tuple[PriorInfo, SpeechInfo]:
     """As `find_prior`, with the model's facts; `VqtrtError` for a model of images, too."""
-    if engine.speech is None:
-        raise VqtrtError(
-            "the model is of images, and this needs one of audio: name another --model"
-        )
-    return find_prior(engine, name), engine.speech
+    speech = require_speech(engine)
+    return find_prior(engine, name), speech
 
 
 def known_speakers(prior: PriorInfo, speech: SpeechInfo) -> tuple[str, ...]:

@@ -5,38 +5,31 @@ share a batch. Memory does not grow with a recording, and its codes are those of
 keeps what it works on to itself, so any number of threads may use one tokenizer.
 """
 
-import itertools
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.audio.chunks import Chunk, ChunkBatches, cut, first_samples, spans
-from vqtrt.audio.inputs import checked_audio, checked_lengths, rows_of
-from vqtrt.data.audio.decode import AudioPreprocessing
-from vqtrt.engines.base import Engine, Graph
-from vqtrt.engines.opened import Opened
+from vqtrt.audio.chunks import Audio, Chunk, ChunkBatches, ChunkGraph, cut
+from vqtrt.audio.conv_decoder import ConvDecoder
+from vqtrt.audio.inputs import checked_audio, require_speech, rows_of
+from vqtrt.audio.speakers import Speakers, numbered
+from vqtrt.audio.wavenet_decoder import WaveNetDecoder
+from vqtrt.config.location import ModelLocation
+from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
+from vqtrt.data.reading import OnError, default_workers
+from vqtrt.data.selection import Selection
+from vqtrt.data.several import open_each
+from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import codes_in
 from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.formats.codes import codes_dtype
-
-if TYPE_CHECKING:
-    from vqtrt.audio.wavenet_decoder import WaveNetDecoder
-
-Audio = NDArray[np.float32]
-"""(samples,), mono, in [-1, 1]."""
-
-CHUNK_SAMPLES = 1 << 17
-"""Of a long recording, computed at once, without what is around them."""
-CALL_SAMPLES = 1 << 20
-"""Most in one call of a graph, padding included, whatever the batch size."""
-_HELD = {False: 2, True: 8}
-"""Calls' worth of samples that wait for others of their length, or are decoded together: more where
-a batch costs the same if it is full."""
+from vqtrt.jobs.encode import EncodeResult, located
+from vqtrt.jobs.progress import Progress
 
 
 class AudioTokenizer:
@@ -49,21 +42,29 @@ class AudioTokenizer:
     """
 
     def __init__(
-        self, engine: Engine, *, batch_size: int = 16, temperature: float = 1.0, seed: int = 0
+        self,
+        engine: Engine,
+        *,
+        batch_size: int = 16,
+        temperature: float = 1.0,
+        seed: int = 0,
+        location: ModelLocation | None = None,
     ) -> None:
         if batch_size < 1:
             raise VqtrtError(f"batch size {batch_size}: must be at least 1")
         self.engine = engine
         self.batch_size = batch_size
+        self.location = location
+        """Where the model lies, for files that say which model made them."""
         self.speech: SpeechInfo = require_speech(engine)
-        self._graphs: Opened[str, Graph] = Opened()
-        self._wavenet: WaveNetDecoder | None = None
+        self._encoder = ChunkGraph(engine, "encoder", batch_size, self.speech.context)
+        self._decoder: ConvDecoder | WaveNetDecoder
         if self.speech.decoder == "wavenet":
-            from vqtrt.audio import wavenet_decoder as wavenet_sampler
-
-            self._wavenet = wavenet_sampler.WaveNetDecoder(
+            self._decoder = WaveNetDecoder(
                 engine, batch_size=batch_size, temperature=temperature, seed=seed
             )
+        else:
+            self._decoder = ConvDecoder(engine, batch_size=batch_size)
 
     @property
     def facts(self) -> ModelInfo:
@@ -88,7 +89,12 @@ class AudioTokenizer:
     @property
     def chunk(self) -> int:
         """Codes of a chunk to encode, with those around it that are cut off."""
-        return chunk_codes(self.stride, self.speech.context)
+        return self._encoder.chunk
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Names of the speakers that the decoder knows; a speaker's number is its place."""
+        return self.speech.speakers
 
     @overload
     def encode(self, audio: NDArray[np.floating[Any]]) -> NDArray[Any]: ...
@@ -136,7 +142,7 @@ class AudioTokenizer:
 
     def _encode(self, recordings: Iterable[Iterable[Audio]]) -> Iterator[NDArray[Any]]:
         """`encode_stream` of blocks that were checked."""
-        batches = ChunkBatches(self.chunk, self._rows, self._run_encoder)
+        batches = ChunkBatches(self._encoder, self._run_encoder)
         begun: deque[_Encoding] = deque()
         samples = 0
         for blocks in recordings:
@@ -161,9 +167,9 @@ class AudioTokenizer:
         """
         while len(begun) > 1:
             first = begun[0]
-            late = samples - first.end > self._held * CALL_SAMPLES
+            late = samples - first.end > self._encoder.held_samples
             while (waiting := first.unmade()) is not None:
-                if not late and len(begun) <= 2 * self._held * self.batch_size:
+                if not late and len(begun) <= self._encoder.held_items:
                     return
                 batches.run_with(waiting)
             yield self._joined(begun.popleft())
@@ -176,16 +182,17 @@ class AudioTokenizer:
     def decode(
         self,
         codes: Sequence[NDArray[Any]],
-        speakers: Sequence[int],
+        speakers: Speakers,
         samples: Sequence[int] | None = None,
         numbers: Sequence[int] | None = None,
     ) -> list[Audio]:
-        """Audio (T,) of codes (t,), T = t·stride; one speaker's number for each.
+        """Audio (T,) of codes (t,), T = t·stride, in the voices of `speakers`.
 
-        Speakers are places in `speech.speakers`, whose count stands for none. `samples` gives each
-        clip's T, where that is less. `numbers` are the clips' own in the seed of a WaveNet decoder
-        (default: 0, 1, 2, …). Raises `VqtrtError` for a code that is not in the codebook, or an
-        unknown speaker.
+        `speakers` has a name or a number for each clip (a place in `speakers`, whose count stands
+        for none); or is one name for all, or None if the model knows no speakers. `samples` gives
+        each clip's T, where that is less. `numbers` are the clips' own in the seed of a WaveNet
+        decoder (default: 0, 1, 2, …). Raises `VqtrtError` for a code that is not in the codebook,
+        or an unknown speaker.
         """
         out: list[Audio] = [np.zeros(0, np.float32)] * len(codes)
         for index, blocks in self.stream(codes, speakers, samples, numbers):
@@ -194,14 +201,12 @@ class AudioTokenizer:
 
     def fingerprint(self) -> dict[str, Any]:
         """What decoded audio depends on, besides codes and speakers."""
-        if self._wavenet is not None:
-            return self._wavenet.fingerprint()
-        return {"weights_sha256": self.engine.weights_sha256, "precision": self.engine.precision}
+        return self._decoder.fingerprint()
 
     def stream(
         self,
         codes: Sequence[NDArray[Any]],
-        speakers: Sequence[int],
+        speakers: Speakers,
         samples: Sequence[int] | None = None,
         numbers: Sequence[int] | None = None,
         done: Collection[int] = (),
@@ -211,113 +216,74 @@ class AudioTokenizer:
         The longest clips come first. A clip's blocks are to be taken before the next clip's.
         Batches whose clips are all in `done` are left out; the others are what they would be.
         """
-        if self._wavenet is not None:
-            yield from self._wavenet.stream(codes, speakers, samples, numbers, done=done)
-            return
-        lengths = checked_lengths(codes, speakers, samples, self.facts, self.speech)
-        for index, blocks in self._convolved(codes, speakers, frozenset(done)):
-            yield index, first_samples(blocks, lengths[index])
+        voices = numbered(speakers, self.speakers, len(codes))
+        yield from self._decoder.stream(codes, voices, samples, numbers, done=done)
 
-    def _convolved(
-        self, codes: Sequence[NDArray[Any]], speakers: Sequence[int], done: frozenset[int]
-    ) -> Iterator[tuple[int, Iterator[Audio]]]:
-        """As `stream`, of whole codes that were checked, with a conv decoder."""
-        for group in self._groups([len(clip) for clip in codes]):
-            if done.issuperset(group):
-                continue
-            cut_up = [self._cut_codes(codes[index], speakers[index]) for index in group]
-            if len(group) == 1:
-                yield group[0], self._decode_one(cut_up[0])
-                continue
-            chunks = [list(each) for each in cut_up]
-            self._decode_chunks(itertools.chain.from_iterable(chunks))
-            for index, own in zip(group, chunks, strict=True):
-                yield index, _audio_of(own)
+    def open_audio(self, path: str | Path) -> Audio:
+        """A recording as float32 (T,), as `vqtrt encode` reads it for this model.
 
-    def _groups(self, counts: Sequence[int]) -> Iterator[list[int]]:
-        """Clips of so many codes that are decoded together, the longest first.
-
-        What is longer than a group may be is a group of its own, and given out as it is made.
+        Raises `AudioError` if it cannot be read, `ModuleNotFoundError` without the extra `speech`.
         """
-        group: list[int] = []
-        held = 0
-        for index in sorted(range(len(counts)), key=lambda i: -counts[i]):
-            samples = counts[index] * self.stride
-            if group and held + samples > self._held * CALL_SAMPLES:
-                yield group
-                group, held = [], 0
-            group.append(index)
-            held += samples
-        if group:
-            yield group
+        return read_audio(Path(path), self.preprocessing)
 
-    def _cut_codes(self, codes: NDArray[Any], speaker: int) -> Iterator[Chunk]:
-        for start, stop, kept in spans(len(codes), self._decoder_chunk, self._around):
-            yield Chunk(codes[start:stop], kept, speaker)
+    def encode_files(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        out: str | Path,
+        *,
+        preprocessing: AudioPreprocessing | None = None,
+        speaker_pattern: str | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        workers: int | None = None,
+        on_error: OnError = "stop",
+        resume: bool = False,
+        progress: Progress = lambda done, total: None,
+    ) -> EncodeResult:
+        """Encode folders and files to a codes file `out` (.npy, and a .json), as `vqtrt encode`.
 
-    def _decode_one(self, chunks: Iterator[Chunk]) -> Iterator[Audio]:
-        """A clip's audio, a batch of its chunks at a time."""
-        while batch := list(itertools.islice(chunks, self._rows(self._decoder_chunk))):
-            self._decode_chunks(batch)
-            yield from _audio_of(batch)
+        Args:
+            paths: What the command takes: folders of recordings, recordings; one or several.
+            out: Codes file to write, .npy.
+            preprocessing: In place of the model's own, for another level.
+            speaker_pattern: Regular expression with a group `speaker`, searched in file names.
+            include: Patterns of files to take; all by default.
+            exclude: Patterns of files and folders to leave out.
+            workers: Threads that read files; None for one per usable core, at most 16.
+            on_error: `stop` at a file that cannot be read, or `skip` it.
+            resume: Continue this job if it was interrupted.
+            progress: Called with the number of items done, and of all.
 
-    def _decode_chunks(self, chunks: Iterable[Chunk]) -> None:
-        batches = ChunkBatches(self._decoder_chunk, self._rows, self._run_decoder)
-        for chunk in chunks:
-            batches.add(chunk, len(chunk.data))
-        batches.run_all()
+        Raises `VqtrtError` or `AudioError` as the command.
+        """
+        from vqtrt.audio.encode import encode_source
+        from vqtrt.audio.source import open_recordings
 
-    @property
-    def _around(self) -> int:
-        """Codes on either side of a chunk to decode."""
-        return self.speech.decoder_context
-
-    @property
-    def _decoder_chunk(self) -> int:
-        """Codes of a chunk to decode, with those around it that are cut off."""
-        return chunk_codes(self.stride, self._around)
-
-    def _graph(self, name: str) -> Graph:
-        """The engine's graph, opened once."""
-        return self._graphs.get(name, partial(self.engine.open, name))
-
-    @property
-    def _held(self) -> int:
-        return _HELD[self.engine.shape_specialized]
-
-    def _rows(self, length: int) -> int:
-        """How many chunks of `length` codes go through a graph at once."""
-        # A CPU gains nothing by more, and the memory of a call grows with it.
-        most = CALL_SAMPLES if self.engine.shape_specialized else CALL_SAMPLES // 2
-        return max(1, min(self.batch_size, most // (length * self.stride)))
+        model, selection = located(self.location), Selection(include, exclude)
+        names = [paths] if isinstance(paths, str | Path) else paths
+        source = open_each(
+            [str(path) for path in names],
+            lambda path: open_recordings(model, path, speaker_pattern, selection),
+        )
+        return encode_source(
+            self,
+            source,
+            Path(out),
+            root=" ".join(map(str, names)),
+            model=model,
+            preprocessing=preprocessing,
+            workers=workers or default_workers(),
+            on_error=on_error,
+            resume=resume,
+            progress=progress,
+        )
 
     def _run_encoder(self, length: int, chunks: list[Chunk]) -> None:
         """Encode chunks of up to `length` codes; beyond the end of each there are zeros."""
-        audio = self._filled(chunks, length, np.zeros(self.stride, np.float32))
-        codes = self._graph("encoder")(audio).astype(codes_dtype(self.codebook_size))
+        audio = self._encoder.filled(chunks, length, np.zeros(self.stride, np.float32))
+        codes = self._encoder.run(audio).astype(codes_dtype(self.codebook_size))
         for row, chunk in enumerate(chunks):
             chunk.finish(codes[row, chunk.kept].copy())
-
-    def _run_decoder(self, length: int, chunks: list[Chunk]) -> None:
-        """Decode chunks of up to `length` codes; beyond the end of each there is the code K."""
-        codes = self._filled(chunks, length, np.array([self.codebook_size], np.int32))
-        speakers = np.full(len(codes), len(self.speech.speakers), np.int32)
-        speakers[: len(chunks)] = [chunk.speaker for chunk in chunks]
-        audio, stride = self._graph("decoder")(codes, speakers), self.stride
-        for row, chunk in enumerate(chunks):
-            kept = audio[row, chunk.kept.start * stride : chunk.kept.stop * stride]
-            chunk.finish(kept.copy())
-
-    def _filled(self, chunks: list[Chunk], length: int, end: NDArray[Any]) -> NDArray[Any]:
-        """Chunks as rows of `length` codes, filled up with `end`, which stands for one code.
-
-        Where a new shape costs, empty rows make every batch of that length the same size.
-        """
-        rows = self._rows(length) if self.engine.shape_specialized else len(chunks)
-        out = np.tile(end, (rows, length))
-        for row, chunk in zip(out, chunks, strict=False):
-            row[: len(chunk.data)] = chunk.data
-        return out
 
 
 class _Encoding:
@@ -331,24 +297,3 @@ class _Encoding:
     def unmade(self) -> Chunk | None:
         """The first of its chunks that was not run yet."""
         return next((chunk for chunk in self.chunks if chunk.made is None), None)
-
-
-def _audio_of(chunks: Iterable[Chunk]) -> Iterator[Audio]:
-    """The audio that was made of chunks."""
-    for chunk in chunks:
-        if chunk.made is not None:
-            yield chunk.made
-
-
-def require_speech(engine: Engine) -> SpeechInfo:
-    """An engine's facts of speech; `VqtrtError` for a model of images."""
-    if engine.speech is None:
-        raise VqtrtError(
-            "the model is of images, and this needs one of audio: name another --model"
-        )
-    return engine.speech
-
-
-def chunk_codes(stride: int, context: int) -> int:
-    """Codes that a graph is run on at most: so many that what is computed twice is little."""
-    return max(CHUNK_SAMPLES // stride, 8 * context, 1) + 2 * context

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.audio.inputs import checked_lengths
-from vqtrt.audio.tokenizer import Audio, require_speech
+from vqtrt.audio.chunks import Audio
+from vqtrt.audio.inputs import checked_lengths, require_speech
 from vqtrt.data.audio.mulaw import LEVELS, mulaw_decode
 from vqtrt.engines.base import BoundGraph, Engine, StepLoop
 from vqtrt.engines.lengths import length_batches, padded_batch

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.audio.tokenizer import AudioTokenizer, require_speech
+from vqtrt.audio.inputs import require_speech
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.audio.wavenet_decoder import decoder_noise
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.mulaw import LEVELS, mulaw_encode

@@ -1,5 +1,7 @@
 """Images to codes and back, over any engine."""
 
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,16 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vqtrt.config.location import find_model
+from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images
+from vqtrt.data.reading import OnError, default_workers
+from vqtrt.data.selection import Selection
+from vqtrt.data.several import open_each
 from vqtrt.engines.base import Engine, Graph
-from vqtrt.engines.choose import open_engine
 from vqtrt.engines.opened import Opened
-from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import ModelInfo, of_images
 from vqtrt.formats.codes import check_codes, codes_dtype
+from vqtrt.jobs.encode import EncodeResult, located
+from vqtrt.jobs.progress import Progress
 
 Codes = NDArray[Any]
 """(N, h, w), or (N, h, w, C) for C codebooks; the smallest unsigned dtype that holds them."""
@@ -27,14 +32,18 @@ class ImageTokenizer:
 
     Graphs are opened when they are first needed. `batch_size` bounds how many images go through
     the engine at once; the codes of an image do not depend on it. Threads may share a tokenizer;
-    it can be pickled and used after a fork. Raises `VqtrtError` for a model of speech.
+    it can be pickled and used after a fork. Raises `VqtrtError` for a model of audio.
     """
 
-    def __init__(self, engine: Engine, *, batch_size: int = 64) -> None:
+    def __init__(
+        self, engine: Engine, *, batch_size: int = 64, location: ModelLocation | None = None
+    ) -> None:
         if batch_size < 1:
             raise VqtrtError(f"batch size {batch_size}: must be at least 1")
         self.engine = engine
         self.batch_size = batch_size
+        self.location = location
+        """Where the model lies, for files that say which model made them."""
         self.preprocessing: Preprocessing = of_images(engine.preprocessing)
         """How files are brought to the size that the model was trained on."""
         self._graphs: Opened[str, Graph] = Opened()
@@ -101,6 +110,82 @@ class ImageTokenizer:
         shape = (array.shape[1] * stride, array.shape[2] * stride, 3)
         return self._in_batches("decoder", array.astype(np.int32), shape, np.dtype(np.uint8))
 
+    def encode_stream(self, images: Iterable[Images]) -> Iterator[Codes]:
+        """The codes (h, w[, C]) of any number of images uint8 (H, W, 3), in bounded memory.
+
+        All images have one size. Raises as `encode`, and what `images` raises.
+        """
+        for batch in _batches(images, self.batch_size):
+            yield from self.encode(np.stack(batch))
+
+    def stream(self, codes: Iterable[Codes]) -> Iterator[Images]:
+        """The images uint8 (H, W, 3) of any number of codes (h, w[, C]), in bounded memory.
+
+        All codes have one shape. Raises as `decode`, and what `codes` raises.
+        """
+        for batch in _batches(codes, self.batch_size):
+            yield from self.decode(np.stack(batch))
+
+    def open_image(self, path: str | Path) -> Images:
+        """An image file as uint8 (H, W, 3), as `vqtrt encode` reads it for this model.
+
+        Raises `ImageError` if it cannot be read.
+        """
+        from vqtrt.data.images.decode import decode_image
+
+        return decode_image(Path(path), self.preprocessing)
+
+    def encode_files(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        out: str | Path,
+        *,
+        preprocessing: Preprocessing | None = None,
+        split: str = "all",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        workers: int | None = None,
+        on_error: OnError = "stop",
+        resume: bool = False,
+        progress: Progress = lambda done, total: None,
+    ) -> EncodeResult:
+        """Encode folders and files to a codes file `out` (.npy, and a .json), as `vqtrt encode`.
+
+        Args:
+            paths: What the command takes: folders, images, arrays, CIFAR, `shapes`; one or several.
+            out: Codes file to write, .npy.
+            preprocessing: In place of the model's own, such as `preprocessing.with_size("64")`.
+            split: Part of a data set that has parts: `train`, `test` or `all`.
+            include: Patterns of files to take; all by default.
+            exclude: Patterns of files and folders to leave out.
+            workers: Threads that read files; None for one per usable core, at most 16.
+            on_error: `stop` at a file that cannot be read, or `skip` it.
+            resume: Continue this job if it was interrupted.
+            progress: Called with the number of items done, and of all.
+
+        Raises `VqtrtError` or `ImageError` as the command.
+        """
+        from vqtrt.data.images.open import open_images
+        from vqtrt.images.encode import encode_source
+
+        selection = Selection(include, exclude)
+        names = [paths] if isinstance(paths, str | Path) else paths
+        source = open_each(
+            [str(path) for path in names], lambda path: open_images(path, split, selection)
+        )
+        return encode_source(
+            self,
+            source,
+            Path(out),
+            root=" ".join(map(str, names)),
+            model=located(self.location),
+            preprocessing=preprocessing,
+            workers=workers or default_workers(),
+            on_error=on_error,
+            resume=resume,
+            progress=progress,
+        )
+
     def graph(self, name: str) -> Graph:
         """The engine's graph, opened once."""
         return self._graphs.get(name, partial(self.engine.open, name))
@@ -122,6 +207,13 @@ class ImageTokenizer:
         return out
 
 
+def _batches(items: Iterable[NDArray[Any]], size: int) -> Iterator[list[NDArray[Any]]]:
+    """Items, some at a time."""
+    remaining = iter(items)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch
+
+
 def _filled(batch: NDArray[Any], size: int) -> NDArray[Any]:
     """A batch with zeros up to a size."""
     if len(batch) == size:
@@ -140,24 +232,3 @@ def _hint(array: NDArray[Any]) -> str:
     if array.dtype.kind == "f":
         return "; bring [0, 1] to bytes: (images * 255).round().astype(np.uint8)"
     return ""
-
-
-def load(
-    path: str | Path | None = None,
-    *,
-    engine: str = "auto",
-    precision: str = "fp32",
-    device: int = 0,
-    trust_engines: bool = False,
-    batch_size: int = 64,
-) -> ImageTokenizer:
-    """Open a run or a bundle as a tokenizer.
-
-    `path` is a folder; without one, `$VQTRT_MODEL` or the newest run under ./runs. `engine` is one
-    of `vqtrt.engines.ENGINES`; `precision` is that of the graphs (`fp32`, or what was exported
-    beside it); `device` is the index of the GPU; `trust_engines` also loads TensorRT plans that
-    this machine did not build, which run as code. Raises `VqtrtError` if there is no such model or
-    engine.
-    """
-    options = EngineOptions(engine, precision, device, trust_engines=trust_engines)
-    return ImageTokenizer(open_engine(find_model(path), options), batch_size=batch_size)

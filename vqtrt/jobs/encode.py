@@ -127,6 +127,16 @@ def _finish(
     return EncodeResult(writer.finish(), rows, total - rows, resumed_at, listing.passed_over, kinds)
 
 
+def located(model: ModelLocation | None) -> ModelLocation:
+    """Where a tokenizer's model lies; `VqtrtError` if it does not know."""
+    if model is None:
+        raise VqtrtError(
+            "the tokenizer does not know which model it is of: open it with vqtrt.load, or pass "
+            "it a location"
+        )
+    return model
+
+
 def already_done(
     out: Path, rows: int, rejected: Sequence[Rejected], listing: Listing
 ) -> EncodeResult:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vqtrt.audio.tokenizer import Audio, AudioTokenizer
+from vqtrt.audio.chunks import Audio
+from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.config.audio import SpeechConfig
 from vqtrt.data.audio.decode import write_wav
 from vqtrt.data.audio.waveforms import clips_picture

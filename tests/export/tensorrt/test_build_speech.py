@@ -7,7 +7,7 @@ import speech_runs
 import torch
 from speech_runs import CONV, FRONT, WAVENET
 
-from vqtrt.audio.tokenizer import chunk_codes
+from vqtrt.audio.chunks import chunk_codes
 from vqtrt.config.audio import SpeechConfig, WaveNetConfig
 from vqtrt.config.images import load_speech_config
 from vqtrt.engines.tensorrt import package as trt_package

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from vqtrt.audio.chunks import chunk_codes
 from vqtrt.audio.score import longest_run
-from vqtrt.audio.tokenizer import chunk_codes
 from vqtrt.engines.tensorrt.plan_info import Profile, Shape
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle, GraphSpec, SpeechInfo, axis_size, of_images
