@@ -284,15 +284,70 @@ def test_chunks_change_no_margin_and_bound_the_memory(name, request, images, mon
     agreement.codebooks = torch.cat(
         [agreement.codebooks, 0.01 + agreement.codebooks[:, rows]], dim=1
     )
-    whole = agreement.margins(comparison.vectors(images[:1]), codes, wrong)
+    whole, _ = agreement.margins(comparison.vectors(images[:1]), codes, wrong)
     assert whole.shape == (codes.size,)
     for chunk in (1, 4_000, 100_000):
         monkeypatch.setattr(code_agreement, "_CHUNK", chunk)
         with Largest() as largest:
-            margins = agreement.margins(comparison.vectors(images[:1]), codes, wrong)
+            margins, _ = agreement.margins(comparison.vectors(images[:1]), codes, wrong)
         np.testing.assert_allclose(margins, whole, rtol=1e-12)
         # 8,192: room for what the tiny encoder makes on the way.
         assert largest.elements <= max(chunk, 8192)
+
+
+@pytest.mark.parametrize("damage", [None, 1.02])
+def test_float32_rounding_of_large_activations_is_no_fault(copied, images, monkeypatch, damage):
+    """A well-trained model's codes differ beyond 1e-5; those of a damaged graph still fail."""
+    run = ImageRun.open(copied)
+    model = run.load_model()
+    last = [part for part in model.encoder.modules() if isinstance(part, torch.nn.Conv2d)][-1]
+    with torch.no_grad():
+        last.bias += 20  # rounded to 2e-6 in float32
+        model.quantizer.codebook += 20
+    save_weights(model, run.weights)
+
+    class Damaged(TorchEngine):
+        def open(self, graph):
+            encode = super().open(graph)
+            if damage is None or graph != "encoder":
+                return encode
+            # As if the graph's first layer were scaled.
+            return lambda array: encode((array * damage).clip(0, 255).astype(np.uint8))
+
+    monkeypatch.setattr(
+        "vqtrt.export.verify.open_engine", lambda *args, **options: Damaged(copied, device="cpu")
+    )
+    many = np.concatenate([np.roll(images, shift, 2) for shift in range(16)])
+    figures = verify(find_model(copied), [many], options=EngineOptions("torch"))
+    assert figures["mismatches"] > 0
+    assert figures["max_mismatch_margin"] > MARGIN
+    assert figures["passed"] is (damage is None)
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "good"),
+    [
+        (0.5e-5, 0.0, True),  # a tie
+        (1e-4, 0.0, False),  # float32 rounds nothing here
+        (1e-4, 1e-4, True),  # 2 · 4 · |δ| / √d = 8e-4
+        (9e-4, 1e-4, False),  # more than that
+        (2e-3, 1.0, False),  # whatever was measured
+    ],
+)
+def test_what_rounding_excuses(gap, error, good):
+    z = torch.zeros(3, 1, 2, dtype=torch.float64)
+    near, far = (1.0 - gap) ** 0.5, 1.0
+    entries = torch.tensor([[[near, 0.0], [0.0, far]]], dtype=torch.float64)
+    agreement = code_agreement.CodeAgreement(entries)
+    agreement.add(3)
+    rounded = (z + torch.tensor([error, 0.0])).float()
+    agreement.add_mismatches(z, np.array([[0], [0], [0]]), np.array([[0], [1], [0]]), rounded)
+    assert agreement.max_margin == pytest.approx(gap)
+    assert agreement.good is good
+    half = code_agreement.CodeAgreement(entries, "fp16")
+    half.add(1000)
+    half.add_mismatches(z[:1], np.array([[0]]), np.array([[1]]), rounded[:1])
+    assert half.good
 
 
 def test_other_weights_than_those_of_the_bundle(copied, images):

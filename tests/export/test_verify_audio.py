@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 import speech_runs
+import torch
 
 from vqtrt.config.location import find_model
 from vqtrt.engines.options import EngineOptions
@@ -130,3 +131,22 @@ def test_other_weights_and_nothing_to_compare(tiny_speech, tiny_wavenet, tmp_pat
         verify_speech(find_model(run), clips, options=EngineOptions("onnxruntime"))
     with pytest.raises(VqtrtError, match="at least one recording"):
         verify_speech(find_model(tiny_speech), [], options=EngineOptions("torch"))
+
+
+@pytest.mark.parametrize("damage", [1.0, 1.02])
+def test_float32_rounding_of_large_activations_is_no_fault(clips, damage):
+    model = AudioRun.open(speech_runs.exported("conv").run).load_model()
+    last = [part for part in model.encoder.modules() if isinstance(part, torch.nn.Conv1d)][-1]
+    with torch.no_grad():
+        last.bias += 20  # rounded to 2e-6 in float32
+        model.quantizer.codebook += 20
+    comparison = verify_speech_module._Comparison(model, "fp32", model.encoder.context)
+    clip = np.resize(np.concatenate(clips), 16 * 40_000).astype(np.float32)
+    clip *= np.linspace(0.5, 1, len(clip), dtype=np.float32)
+    counts = comparison.counts()
+    rounded = comparison._vectors(clip * np.float32(damage), torch.float32).double()
+    comparison.judge(
+        counts, clip, comparison.expected(clip), counts.expected(rounded).numpy()[:, 0]
+    )
+    assert counts.mismatches > 0
+    assert counts.good is (damage == 1)

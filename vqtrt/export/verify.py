@@ -96,7 +96,8 @@ class _Comparison:
 
     def __init__(self, reference: TorchEngine, precision: str = "fp32") -> None:
         self.precision = precision
-        self.encoder = copy.deepcopy(reference.model.encoder).double()
+        self.rounding_encoder = reference.model.encoder
+        self.encoder = copy.deepcopy(self.rounding_encoder).double()
         codebooks = reference.model.quantizer.codebook.double()
         self.agreement = CodeAgreement(codebooks, precision)
         self.batches = CodeAgreement(codebooks, precision)
@@ -105,11 +106,12 @@ class _Comparison:
         self.max_difference = 0
         self.squares = [0, 0]  # of torch's round trips and of the engine's, in gray levels
 
-    def vectors(self, images: Images) -> Tensor:
-        """What is quantized, in float64: (n·h·w, C, D)."""
+    def vectors(self, images: Images, dtype: torch.dtype = torch.float64) -> Tensor:
+        """What is quantized, in float64, or as torch rounds it in float32: (n·h·w, C, D)."""
         c, _, d = self.agreement.codebooks.shape
+        encoder = self.encoder if dtype == torch.float64 else self.rounding_encoder
         with torch.inference_mode():
-            z: Tensor = self.encoder(to_unit(torch.from_numpy(images)).double())
+            z: Tensor = encoder(to_unit(torch.from_numpy(images)).to(dtype))
             return z.permute(0, 2, 3, 1).reshape(-1, c, d)
 
     def expected(self, images: Images) -> NDArray[np.int64]:
@@ -132,7 +134,9 @@ class _Comparison:
         """Count codes of images, and measure those that differ."""
         agreement.add(one.size)
         for row in np.flatnonzero((one != other).reshape(len(images), -1).any(1)):
-            agreement.add_mismatches(self.vectors(images[row][None]), one[row], other[row])
+            image = images[row][None]
+            rounded = self.vectors(image, torch.float32)
+            agreement.add_mismatches(self.vectors(image), one[row], other[row], rounded)
 
     def add_pictures(self, expected: Images, tested: Images) -> None:
         difference = np.abs(expected.astype(np.int16) - tested.astype(np.int16))

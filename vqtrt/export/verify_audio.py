@@ -113,6 +113,7 @@ class _Comparison:
     """What the codes of clips are judged by: the encoder and the codebook in float64."""
 
     def __init__(self, model: SpeechVQVAE, precision: str, context: int) -> None:
+        self._rounding_encoder = model.encoder
         self._encoder = copy.deepcopy(model.encoder).double()
         self._codebook, self._precision = model.quantizer.codebook.double(), precision
         self._stride, self._context = model.encoder.stride, context
@@ -141,14 +142,18 @@ class _Comparison:
             seen = clip[max(begin, 0) : end]
             before = max(-begin, 0)
             seen = np.pad(seen, (before, end - begin - before - len(seen)))
-            z = self._vectors(seen)[self._context :][: some.stop - some.start]
-            counts.add_mismatches(z, one[some], other[some])
+            exact, rounded = (
+                self._vectors(seen, dtype)[self._context :][: some.stop - some.start]
+                for dtype in (torch.float64, torch.float32)
+            )
+            counts.add_mismatches(exact, one[some], other[some], rounded)
 
-    def _vectors(self, clip: Audio) -> Tensor:
-        """What is quantized, in float64: (t, 1, D)."""
+    def _vectors(self, clip: Audio, dtype: torch.dtype = torch.float64) -> Tensor:
+        """What is quantized, in float64, or as torch rounds it in float32: (t, 1, D)."""
         padded = np.pad(clip, (0, -len(clip) % self._stride))
+        encoder = self._encoder if dtype == torch.float64 else self._rounding_encoder
         with torch.inference_mode():
-            z: Tensor = self._encoder(torch.from_numpy(padded)[None].double())
+            z: Tensor = encoder(torch.from_numpy(padded)[None].to(dtype))
         return z[0].T[:, None]
 
 
