@@ -98,7 +98,7 @@ class _Comparison:
         self.precision = precision
         self.rounding_encoder = reference.model.encoder
         self.encoder = copy.deepcopy(self.rounding_encoder).double()
-        codebooks = reference.model.quantizer.codebook.double()
+        codebooks = reference.model.quantizer.entries().double()
         self.agreement = CodeAgreement(codebooks, precision)
         self.batches = CodeAgreement(codebooks, precision)
         self.stride = reference.facts.stride

@@ -115,7 +115,7 @@ class _Comparison:
     def __init__(self, model: SpeechVQVAE, precision: str, context: int) -> None:
         self._rounding_encoder = model.encoder
         self._encoder = copy.deepcopy(model.encoder).double()
-        self._codebook, self._precision = model.quantizer.codebook.double(), precision
+        self._codebook, self._precision = model.quantizer.entries().double(), precision
         self._stride, self._context = model.encoder.stride, context
 
     def counts(self) -> CodeAgreement:

@@ -27,7 +27,6 @@ from vqtrt.formats.sampling import sampling_inputs
 from vqtrt.models.audio import LEVELS, ConvDecoder, SpeechVQVAE, WaveNetDecoder
 from vqtrt.models.deployed import DeployedGraph, float32, int32, multiple
 from vqtrt.models.precision import in_dtype
-from vqtrt.models.quantize.base import distance_terms, nearest_codes
 from vqtrt.models.wavenet_step import WaveNetStep
 
 
@@ -37,18 +36,13 @@ class SpeechEncoderGraph(nn.Module):
     `dtype` is that of the convolutions; the model itself is left as it is.
     """
 
-    weight: Tensor
-    bias: Tensor
-
     def __init__(self, model: SpeechVQVAE, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.encoder = model.encoder
         if dtype != torch.float32:
             self.encoder = copy.deepcopy(model.encoder)
             self.encoder.layers.to(dtype)
-        weight, bias = distance_terms(model.quantizer.codebook[0].detach())
-        self.register_buffer("weight", weight.clone())
-        self.register_buffer("bias", bias.clone())
+        self.quantizer = model.quantizer.deployed()
 
     def vectors(self, audio: Tensor) -> Tensor:
         """What is quantized: (N, t, D) float32."""
@@ -57,24 +51,23 @@ class SpeechEncoderGraph(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """The codes of a batch of clips."""
-        return nearest_codes(self.vectors(audio), self.weight, self.bias).to(torch.int32)
+        return self.quantizer.encode(self.vectors(audio))[..., 0].to(torch.int32)
 
 
 class _Conditioned(nn.Module):
     """Codes int (N, t), 0 to K, and speakers int (N,), 0 to S, to what a decoder works on."""
 
-    entries: Tensor
-
     def __init__(self, model: SpeechVQVAE, dtype: torch.dtype) -> None:
         super().__init__()
-        entries = model.quantizer.codebook[0].detach()
-        nothing = entries.new_zeros(1, entries.shape[1])
-        self.register_buffer("entries", torch.cat([entries, nothing]).to(dtype))
+        self.quantizer = in_dtype(model.quantizer.deployed(), dtype)
         self.conditioner = in_dtype(model.conditioner, dtype)
 
     def forward(self, codes: Tensor, speakers: Tensor, around: int) -> Tensor:
         """(N, hidden, t + 2·around): as many codes more on either side, of nothing."""
-        vectors = F.embedding(codes, self.entries).transpose(1, 2)
+        last = self.quantizer.codebook_size - 1
+        vectors = self.quantizer.lookup(codes.clamp_max(last)[..., None].long())
+        # The code K stands for zeros.
+        vectors = (vectors * (codes <= last)[..., None].to(vectors.dtype)).transpose(1, 2)
         hidden: Tensor = self.conditioner(F.pad(vectors, (around, around)), speakers)
         return hidden
 

@@ -15,7 +15,6 @@ from vqtrt.formats.bundle import TensorSpec
 from vqtrt.models.deployed import DeployedGraph, int32, multiple
 from vqtrt.models.image import VQVAE
 from vqtrt.models.precision import in_dtype
-from vqtrt.models.quantize.base import distance_terms, nearest_codes
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -40,12 +39,7 @@ class EncoderGraph(nn.Module):
         self.dtype = dtype
         *layers, last = model.encoder
         self.encoder = nn.Sequential(*in_dtype(nn.Sequential(*layers), dtype), last)
-        self.dim = model.config.quantizer.dim
-        for index, codebook in enumerate(model.quantizer.codebook.detach()):
-            weight, bias = distance_terms(codebook)
-            self.register_buffer(f"weight{index}", weight.clone())
-            self.register_buffer(f"bias{index}", bias.clone())
-        self.num_codebooks = model.config.quantizer.num_codebooks
+        self.quantizer = model.quantizer.deployed()
 
     def vectors(self, images: Tensor) -> Tensor:
         """What is quantized: (N, h, w, C·D) float32."""
@@ -55,14 +49,8 @@ class EncoderGraph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The codes of a batch of images."""
-        z = self.vectors(images)
-        parts = [z] if self.num_codebooks == 1 else torch.split(z, self.dim, dim=-1)
-        codes = [
-            nearest_codes(part, self.get_buffer(f"weight{i}"), self.get_buffer(f"bias{i}"))
-            for i, part in enumerate(parts)
-        ]
-        joined = codes[0] if self.num_codebooks == 1 else torch.stack(codes, -1)
-        return joined.to(torch.int32)
+        codes = self.quantizer.encode(self.vectors(images))
+        return (codes[..., 0] if self.quantizer.num_codebooks == 1 else codes).to(torch.int32)
 
 
 class DecoderGraph(nn.Module):
@@ -74,17 +62,17 @@ class DecoderGraph(nn.Module):
     def __init__(self, model: VQVAE, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         # Entries rounded once are what rounding them after each lookup would give.
-        self.quantizer = in_dtype(model.quantizer, dtype)
+        self.quantizer = in_dtype(model.quantizer.deployed(), dtype)
         # TensorRT for RTX 1.7 compiles no transposed convolution in bf16.
         decoder = subpixel(model.decoder) if dtype == torch.bfloat16 else model.decoder
         self.decoder = in_dtype(decoder, dtype)
-        self.num_codebooks = model.config.quantizer.num_codebooks
 
     def forward(self, codes: Tensor) -> Tensor:
         """The images of a batch of codes."""
-        if self.num_codebooks == 1:
+        if self.quantizer.num_codebooks == 1:
             codes = codes[..., None]
-        return to_bytes(self.decoder(self.quantizer.lookup(codes.long())))
+        vectors = self.quantizer.lookup(codes.long()).permute(0, 3, 1, 2)
+        return to_bytes(self.decoder(vectors))
 
 
 def image_graph(model: VQVAE, name: str, dtype: torch.dtype = torch.float32) -> DeployedGraph:

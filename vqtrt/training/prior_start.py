@@ -136,7 +136,7 @@ def _plan_images(config: PriorConfig, begin: _Begin) -> Planned:
         encode,
         sha256,
     )
-    codebooks = ImageRun.open(begin.run).load_model().quantizer.codebook
+    codebooks = ImageRun.open(begin.run).load_model().quantizer.entries()
     return Planned(fit_config(config, codes, sha256), begin.path, codes, tokenizer, codebooks)
 
 
@@ -159,7 +159,7 @@ def _plan_speech(config: SpeechPriorConfig, begin: _Begin) -> PlannedSpeech:
 
     sha256 = tokenizer.engine.weights_sha256
     codes = _codes(config, begin, read_clip_codes, recordings, encode, sha256)
-    codebooks = run.load_model().quantizer.codebook
+    codebooks = run.load_model().quantizer.entries()
     return PlannedSpeech(fit_speech_config(config, codes, sha256), begin.path, codes, codebooks)
 
 

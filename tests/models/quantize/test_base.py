@@ -4,7 +4,7 @@ import torch
 
 from vqtrt.config.images import QuantizerConfig
 from vqtrt.models.quantize import EMAQuantizer, GradientQuantizer, build_quantizer
-from vqtrt.models.quantize.base import distance_terms, nearest_codes
+from vqtrt.models.quantize.distances import distance_terms, nearest_codes
 
 KINDS = ("ema", "gradient")
 
@@ -238,3 +238,26 @@ def test_autocast_keeps_distances_in_float32(kind):
     with torch.autocast("cpu", torch.bfloat16):
         out = quantizer(z.bfloat16())
     assert out.vectors.dtype == out.loss.dtype == quantizer.codebook.dtype == torch.float32
+
+
+@pytest.mark.parametrize("num_codebooks", [1, 3])
+@pytest.mark.parametrize("kind", ["ema", "gradient"])
+def test_the_deployed_form_means_the_same_codes_and_vectors(kind, num_codebooks):
+    quantizer = build_quantizer(
+        QuantizerConfig(kind=kind, codebook_size=8, dim=4, num_codebooks=num_codebooks)
+    ).eval()
+    with torch.no_grad():
+        quantizer.codebook.copy_(torch.randn_like(quantizer.codebook))
+    assert torch.equal(quantizer.entries(), quantizer.codebook)
+    deployed = quantizer.deployed()
+    z = torch.randn(2, 4 * num_codebooks, 3, 5)
+    codes = quantizer.encode(z)
+    assert torch.equal(deployed.encode(z.permute(0, 2, 3, 1)), codes)
+    assert torch.equal(deployed.lookup(codes).permute(0, 3, 1, 2), quantizer.lookup(codes))
+    margins = deployed.double().margins(
+        z.double().permute(0, 2, 3, 1).flatten(0, 2), codes.flatten(0, 2)
+    )
+    assert margins.max() < 1e-6
+    with torch.no_grad():
+        quantizer.codebook.add_(1)
+    assert torch.equal(deployed.encode(z.double().permute(0, 2, 3, 1)), codes)  # a copy

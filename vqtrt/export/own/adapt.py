@@ -1,4 +1,4 @@
-"""Which `GraphQuantizer` does what a user's quantizer does, and what that quantizer itself says.
+"""Which `DeployedQuantizer` does what a user's quantizer does, and what that quantizer itself says.
 
 Read against vector-quantize-pytorch 1.30 to 1.32; older versions lack options that are read here.
 Options that change only training make no difference; one that the graph's form cannot follow is
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vqtrt.errors import VqtrtError
-from vqtrt.export.own.quantizers import FiniteScalar, GraphQuantizer, LookupFree, Nearest
+from vqtrt.models.quantize.deployed import DeployedQuantizer, Nearest
+from vqtrt.models.quantize.scalar import FiniteScalar, LookupFree
 
 PACKAGE = "vector_quantize_pytorch"
 _LEAST = (1, 30)
@@ -23,7 +24,7 @@ Quantizer = Tensor | nn.Module
 """A codebook (K, D) or (C, K, D), or a VectorQuantize, ResidualVQ, FSQ or LFQ module."""
 
 
-def adapt(quantizer: Quantizer) -> GraphQuantizer:
+def adapt(quantizer: Quantizer) -> DeployedQuantizer:
     """The graph form of a quantizer; it shares the module's projections. Raises `VqtrtError`."""
     if isinstance(quantizer, Tensor):
         return _codebook(quantizer)
@@ -98,7 +99,7 @@ def answer(module: Any, z: Tensor) -> Answer:
     return Answer(codes.reshape(n, h, w, -1).long(), vectors)
 
 
-def _codebook(codebook: Tensor) -> GraphQuantizer:
+def _codebook(codebook: Tensor) -> DeployedQuantizer:
     shape = tuple(codebook.shape)
     if codebook.ndim not in (2, 3) or not codebook.is_floating_point():
         raise VqtrtError(
@@ -115,7 +116,7 @@ def _codebook(codebook: Tensor) -> GraphQuantizer:
     return Nearest(codebook if codebook.ndim == 3 else codebook[None])
 
 
-def _vector_quantize(module: Any) -> GraphQuantizer:
+def _vector_quantize(module: Any) -> DeployedQuantizer:
     _refuse(module, accept_3d_fmap=False)
     book = module._codebook
     _check_codebook(book, "VectorQuantize")
@@ -132,7 +133,7 @@ def _vector_quantize(module: Any) -> GraphQuantizer:
     )
 
 
-def _residual_vq(module: Any) -> GraphQuantizer:
+def _residual_vq(module: Any) -> DeployedQuantizer:
     _refuse(module, accept_image_fmap=False, implicit_neural_codebook=False, diveq=False)
     if (module.eval_beam_size or 1) > 1:
         raise _refused("ResidualVQ", "eval_beam_size", module.eval_beam_size)
@@ -167,7 +168,7 @@ def _check_codebook(book: Any, name: str) -> None:
         raise VqtrtError(f"{name}: its codebook has entries that are not finite")
 
 
-def _fsq(module: Any) -> GraphQuantizer:
+def _fsq(module: Any) -> DeployedQuantizer:
     if not module.return_indices:
         raise _refused("FSQ", "return_indices", False)
     return FiniteScalar(
@@ -183,7 +184,7 @@ def _fsq(module: Any) -> GraphQuantizer:
     )
 
 
-def _lfq(module: Any) -> GraphQuantizer:
+def _lfq(module: Any) -> DeployedQuantizer:
     corner = torch.full((module.codebook_dim,), float(module.codebook_scale))
     return LookupFree(
         module.mask,
@@ -196,7 +197,7 @@ def _lfq(module: Any) -> GraphQuantizer:
     )
 
 
-_KINDS: dict[str, Callable[[Any], GraphQuantizer]] = {
+_KINDS: dict[str, Callable[[Any], DeployedQuantizer]] = {
     "VectorQuantize": _vector_quantize,
     "ResidualVQ": _residual_vq,
     "FSQ": _fsq,

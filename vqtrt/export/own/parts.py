@@ -12,16 +12,16 @@ from vqtrt.data.images.source import Images
 from vqtrt.errors import VqtrtError
 from vqtrt.export.own.adapt import Answer, Quantizer, adapt, answer
 from vqtrt.export.own.modules import check_repeats, copied, one_line
-from vqtrt.export.own.quantizers import GraphQuantizer
 from vqtrt.export.tensor_hash import update_with
 from vqtrt.formats.bundle import ModelInfo
+from vqtrt.models.quantize.deployed import DeployedQuantizer
 
 
 class TokenizerEncoder(nn.Module):
     """`images` uint8 (N, H, W, 3) to `codes` int32 (N, h, w), or (N, h, w, C) for C codebooks."""
 
     def __init__(
-        self, encoder: nn.Module, quantizer: GraphQuantizer, scale: float, offset: float
+        self, encoder: nn.Module, quantizer: DeployedQuantizer, scale: float, offset: float
     ) -> None:
         super().__init__()
         self.encoder, self.quantizer = encoder, quantizer
@@ -43,7 +43,7 @@ class TokenizerDecoder(nn.Module):
     """`codes` int32 (N, h, w) or (N, h, w, C) to `images` uint8 (N, H, W, 3)."""
 
     def __init__(
-        self, decoder: nn.Module, quantizer: GraphQuantizer, scale: float, offset: float
+        self, decoder: nn.Module, quantizer: DeployedQuantizer, scale: float, offset: float
     ) -> None:
         super().__init__()
         self.decoder, self.quantizer = decoder, quantizer
@@ -68,7 +68,7 @@ class Parts:
 
     encoder: TokenizerEncoder
     decoder: TokenizerDecoder
-    form: GraphQuantizer
+    form: DeployedQuantizer
     """The quantizer, as both of these have it."""
     quantizer: Quantizer
     """The quantizer as it was given: what the form is compared with."""

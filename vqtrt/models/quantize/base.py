@@ -1,9 +1,7 @@
 """What all quantizers share: the nearest code, the straight-through step, care for dead codes.
 
-Distances are float32 whatever the rest of the model runs in, as `|e|² − 2·z·e` around the mean of
-the codebook: the term `|z|²` is the same for every code, and half precision would flip codes. The
-same function serves training, the torch engine and the exported graph, so that all three mean the
-same codes.
+Nobody reads `codebook` but the quantizer itself: others use `encode`, `lookup`, `entries` and
+`deployed`, so that a quantizer of another kind is a change of one file.
 """
 
 from abc import ABC, abstractmethod
@@ -15,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqtrt.config.parts import QuantizerConfig
+from vqtrt.models.quantize.deployed import DeployedQuantizer, Nearest
+from vqtrt.models.quantize.distances import distance_terms, nearest_codes
 
 
 class Quantized(NamedTuple):
@@ -28,26 +28,6 @@ class Quantized(NamedTuple):
     """Scalar: codebook loss plus β times commitment loss, each averaged over all latents."""
     perplexity: Tensor
     """Scalar: exp of the entropy of the batch's codes, averaged over the codebooks."""
-
-
-def distance_terms(codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """What makes a distance one affine map of z (D): weight (K, D) and bias (K,), float32.
-
-    The map is `|z − e|²` less a term that is the same for all e. Around the mean m of the codebook
-    it is `−2·z·(e − m) + |e − m|² + 2·m·(e − m)`: where all entries and z lie close together, as
-    early in training, the plain `−2·z·e + |e|²` would lose the small distances in the rounding of
-    large terms. Computed in float64, once a codebook.
-    """
-    entries = codebook.double()
-    mean = entries.mean(0)
-    offsets = entries - mean
-    bias = offsets.square().sum(-1) + 2 * offsets @ mean
-    return (-2 * offsets).float(), bias.float()
-
-
-def nearest_codes(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Index (...) int64 of the entry nearest to z (..., D), by `distance_terms`; first of ties."""
-    return F.linear(z, weight, bias).argmin(-1)
 
 
 class VectorQuantizer(nn.Module, ABC):
@@ -97,6 +77,17 @@ class VectorQuantizer(nn.Module, ABC):
         books = enumerate(self.codebook)
         entries = [F.embedding(codes[..., i], book) for i, book in books]
         return torch.cat(entries, -1).permute(0, 3, 1, 2)
+
+    def entries(self) -> Tensor:
+        """What the codes of each codebook stand for: (C, K, D) float32, without gradients."""
+        c, k = self.config.num_codebooks, self.config.codebook_size
+        codes = torch.arange(k, device=self.usage.device)[:, None, None, None].expand(k, 1, 1, c)
+        vectors = self.lookup(codes).detach()[:, :, 0, 0]
+        return vectors.reshape(k, c, -1).transpose(0, 1).contiguous()
+
+    def deployed(self) -> DeployedQuantizer:
+        """The form that graphs have: a copy, which later training does not change."""
+        return Nearest(self.entries())
 
     @torch.no_grad()
     def start_from(self, z: Tensor) -> None:

@@ -8,8 +8,8 @@ from vector_quantize_pytorch import FSQ, LFQ, ResidualVQ, SimVQ, VectorQuantize
 from vqtrt.errors import VqtrtError
 from vqtrt.export import export_tokenizer, verify_tokenizer
 from vqtrt.export.own.adapt import adapt, answer
-from vqtrt.export.own.quantizers import Nearest
 from vqtrt.export.own.tokenizer import random_images
+from vqtrt.models.quantize.deployed import Nearest
 
 DIM = 8
 MODULES = {
