@@ -158,7 +158,7 @@ def _draw(engine: Engine, prior: str, batch: int) -> float:
     times = []
     for turn in range(REPEAT + 1):
         began = time.perf_counter()
-        sampler.sample(SamplingParams(seed=turn), range(batch), facts.height, labels)
+        sampler.sample(SamplingParams(seed=turn), range(batch), facts.height, labels=labels)
         times.append(time.perf_counter() - began)
     return median(times[1:])
 

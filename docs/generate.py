@@ -139,8 +139,9 @@ def settings_roots() -> dict[str, type[BaseModel]]:
         importlib.import_module(module.name)
     roots = {}
     for model in _below(BaseModel):
-        if model.__module__.startswith(SETTINGS) and "format_version" in model.model_fields:
-            part = "model" if "model" in model.model_fields else "prior"
+        fields = model.model_fields
+        part = next((name for name in ("model", "prior") if name in fields), None)
+        if model.__module__.startswith(SETTINGS) and "format_version" in fields and part:
             (group,) = _groups(model.model_fields[part].annotation)
             roots[group.model_fields["kind"].default] = model
     return {title: roots.pop(kind) for kind, title in TITLES.items()} | roots

@@ -3,7 +3,7 @@
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -14,7 +14,7 @@ from vqtrt.cli import main
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.source import Item
-from vqtrt.engines.base import BoundGraph, Engine, Graph
+from vqtrt.engines.base import Binding, BoundGraph, Engine, Graph
 from vqtrt.errors import ImageError
 from vqtrt.formats.bundle import ModelInfo, PriorInfo, SpeechInfo
 
@@ -50,15 +50,7 @@ class EngineDouble(Engine):
     def open(self, graph: str) -> Graph:
         raise AssertionError(f"this double has no graph {graph}")
 
-    def bind(
-        self,
-        graph: str,
-        sizes: Mapping[str, int],
-        *,
-        shared: Mapping[str, np.ndarray] | None = None,
-        skip: Collection[str] = (),
-        threads: int | None = None,
-    ) -> BoundGraph:
+    def _bind(self, graph: str, sizes: Mapping[str, int], how: Binding) -> BoundGraph:
         raise AssertionError(f"this double has no graph {graph}")
 
 

@@ -78,7 +78,7 @@ def for_gpu(bundle):
 
 
 def load(bundle, deserialised, graph="encoder", precision="fp32", **here):
-    path, _ = find_plan(bundle, graph, precision=precision, **here)
+    path, _ = find_plan(bundle, graph, precision, **here)
     deserialised.append(read_plan(bundle, path, **here))
 
 

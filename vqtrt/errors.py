@@ -58,3 +58,11 @@ def explain(error: Exception) -> str:
     name = f"{error.filename}: " if error.filename else ""
     mend = "; make room there" if error.errno in _FULL else ""
     return f"{name}{error.strerror or error}{mend}"
+
+
+def add_hint(error: BaseException, hint: str) -> None:
+    """Say more at the end of an error; a note for those whose message is not ours."""
+    if isinstance(error, VqtrtError):
+        error.args = (f"{error}; {hint}",)
+    else:
+        error.add_note(hint)

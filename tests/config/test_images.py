@@ -152,7 +152,9 @@ def test_unknown_settings_are_errors_with_a_suggestion():
     assert "unknown setting 'train.step'; did you mean 'train.steps'?" in problem("train.step=1")
     message = problem("model.quantizer.codebook_siz=9")
     assert "did you mean 'model.quantizer.codebook_size'?" in message
-    assert "unknown setting 'zzz'; known here: format_version, recipe, model" in problem("zzz=1")
+    assert "unknown setting 'zzz'; known here: format_version, recipe, train, model" in problem(
+        "zzz=1"
+    )
     assert "did you mean 'data.preprocessing.height'?" in problem("data.preprocessing.hight=1")
     assert "did you mean 'train'?" in problem("trian.steps=1")
 

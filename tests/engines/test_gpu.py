@@ -4,7 +4,7 @@
 """
 
 import shutil
-from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +130,7 @@ def test_samples_are_those_of_the_cpu(model, package, draw):
     }
     for name, engine in engines.items():
         sampler = BatchSampler(engine, "pixelcnn", 16, 24, 4)
-        drawn[name] = [sampler.sample(draw, range(24), 6, LABELS) for _ in range(3)]
+        drawn[name] = [sampler.sample(draw, range(24), 6, labels=LABELS) for _ in range(3)]
         # The first rows run plainly, the next are captured, the others replayed.
         for again in drawn[name][1:]:
             np.testing.assert_array_equal(again, drawn[name][0])
@@ -140,16 +140,21 @@ def test_samples_are_those_of_the_cpu(model, package, draw):
 
 def test_the_loop_on_the_gpu_is_the_one_on_the_host(model, package):
     engine = TensorRTEngine(model.open_bundle(), EngineOptions(package))
-    host = PixelCNNSampler(partial(Engine.bind_rows, engine), "pixelcnn", 16, 8, 4)
+    names = ("priors/pixelcnn/row", "priors/pixelcnn/step")
+
+    def on_the_host(prior, step, sizes, *, start_code):
+        return Engine._bind_rows(engine, names, sizes, start_code, None)
+
+    host = PixelCNNSampler(on_the_host, "pixelcnn", 16, 8, 4)
     assert isinstance(host._loop(SamplingParams()), HostRowLoop)
     loop = PixelCNNSampler(engine.bind_rows, "pixelcnn", 16, 8, 4)
-    drawn = [each.sample(SamplingParams(), range(8), 6, LABELS[:8]) for each in (host, loop)]
+    drawn = [each.sample(SamplingParams(), range(8), 6, labels=LABELS[:8]) for each in (host, loop)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
 
 
 def test_a_row_is_captured(model, package):
     engine = TensorRTEngine(model.open_bundle(), EngineOptions(package))
-    loop = engine.bind_rows("pixelcnn", "step", {"batch": 8, "width": 4}, start_code=16)
+    loop: Any = engine.bind_rows("pixelcnn", "step", {"batch": 8, "width": 4}, start_code=16)
     loop.inputs["temperature"][:] = 1
     loop.begin()
     for row in range(4):

@@ -49,7 +49,9 @@ def test_images_are_within_a_level_of_the_cpu(model: ModelLocation) -> None:
 def test_samples_are_those_of_the_cpu(model: ModelLocation) -> None:
     bundle = model.open_bundle()
     drawn = [
-        BatchSampler(engine, "pixelcnn", 16, 24, 4).sample(SamplingParams(), range(24), 6, LABELS)
+        BatchSampler(engine, "pixelcnn", 16, 24, 4).sample(
+            SamplingParams(), range(24), 6, labels=LABELS
+        )
         for engine in (OnnxRuntimeCudaEngine(bundle), OnnxRuntimeEngine(bundle))
     ]
     assert agreement(*drawn) > 0.98

@@ -124,9 +124,13 @@ def test_samples_are_those_of_the_cpu(bundle: Bundle, gpu: Cuda) -> None:
     engine, reference = OnnxRuntimeCudaEngine(bundle), OnnxRuntimeEngine(bundle)
     for draw in (SamplingParams(), SamplingParams(top_k=5, seed=3)):
         sampler = BatchSampler(engine, "pixelcnn", 16, 5, 4)
-        expected = BatchSampler(reference, "pixelcnn", 16, 5, 4).sample(draw, range(5), 5, LABELS)
+        expected = BatchSampler(reference, "pixelcnn", 16, 5, 4).sample(
+            draw, range(5), 5, labels=LABELS
+        )
         for _ in range(2):
-            np.testing.assert_array_equal(sampler.sample(draw, range(5), 5, LABELS), expected)
+            np.testing.assert_array_equal(
+                sampler.sample(draw, range(5), 5, labels=LABELS), expected
+            )
 
 
 def test_turns_are_captured_once(bundle: Bundle, gpu: Cuda) -> None:
@@ -170,9 +174,11 @@ def test_what_cannot_be_captured_runs_plainly(
     gpu.capture_fails = refusal == "capture_fails"
     with caplog.at_level(logging.WARNING, "vqtrt"):
         sampler = BatchSampler(OnnxRuntimeCudaEngine(bundle), "pixelcnn", 16, 5, 4)
-        drawn = sampler.sample(SamplingParams(), range(5), 5, LABELS)
+        drawn = sampler.sample(SamplingParams(), range(5), 5, labels=LABELS)
     reference = BatchSampler(OnnxRuntimeEngine(bundle), "pixelcnn", 16, 5, 4)
-    np.testing.assert_array_equal(drawn, reference.sample(SamplingParams(), range(5), 5, LABELS))
+    np.testing.assert_array_equal(
+        drawn, reference.sample(SamplingParams(), range(5), 5, labels=LABELS)
+    )
     reason = "partitioned" if refusal == "capturable" else "CUDA failure 901"
     assert "without CUDA graphs" in caplog.text
     assert reason in caplog.text
@@ -247,13 +253,13 @@ def test_threads_take_turns(bundle: Bundle, gpu: Cuda) -> None:
     tokenizers = [ImageTokenizer(OnnxRuntimeCudaEngine(bundle), batch_size=4) for _ in range(2)]
     samplers = [BatchSampler(each.engine, "pixelcnn", 16, 5, 4) for each in tokenizers]
     codes = tokenizers[0].encode(images(5))
-    drawn = samplers[0].sample(SamplingParams(), range(5), 2, LABELS)
+    drawn = samplers[0].sample(SamplingParams(), range(5), 2, labels=LABELS)
 
     def work(thread: int) -> bool:
         same = True
         for _ in range(20):
             same &= np.array_equal(tokenizers[thread % 2].encode(images(5)), codes)
-            made = samplers[thread % 2].sample(SamplingParams(), range(5), 2, LABELS)
+            made = samplers[thread % 2].sample(SamplingParams(), range(5), 2, labels=LABELS)
             same &= np.array_equal(made, drawn)
         return same
 

@@ -41,7 +41,7 @@ def encode(tokenizer: ImageTokenizer) -> NDArray[Any]:
 
 
 def sample_images(sampler: BatchSampler) -> NDArray[Any]:
-    return sampler.sample(SamplingParams(seed=3), range(8), 3, np.zeros(8, np.int32))
+    return sampler.sample(SamplingParams(seed=3), range(8), 3, labels=np.zeros(8, np.int32))
 
 
 def sample_clips(sampler: ClipSampler) -> NDArray[Any]:

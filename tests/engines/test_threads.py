@@ -62,7 +62,7 @@ def test_a_sampler_of_images(tiny_prior: Path, name: str) -> None:
     sampler = BatchSampler(engine, "pixelcnn", 16, 2, 2)
     labels = np.array([0, 2], np.int32)
     draws = [SamplingParams(seed=kind) for kind in range(KINDS - 1)] + [SamplingParams(top_k=5)]
-    check_threads(lambda kind: sampler.sample(draws[kind], range(2), 1, labels))
+    check_threads(lambda kind: sampler.sample(draws[kind], range(2), 1, labels=labels))
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -113,11 +113,11 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_streams_share_sessions(tiny_prior: Path, sessions: list[Any]) -> None:
     engine = OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"), EngineOptions(threads=4))
     sampler = BatchSampler(engine, "pixelcnn", 16, 16, 4)
-    drawn = sampler.sample(SamplingParams(), range(16), 4, np.zeros(16, np.int32))
+    drawn = sampler.sample(SamplingParams(), range(16), 4, labels=np.zeros(16, np.int32))
     assert len(sessions) == 2  # of `row` and `step`
     alone = OnnxRuntimeEngine(Bundle.open(tiny_prior / "bundle"), EngineOptions(threads=1))
     whole = BatchSampler(alone, "pixelcnn", 16, 16, 4)
-    expected = whole.sample(SamplingParams(), range(16), 4, np.zeros(16, np.int32))
+    expected = whole.sample(SamplingParams(), range(16), 4, labels=np.zeros(16, np.int32))
     np.testing.assert_array_equal(drawn, expected)
 
 

@@ -11,6 +11,7 @@ import pytest
 import speech_runs
 from pydantic import ValidationError
 
+from vqtrt.engines.base import Binding
 from vqtrt.engines.onnxruntime import _Bound
 from vqtrt.engines.rings import caches_of, period
 from vqtrt.errors import VqtrtError
@@ -70,9 +71,10 @@ def bind_all(info: BundleInfo) -> None:
         for tensor in (*spec.inputs, *spec.outputs):
             sizes |= {s.rpartition("*")[2]: 1 for s in tensor.shape if isinstance(s, str)}
         assert period(caches_of(spec.inputs)) <= 2 * MAX_DELAY
-        bound = _Bound(None, name, Session(), spec, sizes, {}, ())  # type: ignore[arg-type]
+        how = Binding({}, (), None)
+        bound = _Bound(None, name, Session(), spec, sizes, how)  # type: ignore[arg-type]
         buffers = [*bound.inputs.values(), *bound.outputs.values()]
-        buffers += [buffer for _, ring in bound._rings for buffer in ring]
+        buffers += [buffer for _, ring in bound._rings._rings for buffer in ring]
         assert sum(buffer.nbytes for buffer in buffers) <= 2**27
 
 

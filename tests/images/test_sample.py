@@ -231,11 +231,11 @@ def test_a_stream_that_fails_ends_the_batch(tiny_prior, monkeypatch):
     drawing = PixelCNNSampler.sample
     ends = []
 
-    def failing(self, draw, samples, *args):
+    def failing(self, draw, samples, *args, **given):
         try:
             if samples.start:
                 raise VqtrtError("out of memory")
-            return drawing(self, draw, samples, *args)
+            return drawing(self, draw, samples, *args, **given)
         finally:
             ends.append(samples.start)
 
@@ -258,6 +258,6 @@ def test_an_interrupt_ends_all_lanes(tiny_prior):
 
     labels = np.zeros(8, np.int32)
     with pytest.raises(KeyboardInterrupt):
-        sampler.sample(SamplingParams(), range(8), 4, labels, progress=interrupt)
+        sampler.sample(SamplingParams(), range(8), 4, labels=labels, progress=interrupt)
     assert done == [1]
-    assert sampler.sample(SamplingParams(), range(8), 4, labels).shape == (8, 4, 4, 1)
+    assert sampler.sample(SamplingParams(), range(8), 4, labels=labels).shape == (8, 4, 4, 1)

@@ -7,7 +7,7 @@ decoder can take those of like length together. Audio lies in memory as for enco
 from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 
@@ -15,14 +15,13 @@ from vqtrt.audio.decode import decode_codes
 from vqtrt.audio.encode import encoded_clips
 from vqtrt.audio.speakers import speaker_number
 from vqtrt.audio.tokenizer import AudioTokenizer
-from vqtrt.data.audio.decode import AudioPreprocessing, write_stream
+from vqtrt.data.audio.decode import write_stream
 from vqtrt.data.audio.open import AudioFolder, AudioSource
-from vqtrt.data.reading import OnError
 from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes
-from vqtrt.jobs.encode import require_outside
-from vqtrt.jobs.progress import Note, Progress, Resumed
+from vqtrt.jobs.encode import EncodeOptions, require_outside
+from vqtrt.jobs.progress import Note, Resumed, ignore
 from vqtrt.system.atomic import check_file, check_folder
 
 
@@ -47,16 +46,9 @@ class Converted(NamedTuple):
 
 
 def encode_all(
-    tokenizer: AudioTokenizer,
-    source: AudioSource,
-    *,
-    root: str,
-    preprocessing: AudioPreprocessing | None = None,
-    workers: int,
-    on_error: OnError = "stop",
-    progress: Progress = lambda done, total: None,
+    tokenizer: AudioTokenizer, source: AudioSource, **options: Unpack[EncodeOptions]
 ) -> EncodedSource:
-    """The codes of all recordings of a source.
+    """The codes of all recordings of a source, in memory.
 
     Raises `AudioError` for the first that cannot be read; with `on_error="skip"` it is rejected
     instead. Raises `VqtrtError` where none is left.
@@ -64,8 +56,10 @@ def encode_all(
     total = sum(1 for _ in source.items())
     items, clips, samples = list[Item](), [], list[int]()
     rejected = list[tuple[str, str]]()
-    how = preprocessing or tokenizer.preprocessing
-    encoded = encoded_clips(tokenizer, source, how, workers=workers, on_error=on_error)
+    root, how = options["root"], options.get("preprocessing") or tokenizer.preprocessing
+    on_error = options.get("on_error", "stop")
+    encoded = encoded_clips(tokenizer, source, how, workers=options["workers"], on_error=on_error)
+    progress = options.get("progress", ignore)
     with closing(encoded):
         for clip in encoded:
             if clip.codes is None:
@@ -95,15 +89,10 @@ def convert_source(
     source: AudioSource,
     out: Path,
     *,
-    root: str,
     speaker: str,
-    preprocessing: AudioPreprocessing | None = None,
-    workers: int,
-    on_error: OnError = "stop",
     note: Note = lambda text: None,
-    resume: bool = False,
     resumed: Resumed = lambda count: None,
-    progress: Progress = lambda done, total: None,
+    **options: Unpack[EncodeOptions],
 ) -> Converted:
     """Write every recording of a source in the voice of `speaker`, 16 bit, as long as it was.
 
@@ -113,6 +102,7 @@ def convert_source(
     decoded. Raises as `encode_all`, and before any work for an unknown speaker or a place that
     cannot be written.
     """
+    root, progress = options["root"], options.get("progress", ignore)
     number = speaker_number(tokenizer.speech.speakers, speaker)
     single = isinstance(source, AudioFolder) and source.root.is_file()
     if single:
@@ -122,15 +112,8 @@ def convert_source(
     else:
         check_folder(out)
         require_outside(out / "x", source)
-    encoded = encode_all(
-        tokenizer,
-        source,
-        root=root,
-        preprocessing=preprocessing,
-        workers=workers,
-        on_error=on_error,
-        progress=lambda done, total: progress(done, 2 * total),
-    )
+    twice: EncodeOptions = {**options, "progress": lambda done, n: progress(done, 2 * n)}
+    encoded = encode_all(tokenizer, source, **twice)
     count, lost = len(encoded.items), len(encoded.rejected)
     if single:
         _write_one(tokenizer, encoded.codes, number, out)
@@ -141,7 +124,7 @@ def convert_source(
             out,
             speaker=speaker,
             note=note,
-            resume=resume,
+            resume=options.get("resume", False),
             resumed=resumed,
             progress=lambda done, total: progress(count + 2 * lost + done, 2 * (count + lost)),
         )

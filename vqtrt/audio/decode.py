@@ -15,7 +15,7 @@ from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.formats.folder_writer import FolderWriter
 from vqtrt.formats.output_names import name_limits, output_names
 from vqtrt.jobs.decode import codes_sha256, write_files
-from vqtrt.jobs.progress import Note, Progress, Resumed
+from vqtrt.jobs.progress import Note, Progress, Resumed, ignore
 from vqtrt.system.atomic import check_folder
 
 
@@ -57,7 +57,7 @@ def decode_codes(
     resume: bool = False,
     resumed: Resumed = lambda count: None,
     keep: bool = True,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = ignore,
 ) -> int:
     """Write every clip of `codes` as a .wav (16 bit) below the folder `out`; returns how many.
 

@@ -8,13 +8,12 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from numpy.typing import NDArray
 
 from vqtrt.audio.chunks import Audio
 from vqtrt.audio.tokenizer import AudioTokenizer
-from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.clips import Clip, CountedBlocks, read_clips
 from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.data.audio.open import AudioSource
@@ -24,6 +23,7 @@ from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.formats.audio_codes import ClipHeader, read_clip_codes
 from vqtrt.formats.codes_writer import ClipWriter, check_codes_out, is_complete
 from vqtrt.jobs.encode import (
+    EncodeOptions,
     EncodeResult,
     already_done,
     header_fields,
@@ -31,7 +31,6 @@ from vqtrt.jobs.encode import (
     require_outside,
     write_codes,
 )
-from vqtrt.jobs.progress import Progress
 
 _AHEAD = 4
 """Batches of recordings that are read before they are needed."""
@@ -40,28 +39,18 @@ _WHOLE = 8
 
 
 def encode_source(
-    tokenizer: AudioTokenizer,
-    source: AudioSource,
-    out: Path,
-    *,
-    root: str,
-    model: ModelLocation,
-    preprocessing: AudioPreprocessing | None = None,
-    workers: int,
-    on_error: OnError = "stop",
-    resume: bool = False,
-    progress: Progress = lambda done, total: None,
+    tokenizer: AudioTokenizer, source: AudioSource, out: Path, **options: Unpack[EncodeOptions]
 ) -> EncodeResult:
     """Write the codes of recordings to `out` (.npy) and a .json beside it, in the source's order.
 
-    `preprocessing` replaces the model's own; its sample rate has to be the same. If a recording
-    cannot be read, raises `AudioError` and leaves no `out`; with `on_error="skip"` the .json lists
-    it as rejected. What was done when a job stopped is kept beside `out`, and `resume` continues
-    it; an `out` that this very job has finished stays. Raises `VqtrtError` if no recording at all
-    can be read.
+    The sample rate of a `preprocessing` has to be the model's. If a recording cannot be read,
+    raises `AudioError` and leaves no `out`; with `on_error="skip"` the .json lists it as rejected.
+    What was done when a job stopped is kept beside `out`, and `resume` continues it; an `out` that
+    this very job has finished stays. Raises `VqtrtError` if no recording at all can be read.
     """
     require_outside(out, source)
-    how = preprocessing or tokenizer.preprocessing
+    resume = options.get("resume", False)
+    how: AudioPreprocessing = options.get("preprocessing") or tokenizer.preprocessing
     if how.sample_rate != tokenizer.preprocessing.sample_rate:
         raise VqtrtError(
             f"sample rate {how.sample_rate}: the model takes {tokenizer.preprocessing.sample_rate}"
@@ -72,14 +61,17 @@ def encode_source(
         sample_rate=how.sample_rate,
         stride=tokenizer.stride,
         preprocessing=how.model_dump(mode="json"),
-        **header_fields(tokenizer.engine, model, source, listing, root),
+        **header_fields(tokenizer, source, listing, options),
     )
     if resume and is_complete(out, header):
         done = read_clip_codes(out)
         return already_done(out, len(done), done.rejected, listing)
 
     def steps(writer: ClipWriter, skip: int) -> Generator[None]:
-        clips = encoded_clips(tokenizer, source, how, workers=workers, on_error=on_error, skip=skip)
+        on_error = options.get("on_error", "stop")
+        clips = encoded_clips(
+            tokenizer, source, how, workers=options["workers"], on_error=on_error, skip=skip
+        )
         with closing(clips):
             for clip in clips:
                 if clip.codes is None:
@@ -89,7 +81,7 @@ def encode_source(
                 yield
 
     writer = ClipWriter(out, header=header, resume=resume)
-    return write_codes(writer, steps, listing, root=root, item="a recording", progress=progress)
+    return write_codes(writer, steps, listing, "a recording", options)
 
 
 class Encoded(NamedTuple):

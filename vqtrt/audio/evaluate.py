@@ -8,7 +8,7 @@ import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,10 @@ from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.data.audio.mel import mel_spectrogram
 from vqtrt.data.audio.open import AudioSource
 from vqtrt.data.grid import check_png, spread
-from vqtrt.data.reading import OnError
 from vqtrt.data.rejects import reject_kinds
 from vqtrt.errors import VqtrtError
-from vqtrt.jobs.progress import Progress
+from vqtrt.jobs.encode import EncodeOptions
+from vqtrt.jobs.progress import ignore
 from vqtrt.metrics import CodeUsage
 from vqtrt.system.names import brief
 
@@ -101,13 +101,9 @@ def evaluate(
     tokenizer: AudioTokenizer,
     source: AudioSource,
     *,
-    root: str,
     speaker: str | None = None,
-    preprocessing: AudioPreprocessing | None = None,
-    workers: int,
-    on_error: OnError = "stop",
     grid: Path | None = None,
-    progress: Progress = lambda done, total: None,
+    **options: Unpack[EncodeOptions],
 ) -> dict[str, Any]:
     """Encode and decode every recording, in its own voice or that of `speaker`.
 
@@ -122,16 +118,10 @@ def evaluate(
     if grid is not None:
         check_png(grid)
     voices = _voices(source, tokenizer.speech.speakers, speaker)
-    how = preprocessing or tokenizer.preprocessing
-    encoded = encode_all(
-        tokenizer,
-        source,
-        root=root,
-        preprocessing=how,
-        workers=workers,
-        on_error=on_error,
-        progress=lambda done, total: progress(done, 2 * total),
-    )
+    how = options.get("preprocessing") or tokenizer.preprocessing
+    progress = options.get("progress", ignore)
+    twice: EncodeOptions = {**options, "progress": lambda done, n: progress(done, 2 * n)}
+    encoded = encode_all(tokenizer, source, **twice)
     codes, count = encoded.codes, len(encoded.items)
     done, total = len(encoded.rejected) + count, 2 * len(encoded.rejected) + 2 * count
     metrics = AudioMetrics(how.sample_rate)

@@ -8,7 +8,7 @@ keeps what it works on to itself, so any number of threads may use one tokenizer
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +20,17 @@ from vqtrt.audio.speakers import Speakers, numbered
 from vqtrt.audio.wavenet_decoder import WaveNetDecoder
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
-from vqtrt.data.reading import OnError, default_workers
-from vqtrt.data.selection import Selection
-from vqtrt.data.several import open_each
 from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import codes_in
-from vqtrt.formats.bundle import ModelInfo, SpeechInfo
+from vqtrt.formats.bundle import SpeechInfo
 from vqtrt.formats.codes import codes_dtype
-from vqtrt.jobs.encode import EncodeResult, located
-from vqtrt.jobs.progress import Progress
+from vqtrt.jobs.encode import EncodeResult
+from vqtrt.jobs.files import FileOptions, open_files, selection
+from vqtrt.jobs.tokenizer import Tokenizer
 
 
-class AudioTokenizer:
+class AudioTokenizer(Tokenizer):
     """A model of speech, ready to turn recordings into codes and codes into recordings.
 
     Graphs are opened when they are first needed. `batch_size` bounds how many recordings go through
@@ -50,12 +48,7 @@ class AudioTokenizer:
         seed: int = 0,
         location: ModelLocation | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise VqtrtError(f"batch size {batch_size}: must be at least 1")
-        self.engine = engine
-        self.batch_size = batch_size
-        self.location = location
-        """Where the model lies, for files that say which model made them."""
+        super().__init__(engine, batch_size, location)
         self.speech: SpeechInfo = require_speech(engine)
         self._encoder = ChunkGraph(engine, "encoder", batch_size, self.speech.context)
         self._decoder: ConvDecoder | WaveNetDecoder
@@ -67,24 +60,9 @@ class AudioTokenizer:
             self._decoder = ConvDecoder(engine, batch_size=batch_size)
 
     @property
-    def facts(self) -> ModelInfo:
-        """Codebook size and stride, which is samples a code."""
-        return self.engine.facts
-
-    @property
     def preprocessing(self) -> AudioPreprocessing:
         """How files are brought to what the model was trained on."""
         return self.speech.preprocessing
-
-    @property
-    def codebook_size(self) -> int:
-        """K: codes are 0 to K − 1."""
-        return self.facts.codebook_size
-
-    @property
-    def stride(self) -> int:
-        """Samples that one code stands for."""
-        return self.facts.stride
 
     @property
     def chunk(self) -> int:
@@ -231,14 +209,8 @@ class AudioTokenizer:
         paths: str | Path | Sequence[str | Path],
         out: str | Path,
         *,
-        preprocessing: AudioPreprocessing | None = None,
         speaker_pattern: str | None = None,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        workers: int | None = None,
-        on_error: OnError = "stop",
-        resume: bool = False,
-        progress: Progress = lambda done, total: None,
+        **options: Unpack[FileOptions],
     ) -> EncodeResult:
         """Encode folders and files to a codes file `out` (.npy, and a .json), as `vqtrt encode`.
 
@@ -259,24 +231,13 @@ class AudioTokenizer:
         from vqtrt.audio.encode import encode_source
         from vqtrt.audio.source import open_recordings
 
-        model, selection = located(self.location), Selection(include, exclude)
-        names = [paths] if isinstance(paths, str | Path) else paths
-        source = open_each(
-            [str(path) for path in names],
-            lambda path: open_recordings(model, path, speaker_pattern, selection),
+        model, chosen_files = self.located(), selection(options)
+        source, chosen = open_files(
+            paths,
+            lambda path: open_recordings(model, path, speaker_pattern, chosen_files),
+            options,
         )
-        return encode_source(
-            self,
-            source,
-            Path(out),
-            root=" ".join(map(str, names)),
-            model=model,
-            preprocessing=preprocessing,
-            workers=workers or default_workers(),
-            on_error=on_error,
-            resume=resume,
-            progress=progress,
-        )
+        return encode_source(self, source, Path(out), **chosen)
 
     def _run_encoder(self, length: int, chunks: list[Chunk]) -> None:
         """Encode chunks of up to `length` codes; beyond the end of each there are zeros."""

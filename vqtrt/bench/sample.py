@@ -48,7 +48,7 @@ def bench_sample(
         full.inputs["labels"][:] = labels
 
     def draw() -> None:
-        sampler.sample(SamplingParams(), range(batch_size), height, labels)
+        sampler.sample(SamplingParams(), range(batch_size), height, labels=labels)
 
     draw()
     full.run()

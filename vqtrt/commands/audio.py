@@ -12,22 +12,19 @@ from vqtrt.commands.options import (
     RECORDINGS,
     ClipBatch,
     FileOptions,
+    JobOptions,
     Json,
     LevelDb,
-    Model,
+    ModelOptions,
     Recordings,
-    ResumeJob,
-    Seed,
+    SoundOptions,
     SpeakerPattern,
-    Temperature,
     Written,
     expanded,
-    open_model,
     skippable,
     tell_passed_over,
     with_kinds,
 )
-from vqtrt.engines.options import AUTO, EngineOptions
 
 
 class SplitByName(StrEnum):
@@ -44,15 +41,12 @@ def convert(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="A .wav for one recording, else a folder.")
     ],
-    model: Model = None,
     batch_size: ClipBatch = RECORDINGS,
     options: FileOptions = FileOptions(),
     level_db: LevelDb = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    engine: EngineOptions = AUTO,
-    resume: ResumeJob = False,
-    as_json: Json = False,
+    sound: SoundOptions = SoundOptions(),
+    use: ModelOptions = ModelOptions(),
+    job: JobOptions = JobOptions(),
 ) -> None:
     """Voice conversion: re-synthesize recordings as another speaker."""
     from vqtrt.audio.convert import convert_source
@@ -62,8 +56,8 @@ def convert(
     from vqtrt.data.folder import passed_over
     from vqtrt.data.rejects import reject_kinds
 
-    found, opened = open_model(model, engine)
-    tokenizer = open_tokenizer(opened, batch_size, temperature, seed)
+    found, opened = use.open()
+    tokenizer = open_tokenizer(opened, batch_size, sound)
     source = open_recordings(found, data, selection=options.selection)
     written = Written()
     with counting("converting") as counter, skippable():
@@ -77,7 +71,7 @@ def convert(
             workers=options.num_workers,
             on_error=options.on_error.value,
             note=terminal.note,
-            resume=resume,
+            resume=job.resume,
             resumed=written.resumed,
             progress=counter,
         )
@@ -85,7 +79,7 @@ def convert(
     _tell(result.rejected)
     what = f"{result.recordings} recordings as {speaker}"
     written.tell(out, result.recordings, f"recordings as {speaker}", f"wrote {what}: {out}")
-    if as_json:
+    if job.as_json:
         terminal.show(
             {
                 "out": str(out),
@@ -117,11 +111,10 @@ def probe(
     picture: Annotated[
         Path | None, typer.Option(help="PNG to write: probability of each phone for each code.")
     ] = None,
-    model: Model = None,
     batch_size: ClipBatch = RECORDINGS,
     options: FileOptions = FileOptions(),
     speaker_pattern: SpeakerPattern = None,
-    engine: EngineOptions = AUTO,
+    use: ModelOptions = ModelOptions(),
     as_json: Json = False,
 ) -> None:
     """Phone probe: map each code to its most frequent phone and report the accuracy."""
@@ -137,7 +130,7 @@ def probe(
 
     if picture is not None:
         check_png(picture)
-    found, opened = open_model(model, engine)
+    found, opened = use.open()
     tokenizer = AudioTokenizer(opened, batch_size=batch_size)
     source = open_recordings(found, data, speaker_pattern, options.selection)
     tell_speaker(source)

@@ -13,13 +13,13 @@ from vqtrt.commands.options import (
     ClipBatch,
     Json,
     Model,
+    ModelOptions,
     PrecisionName,
     Repeat,
     SampleBatch,
     Workers,
     expanded,
     find,
-    open_model,
     worker_count,
 )
 from vqtrt.commands.sample import PriorName
@@ -102,12 +102,11 @@ def bench_decode(
 @expanded
 def bench_encode(
     data: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of images or recordings.")],
-    model: Model = None,
     batch_size: BatchSize = None,
     workers: Workers = None,
     repeat: Repeat = 3,
     eager: Annotated[bool, typer.Option(help="Also time a plain loop in torch.")] = True,
-    engine: EngineOptions = AUTO,
+    use: ModelOptions = ModelOptions(),
     as_json: Json = False,
 ) -> None:
     """Rates of reading, engine and both together, beside a plain loop; peak memory."""
@@ -115,13 +114,13 @@ def bench_encode(
     from vqtrt.bench.images import bench_encode as bench_images
     from vqtrt.commands.bars import counting
 
-    found, opened = open_model(model, engine)
+    found, opened = use.open()
     speech = opened.speech is not None
     with counting("measuring") as counter:
         figures = (bench_encode_speech if speech else bench_images)(
             found,
             data,
-            options=engine,
+            options=use,
             batch_size=batch_size or (RECORDINGS if speech else IMAGES),
             workers=worker_count(workers),
             repeat=repeat,
@@ -163,7 +162,7 @@ def bench_sample(
                 grid or (8, 8), layers=layers, channels=channels, progress=counter, **options
             )
     else:
-        _, opened = open_model(model, engine)
+        _, opened = ModelOptions(**vars(engine), model=model).open()
         name = prior_name(opened, prior)
         facts = find_prior(opened, name)
         with counting("measuring") as counter:

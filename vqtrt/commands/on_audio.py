@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqtrt.commands import terminal
-from vqtrt.commands.options import RECORDINGS, DataOptions, Written, refuse, skippable
+from vqtrt.commands.options import RECORDINGS, DataOptions, SoundOptions, Written, refuse, skippable
 
 if TYPE_CHECKING:
     from vqtrt.audio.tokenizer import AudioTokenizer
@@ -67,8 +67,7 @@ def decode(
     batch_size: int | None,
     workers: int | None,
     speaker: str | None,
-    temperature: float | None,
-    seed: int | None,
+    sound: SoundOptions,
     resume: bool,
     written: Written,
 ) -> int:
@@ -79,7 +78,7 @@ def decode(
     from vqtrt.formats.origin import warn_of_others
 
     refuse({"workers": workers}, "images", "audio")
-    tokenizer = open_tokenizer(engine, batch_size or RECORDINGS, temperature, seed)
+    tokenizer = open_tokenizer(engine, batch_size or RECORDINGS, sound)
     clips = read_clip_codes(codes)
     warn_of_others(codes, clips.header, engine.weights_sha256, terminal.note)
     with counting("decoding") as counter:
@@ -185,19 +184,17 @@ def open_source(model: "ModelLocation", path: str, options: DataOptions) -> "Aud
     return open_recordings(model, path, options.speaker_pattern, options.selection)
 
 
-def open_tokenizer(
-    engine: "Engine", batch_size: int, temperature: float | None, seed: int | None
-) -> "AudioTokenizer":
+def open_tokenizer(engine: "Engine", batch_size: int, sound: SoundOptions) -> "AudioTokenizer":
     """The model, with what only a WaveNet decoder takes."""
     from vqtrt.audio.tokenizer import AudioTokenizer
 
     if engine.speech is not None and engine.speech.decoder == "conv":
-        refuse({"temperature": temperature, "seed": seed}, "a WaveNet decoder", "a conv decoder")
+        refuse(sound.given(), "a WaveNet decoder", "a conv decoder")
     return AudioTokenizer(
         engine,
         batch_size=batch_size,
-        temperature=1.0 if temperature is None else temperature,
-        seed=seed or 0,
+        temperature=1.0 if sound.temperature is None else sound.temperature,
+        seed=sound.seed or 0,
     )
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqtrt.commands import terminal
-from vqtrt.commands.options import IMAGES, DataOptions, SplitName, Written, refuse, skippable
+from vqtrt.commands.options import (
+    IMAGES,
+    DataOptions,
+    SoundOptions,
+    SplitName,
+    Written,
+    refuse,
+    skippable,
+)
 from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
@@ -68,8 +76,7 @@ def decode(
     batch_size: int | None,
     workers: int | None,
     speaker: str | None,
-    temperature: float | None,
-    seed: int | None,
+    sound: SoundOptions,
     resume: bool,
     written: Written,
 ) -> int:
@@ -81,7 +88,7 @@ def decode(
     from vqtrt.images.decode import decode_codes
     from vqtrt.images.tokenizer import ImageTokenizer
 
-    refuse({"speaker": speaker, "temperature": temperature, "seed": seed}, "audio", "images")
+    refuse({"speaker": speaker, **sound.given()}, "audio", "images")
     rows = read_codes(codes)
     warn_of_others(codes, rows.header, engine.weights_sha256, terminal.note)
     with counting("decoding") as counter:

@@ -144,6 +144,42 @@ Resume = Annotated[bool, typer.Option(help="Continue from the newest checkpoint.
 
 
 @dataclass(frozen=True)
+class ModelOptions(EngineOptions):
+    """Which model, and how its engine is opened."""
+
+    model: Model = None
+
+    def open(self) -> "tuple[ModelLocation, Engine]":
+        """The model that is meant, opened on an engine; says which."""
+        from vqtrt.engines.choose import open_engine
+
+        found = find(self.model)
+        opened = open_engine(found, self, note=terminal.note)
+        terminal.note(f"engine: {opened.name}")
+        return found, opened
+
+
+@dataclass(frozen=True)
+class SoundOptions:
+    """How a WaveNet decoder draws its samples."""
+
+    temperature: Temperature = None
+    seed: Seed = None
+
+    def given(self) -> dict[str, float | None]:
+        """What was given on the command line, by name."""
+        return {"temperature": self.temperature, "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What jobs that write files take."""
+
+    resume: ResumeJob = False
+    as_json: Json = False
+
+
+@dataclass(frozen=True)
 class FileOptions:
     """Which files of a data set are read, and how."""
 
@@ -226,7 +262,7 @@ def _option(field: Any) -> tuple[str, Any, Any]:
 
 def _plain(group: type, value: Any) -> Any:
     """A choice as its text for options that are not of the command line's own."""
-    return value.value if group is EngineOptions and isinstance(value, StrEnum) else value
+    return value.value if issubclass(group, EngineOptions) and isinstance(value, StrEnum) else value
 
 
 def find(named: Path | None) -> "ModelLocation":
@@ -237,16 +273,6 @@ def find(named: Path | None) -> "ModelLocation":
     if main_process():
         terminal.note(f"model: {found.path} ({found.chosen_by})")
     return found
-
-
-def open_model(named: Path | None, engine: EngineOptions) -> "tuple[ModelLocation, Engine]":
-    """The model that is meant, opened on an engine; says which."""
-    from vqtrt.engines.choose import open_engine
-
-    found = find(named)
-    opened = open_engine(found, engine, note=terminal.note)
-    terminal.note(f"engine: {opened.name}")
-    return found, opened
 
 
 def require_training() -> None:

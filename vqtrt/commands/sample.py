@@ -7,9 +7,8 @@ import typer
 
 from vqtrt.commands import terminal
 from vqtrt.commands.complete import priors
-from vqtrt.commands.options import Json, Model, SampleBatch, expanded, open_model
+from vqtrt.commands.options import Json, ModelOptions, SampleBatch, expanded
 from vqtrt.commands.tokenize import modality
-from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.sampling import SamplingParams
 
@@ -50,8 +49,7 @@ def sample(
         str | None, typer.Option(help="Audio: speaker, by name (default: all in turn).")
     ] = None,
     batch_size: SampleBatch = 16,
-    model: Model = None,
-    engine: EngineOptions = AUTO,
+    use: ModelOptions = ModelOptions(),
     as_json: Json = False,
 ) -> None:
     """Sample new images or recordings from a prior."""
@@ -66,7 +64,7 @@ def sample(
         check_png(grid)
     if out is not None:
         (check_codes_out if out.suffix == ".npy" else check_folder)(out)
-    found, opened = open_model(model, engine)
+    found, opened = use.open()
     name = prior_name(opened, prior)
     options = {
         "grid": grid,

@@ -11,20 +11,17 @@ from vqtrt.commands.options import (
     BatchSize,
     Data,
     DataOptions,
+    JobOptions,
     Json,
-    Model,
-    ResumeJob,
-    Seed,
+    ModelOptions,
+    SoundOptions,
     Speaker,
-    Temperature,
     Workers,
     Written,
     expanded,
-    open_model,
     tell_passed_over,
     with_kinds,
 )
-from vqtrt.engines.options import AUTO, EngineOptions
 
 if TYPE_CHECKING:
     from vqtrt.engines.base import Engine
@@ -54,21 +51,21 @@ def encode(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Codes file to write, .npy; a .json lies beside it.")
     ],
-    model: Model = None,
     batch_size: BatchSize = None,
     options: DataOptions = DataOptions(),
-    engine: EngineOptions = AUTO,
-    resume: ResumeJob = False,
-    as_json: Json = False,
+    use: ModelOptions = ModelOptions(),
+    job: JobOptions = JobOptions(),
 ) -> None:
     """Encode images or recordings to codes."""
     from vqtrt.data.selection import in_words
     from vqtrt.formats.codes_writer import check_codes_out
 
     check_codes_out(out)
-    found, opened = open_model(model, engine)
+    found, opened = use.open()
     twin = modality(opened)
-    result = twin.encode(found, opened, data, out, options, batch_size=batch_size, resume=resume)
+    result = twin.encode(
+        found, opened, data, out, options, batch_size=batch_size, resume=job.resume
+    )
     tell_passed_over(result.passed_over, audio=opened.speech is not None)
     kinds = in_words(result.rejected_kinds)
     rejected = f", {result.rejected} rejected (see the .json): {kinds}" if result.rejected else ""
@@ -79,7 +76,7 @@ def encode(
         if result.resumed_at:
             terminal.note(f"resumed after {result.resumed_at} files")
         terminal.note(f"wrote {result.rows} {twin.ITEMS} to {result.out}{rejected}")
-    if as_json:
+    if job.as_json:
         terminal.show(
             {
                 "out": str(result.out),
@@ -96,22 +93,19 @@ def encode(
 def decode(
     codes: Annotated[Path, typer.Argument(help="Codes file, .npy.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNGs or wavs.")],
-    model: Model = None,
     batch_size: BatchSize = None,
     workers: Workers = None,
     speaker: Speaker = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    engine: EngineOptions = AUTO,
-    resume: ResumeJob = False,
-    as_json: Json = False,
+    sound: SoundOptions = SoundOptions(),
+    use: ModelOptions = ModelOptions(),
+    job: JobOptions = JobOptions(),
 ) -> None:
     """Decode codes to images (PNG) or recordings (wav)."""
     from vqtrt.system.atomic import check_folder
 
     check_folder(out)
     written = Written()
-    _, opened = open_model(model, engine)
+    _, opened = use.open()
     twin = modality(opened)
     count = twin.decode(
         opened,
@@ -120,20 +114,18 @@ def decode(
         batch_size=batch_size,
         workers=workers,
         speaker=speaker,
-        temperature=temperature,
-        seed=seed,
-        resume=resume,
+        sound=sound,
+        resume=job.resume,
         written=written,
     )
     written.tell(out, count, twin.FILES, f"wrote {count} {twin.FILES} into {out}")
-    if as_json:
+    if job.as_json:
         terminal.show({"out": str(out), twin.FILES: count}, True)
 
 
 @expanded
 def evaluate(
     data: Data,
-    model: Model = None,
     batch_size: BatchSize = None,
     options: DataOptions = DataOptions(),
     speaker: Speaker = None,
@@ -145,11 +137,11 @@ def evaluate(
         str | None,
         typer.Option(help="Score this prior instead, in bits per code; takes codes files too."),
     ] = None,
-    engine: EngineOptions = AUTO,
+    use: ModelOptions = ModelOptions(),
     as_json: Json = False,
 ) -> None:
     """Measure reconstruction quality and codebook usage."""
-    found, opened = open_model(model, engine)
+    found, opened = use.open()
     figures, source = modality(opened).evaluate(
         found,
         opened,

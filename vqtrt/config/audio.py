@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from vqtrt.config.parts import FilesConfig, PriorDataConfig, QuantizerConfig, TrainConfig
+from vqtrt.config.parts import (
+    FilesConfig,
+    ModelledCodes,
+    PriorDataConfig,
+    QuantizerConfig,
+    RunSettings,
+    TrainConfig,
+    VersionedSettings,
+)
 from vqtrt.config.settings import Settings
 from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.formats.bundle import MAX_DELAY, MAX_STRIDE
@@ -217,17 +225,11 @@ class SpeechDataConfig(FilesConfig):
     """Recordings stay in memory, as 16 bit, up to this many MiB."""
 
 
-class SpeechConfig(Settings):
+class SpeechConfig(RunSettings):
     """All settings of a run on speech."""
 
-    format_version: Literal[1] = 1
-    """Version of the format of `config.yaml`."""
-    recipe: str = Field("custom", pattern=r"^\w[\w.-]*$")
-    """Name of the run and the bundle, and of the default run folder: letters, digits, `_`, `.` and
-    `-`, the first not `.` or `-`."""
     model: SpeechModelConfig = SpeechModelConfig()
     data: SpeechDataConfig = SpeechDataConfig()
-    train: TrainConfig = TrainConfig()
 
 
 class WaveNetConfig(WaveNetStack):
@@ -250,17 +252,13 @@ class WaveNetConfig(WaveNetStack):
         return self
 
 
-class ClipCodesConfig(Settings):
+class ClipCodesConfig(ModelledCodes):
     """The codes that a prior models; filled in from them when it is trained."""
 
     sample_rate: int = Field(16000, ge=1)
     """Samples per second of the audio."""
     stride: int = Field(64, ge=1)
     """Samples a code."""
-    classes: tuple[str, ...] = ()
-    """Names of the speakers that the prior is conditioned on; empty for none."""
-    weights_sha256: str = ""
-    """Of the tokenizer that made the codes."""
 
 
 class SpeechPriorDataConfig(PriorDataConfig):
@@ -273,11 +271,9 @@ class SpeechPriorDataConfig(PriorDataConfig):
     that the prior goes on with another where one ends; 1 leaves each by itself."""
 
 
-class SpeechPriorConfig(Settings):
+class SpeechPriorConfig(VersionedSettings):
     """All settings of a prior over speech."""
 
-    format_version: Literal[1] = 1
-    """Version of the format of `config.yaml`."""
     prior: WaveNetConfig = WaveNetConfig()
     codes: ClipCodesConfig = ClipCodesConfig()
     data: SpeechPriorDataConfig = SpeechPriorDataConfig()

@@ -11,7 +11,15 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from vqtrt.config.audio import SpeechConfig, SpeechPriorConfig
-from vqtrt.config.parts import FilesConfig, PriorDataConfig, QuantizerConfig, TrainConfig
+from vqtrt.config.parts import (
+    FilesConfig,
+    ModelledCodes,
+    PriorDataConfig,
+    QuantizerConfig,
+    RunSettings,
+    TrainConfig,
+    VersionedSettings,
+)
 from vqtrt.config.settings import Settings, find_recipe, read_settings, read_yaml
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.errors import VqtrtError
@@ -108,17 +116,11 @@ class DataConfig(FilesConfig):
     """Decoded images stay in memory if all of them fit in this many MiB; 0 for never."""
 
 
-class Config(Settings):
+class Config(RunSettings):
     """All settings of a run."""
 
-    format_version: Literal[1] = 1
-    """Version of the format of `config.yaml`."""
-    recipe: str = Field("custom", pattern=r"^\w[\w.-]*$")
-    """Name of the run and the bundle, and of the default run folder: letters, digits, `_`, `.` and
-    `-`, the first not `.` or `-`."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
     def _divisible(self) -> "Config":
@@ -131,24 +133,18 @@ class Config(Settings):
         return self
 
 
-class CodesConfig(Settings):
+class CodesConfig(ModelledCodes):
     """The codes that a prior models; filled in from them when it is trained."""
 
     height: int = Field(8, ge=1)
     """Rows of codes."""
     width: int = Field(8, ge=1)
     """Columns of codes."""
-    classes: tuple[str, ...] = ()
-    """Names of the labels that the prior is conditioned on; empty for none."""
-    weights_sha256: str = ""
-    """Of the tokenizer that made the codes."""
 
 
-class PriorConfig(Settings):
+class PriorConfig(VersionedSettings):
     """All settings of a prior."""
 
-    format_version: Literal[1] = 1
-    """Version of the format of `config.yaml`."""
     prior: PixelCNNConfig = PixelCNNConfig()
     codes: CodesConfig = CodesConfig()
     data: PriorDataConfig = PriorDataConfig()

@@ -106,3 +106,28 @@ class PriorDataConfig(FilesConfig):
     """Rows set aside for evaluation, drawn by seed; at most a tenth of the data."""
     conditional: bool = True
     """Condition on the data's labels, where it has any."""
+
+
+class VersionedSettings(Settings):
+    """What a whole `config.yaml` begins with."""
+
+    format_version: Literal[1] = 1
+    """Version of the format of `config.yaml`."""
+
+
+class RunSettings(VersionedSettings):
+    """What all runs have, beside their model and data."""
+
+    recipe: str = Field("custom", pattern=r"^\w[\w.-]*$")
+    """Name of the run and the bundle, and of the default run folder: letters, digits, `_`, `.` and
+    `-`, the first not `.` or `-`."""
+    train: TrainConfig = TrainConfig()
+
+
+class ModelledCodes(Settings):
+    """What is known of the codes that a prior models; filled in from them when it is trained."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the labels or speakers that the prior is conditioned on; empty for none."""
+    weights_sha256: str = ""
+    """Of the tokenizer that made the codes."""

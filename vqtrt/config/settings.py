@@ -1,7 +1,6 @@
 """Settings from YAML and `--set key=value` into typed models; an unknown key is an error."""
 
 import difflib
-import errno
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vqtrt.errors import VqtrtError
-from vqtrt.system.files import read_file
+from vqtrt.system.files import read_or_raise
 
 _MAX_YAML_BYTES = 2**20
 # PyYAML lets through what a date such as 2024-13-45 and a very deep nesting raise.
@@ -67,16 +66,11 @@ def parse_settings(kind: type[S], settings: Mapping[str, Any], where: str) -> S:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The settings in a file, not validated."""
+    large = f"{path}: larger than {_MAX_YAML_BYTES} bytes: not a settings file"
+    missing = f"{path}: no such file"
+    content = read_or_raise(path, _MAX_YAML_BYTES, VqtrtError, missing=missing, large=large)
     try:
-        settings = yaml.safe_load(read_file(path, _MAX_YAML_BYTES).decode("utf-8"))
-    except FileNotFoundError:
-        raise VqtrtError(f"{path}: no such file") from None
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise VqtrtError(
-                f"{path}: larger than {_MAX_YAML_BYTES} bytes: not a settings file"
-            ) from None
-        raise VqtrtError(f"{path}: cannot be read ({error.strerror})") from error
+        settings = yaml.safe_load(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise VqtrtError(f"{path}: cannot be read ({error})") from error
     except _NOT_YAML as error:

@@ -11,7 +11,8 @@ keeps them in `Opened` too.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -100,10 +101,18 @@ class RowLoop(Protocol):
         """Draw a row; `progress` is called once for each position."""
 
 
+class Binding(NamedTuple):
+    """How a graph is bound; see `Engine.bind`."""
+
+    shared: Mapping[str, NDArray[Any]]
+    skip: Collection[str]
+    threads: int | None
+
+
 class Engine(ABC):
     """A model, opened on one backend. Threads may share it; it can be pickled.
 
-    A new backend defines `open` and `bind`; it overrides the others where it can do better.
+    A new backend defines `open` and `_bind`; it overrides the others where it can do better.
     """
 
     name: str
@@ -130,7 +139,6 @@ class Engine(ABC):
     def open(self, graph: str) -> Graph:
         """Make a graph of one output and no caches ready to run, such as `encoder`."""
 
-    @abstractmethod
     def bind(
         self,
         graph: str,
@@ -146,6 +154,11 @@ class Engine(ABC):
         so that one graph's output can be another's input. Outputs in `skip` are not made.
         `threads` bounds the cores of a run, where the engine can; None for all that it has.
         """
+        return self._bind(graph, sizes, Binding(shared or {}, skip, threads))
+
+    @abstractmethod
+    def _bind(self, graph: str, sizes: Mapping[str, int], how: "Binding") -> BoundGraph:
+        """As `bind`."""
 
     def bind_steps(
         self, graph: str, batch: int, *, runs: int, start: int, threads: int | None = None
@@ -175,9 +188,17 @@ class Engine(ABC):
         `step` is `step` or `step_filtered`; `sizes` has `batch` and `width`; `start_code` stands
         for no code, outside the grid. By default position by position.
         """
+        names = f"priors/{prior}/row", f"priors/{prior}/{step}"
+        return self._bind_rows(names, sizes, start_code, threads)
+
+    def _bind_rows(
+        self, names: tuple[str, str], sizes: Mapping[str, int], start_code: int, threads: int | None
+    ) -> RowLoop:
+        """As `bind_rows`, of a row graph and a step graph by name."""
         from vqtrt.engines.row_loop import HostRowLoop
 
-        return HostRowLoop(self, prior, step, sizes, start_code, threads)
+        bind = partial(self.bind, sizes=sizes, threads=threads)
+        return HostRowLoop(bind, names, sizes["width"], start_code)
 
     def largest_batch(self, graph: str, sizes: Mapping[str, int]) -> int | None:
         """The largest batch that a graph takes at these other sizes; None for any."""

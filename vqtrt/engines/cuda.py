@@ -15,7 +15,6 @@ import os
 import weakref
 from collections.abc import Callable
 from functools import cache
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -132,12 +131,7 @@ class on_device:  # noqa: N801 - a context manager, in the spelling of the stand
         if before != self._device:
             call("cudaSetDevice", self._device)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._before != self._device and _in_use(self._before):
             call("cudaSetDevice", self._before)
 

@@ -5,7 +5,7 @@ cores that decoding needs.
 """
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.engines.base import BoundGraph, BundleEngine, Graph
+from vqtrt.engines.base import Binding, BoundGraph, BundleEngine, Graph
 from vqtrt.engines.opened import Opened
 from vqtrt.engines.options import AUTO, EngineOptions
-from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
+from vqtrt.engines.rings import Rings
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import Bundle, GraphSpec, TensorSpec
-from vqtrt.formats.caches import CACHE, KEPT, is_cache, is_kept
+from vqtrt.formats.caches import is_cache, is_kept
 from vqtrt.formats.precision import graph_key
 from vqtrt.system.cores import core_limit, usable_cores
 
@@ -62,20 +62,12 @@ class OnnxRuntimeEngine(BundleEngine):
         """Check the graph's hash, then make a session from the checked bytes."""
         return _OpenGraph(self, graph_key(self.precision, graph))
 
-    def bind(
-        self,
-        graph: str,
-        sizes: Mapping[str, int],
-        *,
-        shared: Mapping[str, NDArray[Any]] | None = None,
-        skip: Collection[str] = (),
-        threads: int | None = None,
-    ) -> BoundGraph:
+    def _bind(self, graph: str, sizes: Mapping[str, int], how: Binding) -> BoundGraph:
         """As `Engine.bind`; what is bound to one graph shares its weights."""
         graph = graph_key(self.precision, graph)
         spec = self.bundle.graph_spec(graph)
-        session = self._session(graph, threads)
-        return _Bound(self, graph, session, spec, sizes, shared or {}, skip)
+        session = self._session(graph, how.threads)
+        return _Bound(self, graph, session, spec, sizes, how)
 
     def _session(self, graph: str, threads: int | None = None) -> Any:
         """The session of a graph, one for all threads of this process."""
@@ -156,60 +148,48 @@ class _Bound:
         session: Any,
         spec: GraphSpec,
         sizes: Mapping[str, int],
-        shared: Mapping[str, NDArray[Any]],
-        skip: Collection[str],
+        how: Binding,
     ) -> None:
         self._engine, self._graph, self._session = engine, graph, session
         self.inputs = {
-            tensor.name: shared.get(tensor.name, _buffer(tensor, sizes))
+            tensor.name: how.shared.get(tensor.name, _buffer(tensor, sizes))
             for tensor in spec.inputs
             if not is_cache(tensor)
         }
         self.outputs = {
             tensor.name: _buffer(tensor, sizes)
             for tensor in spec.outputs
-            if not is_kept(tensor) and tensor.name not in skip
+            if not is_kept(tensor) and tensor.name not in how.skip
         }
-        caches = caches_of(spec.inputs)
-        self._rings = [
-            (cache, [_buffer(cache, sizes) for _ in range(2 * cache.delay)]) for cache in caches
-        ]
-        self._bindings = self._bind(period(caches))
-        self._turn = 0
+        self._rings = Rings(spec.inputs, partial(_buffer, sizes=sizes), _place)
+        self._bindings = self._bind()
 
-    def _bind(self, turns: int) -> list[Any]:
+    def _bind(self) -> list[Any]:
         """What each turn reads and writes."""
-        places = [(cache, [_place(buffer) for buffer in ring]) for cache, ring in self._rings]
         inputs = {name: _place(array) for name, array in self.inputs.items()}
         outputs = {name: _place(array) for name, array in self.outputs.items()}
         bindings = []
-        for turn in range(turns):
+        for turn in range(self._rings.turns):
             binding = self._session.io_binding()
             for name, place in inputs.items():
                 binding.bind_input(name, *place)
             for name, place in outputs.items():
                 binding.bind_output(name, *place)
-            for cache, ring in places:
-                binding.bind_input(cache.name, *ring[read_slot(cache, turn)])
-                kept = cache.name.replace(CACHE, KEPT, 1)
-                binding.bind_output(kept, *ring[written_slot(cache, turn)])
+            self._rings.bind(binding, turn)
             bindings.append(binding)
         return bindings
 
     def run(self) -> None:
         try:
-            self._session.run_with_iobinding(self._bindings[self._turn])
+            self._session.run_with_iobinding(self._bindings[self._rings.turn])
         except Exception as error:
             shapes = ", ".join(str(array.shape) for array in self.inputs.values())
             raise self._engine._failed(self._graph, shapes, error) from error
-        self._turn = (self._turn + 1) % len(self._bindings)
+        self._rings.advance()
 
     def reset(self) -> None:
-        self._turn = 0
-        for cache, ring in self._rings:
-            # The others are written before they are read.
-            for buffer in ring[: cache.delay]:
-                buffer.fill(0)
+        for buffer in self._rings.rewind():
+            buffer.fill(0)
 
 
 def _place(array: NDArray[Any]) -> tuple[Any, ...]:

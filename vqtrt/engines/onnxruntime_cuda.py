@@ -10,14 +10,12 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
-from numpy.typing import NDArray
-
 from vqtrt.engines import cuda
-from vqtrt.engines.base import BoundGraph
+from vqtrt.engines.base import Binding, BoundGraph
 from vqtrt.engines.onnxruntime import OnnxRuntimeEngine, load_onnxruntime
 from vqtrt.engines.onnxruntime_cuda_bound import CudaBound, Resident
 from vqtrt.engines.options import AUTO, EngineOptions
@@ -68,18 +66,10 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
     def _count_streams(self) -> int:
         return 1
 
-    def bind(
-        self,
-        graph: str,
-        sizes: Mapping[str, int],
-        *,
-        shared: Mapping[str, NDArray[Any]] | None = None,
-        skip: Collection[str] = (),
-        threads: int | None = None,
-    ) -> BoundGraph:
+    def _bind(self, graph: str, sizes: Mapping[str, int], how: Binding) -> BoundGraph:
         """As `Engine.bind`; `threads` has no meaning on a GPU."""
         graph = graph_key(self.precision, graph)
-        return CudaBound(self, graph, self.bundle.graph_spec(graph), sizes, shared or {}, skip)
+        return CudaBound(self, graph, self.bundle.graph_spec(graph), sizes, how)
 
     def capturing_session(self, graph: str) -> Any:
         """A session that captures its runs as CUDA graphs; for one bound graph.

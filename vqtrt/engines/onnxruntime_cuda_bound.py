@@ -7,18 +7,19 @@ is hundreds of kernels, which take longer to launch one by one than to run.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.engines import cuda
+from vqtrt.engines.base import Binding
 from vqtrt.engines.onnxruntime import load_onnxruntime
-from vqtrt.engines.rings import caches_of, period, read_slot, written_slot
+from vqtrt.engines.rings import Rings
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import GraphSpec, TensorSpec
-from vqtrt.formats.caches import CACHE, KEPT, is_cache, is_kept
+from vqtrt.formats.caches import is_cache, is_kept
 
 if TYPE_CHECKING:
     from vqtrt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
@@ -58,6 +59,11 @@ class _Strip:
         if self._used:
             self._memory.update_inplace(self._host)
 
+    def only_place(self) -> Place:
+        """Where its one tensor is."""
+        (place,) = self.places.values()
+        return place
+
     def to_host(self) -> None:
         """Copy all tensors to the arrays."""
         if self._used:
@@ -85,9 +91,9 @@ class CudaBound:
         graph: str,
         spec: GraphSpec,
         sizes: Mapping[str, int],
-        shared: Mapping[str, NDArray[Any]],
-        skip: Collection[str],
+        how: Binding,
     ) -> None:
+        shared = how.shared
         self._engine, self._graph, device = engine, graph, engine.gpu
         inputs = [tensor for tensor in spec.inputs if not is_cache(tensor)]
         self._read = {
@@ -97,13 +103,11 @@ class CudaBound:
         }
         with engine.turn:
             copied = [tensor for tensor in inputs if tensor.name not in self._read]
-            made = [t for t in spec.outputs if not is_kept(t) and t.name not in skip]
+            made = [t for t in spec.outputs if not is_kept(t) and t.name not in how.skip]
             self._in, self._out = _Strip(copied, sizes, device), _Strip(made, sizes, device)
-            caches = caches_of(spec.inputs)
-            self._rings = [
-                (cache, [_Strip([cache], sizes, device) for _ in range(2 * cache.delay)])
-                for cache in caches
-            ]
+            self._rings = Rings(
+                spec.inputs, lambda cache: _Strip([cache], sizes, device), _Strip.only_place
+            )
         self._given = {t.name: shared[t.name] for t in copied if t.name in shared}
         """Arrays of others that are inputs."""
         self.inputs = {
@@ -116,8 +120,7 @@ class CudaBound:
         self._made = [Resident(self._out, tensor.name) for tensor in made]
         for tensor, resident in zip(made, self._made, strict=True):
             engine.known[self.outputs[tensor.name].ctypes.data] = resident
-        self._turns, self._turn = period(caches), 0
-        self.captures = bool(caches) and cuda.graphs_wanted()
+        self.captures = bool(self._rings) and cuda.graphs_wanted()
         """Whether turns are replayed as CUDA graphs."""
         if self.captures:
             try:
@@ -130,8 +133,8 @@ class CudaBound:
     def _use(self, session: Any) -> None:
         """Bind what each turn reads and writes."""
         self._session = session
-        self._bindings = [self._bind(turn) for turn in range(self._turns)]
-        self._options = [self._run_options(turn) for turn in range(self._turns)]
+        self._bindings = [self._bind(turn) for turn in range(self._rings.turns)]
+        self._options = [self._run_options(turn) for turn in range(self._rings.turns)]
 
     def _run_plainly(self, error: Exception) -> None:
         cuda.warn_slower(" ".join(str(error).split()))
@@ -146,10 +149,7 @@ class CudaBound:
             binding.bind_input(name, *resident.place)
         for name, place in self._out.places.items():
             binding.bind_output(name, *place)
-        for cache, ring in self._rings:
-            kept = cache.name.replace(CACHE, KEPT, 1)
-            binding.bind_input(cache.name, *ring[read_slot(cache, turn)].places[cache.name])
-            binding.bind_output(kept, *ring[written_slot(cache, turn)].places[cache.name])
+        self._rings.bind(binding, turn)
         return binding
 
     def _run_options(self, turn: int) -> Any:
@@ -170,24 +170,25 @@ class CudaBound:
         except Exception as error:
             shapes = ", ".join(str(array.shape) for array in self.inputs.values())
             raise self._engine._failed(self._graph, shapes, error) from error
-        self._turn = (self._turn + 1) % self._turns
+        self._rings.advance()
 
     def _launch(self) -> None:
         # The first run of a turn runs it, then captures it. Nothing that a turn reads is written
         # in it, so it can be run again.
         try:
-            self._session.run_with_iobinding(self._bindings[self._turn], self._options[self._turn])
+            self._session.run_with_iobinding(
+                self._bindings[self._rings.turn], self._options[self._rings.turn]
+            )
         except Exception as error:
             if not self.captures:
                 raise
             self._run_plainly(error)
-            self._session.run_with_iobinding(self._bindings[self._turn], self._options[self._turn])
+            self._session.run_with_iobinding(
+                self._bindings[self._rings.turn], self._options[self._rings.turn]
+            )
 
     def reset(self) -> None:
         """Set the caches to zero."""
-        self._turn = 0
         with self._engine.turn:
-            for cache, ring in self._rings:
-                # The others are written before they are read.
-                for strip in ring[: cache.delay]:
-                    strip.to_gpu()
+            for strip in self._rings.rewind():
+                strip.to_gpu()

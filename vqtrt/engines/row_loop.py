@@ -3,32 +3,25 @@
 TensorRT has a loop on the GPU in `tensorrt/loop.py`.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
 
-from vqtrt.engines.base import Engine
+from vqtrt.engines.base import BoundGraph
 
 
 class HostRowLoop:
     """As `RowLoop`, position by position; what other loops are compared with."""
 
     def __init__(
-        self,
-        engine: Engine,
-        prior: str,
-        step: str,
-        sizes: Mapping[str, int],
-        start_code: int,
-        threads: int | None = None,
+        self, bind: Callable[..., BoundGraph], names: tuple[str, str], width: int, start_code: int
     ) -> None:
-        bind = partial(engine.bind, threads=threads)
-        self._row = bind(f"priors/{prior}/row", sizes)
+        """`bind` is `Engine.bind` with sizes; `names` are of the row graph and the step graph."""
+        self._row = bind(names[0])
         shared = {"bias": self._row.outputs["bias"]}
-        self._step = bind(f"priors/{prior}/{step}", sizes, shared=shared, skip=("logits",))
+        self._step = bind(names[1], shared=shared, skip=("logits",))
         self._start_code = start_code
-        self.codes = np.zeros((sizes["width"], *self._step.outputs["codes"].shape), np.int32)
+        self.codes = np.zeros((width, *self._step.outputs["codes"].shape), np.int32)
         self._noise = np.zeros(self.codes.shape, np.float32)
         self.inputs = {**self._step.inputs, **self._row.inputs, "noise": self._noise}
 

@@ -1,27 +1,27 @@
 """PyTorch, from a run's own weights: the reference that the other engines are compared with."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from vqtrt.data.images.preprocessing import Preprocessing
-from vqtrt.engines.base import BoundGraph, Engine, Graph
+from vqtrt.engines.base import Binding, BoundGraph, Engine, Graph
 from vqtrt.engines.opened import Opened
 from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import PriorInfo, SpeechInfo, file_sha256
+from vqtrt.formats.bundle import ModelInfo, PriorInfo, SpeechInfo, file_sha256
 from vqtrt.system.cores import core_limit
 
 if TYPE_CHECKING:
     from vqtrt.models.deployed import DeployedGraph
     from vqtrt.models.image import VQVAE
     from vqtrt.models.image_graphs import EncoderGraph
-    from vqtrt.models.runs import AudioRun, ImageRun
-    from vqtrt.priors.pixelcnn import PixelCNN
-    from vqtrt.priors.wavenet import WaveNetPrior
+    from vqtrt.models.runs import AudioRun, ImageRun, TrainedRun
+    from vqtrt.priors.runs import PriorFolder
 
 
 _began_in: int | None = None
@@ -55,7 +55,7 @@ class TorchEngine(Engine):
         if threads is None and limit is not None and limit < torch.get_num_threads():
             threads = limit
         self._run, self._threads = run, threads
-        self._contents: Opened[str, _Images | _Speech] = Opened()
+        self._contents: Opened[str, _Content] = Opened()
         self._graphs: Opened[str, DeployedGraph] = Opened()
         content = self._contents.get("run", self._open_run)
         self.facts = content.facts
@@ -68,7 +68,7 @@ class TorchEngine(Engine):
         # Another process may have another working directory.
         return self.__dict__ | {"_run": self._run.absolute()}
 
-    def _open_run(self) -> "_Images | _Speech":
+    def _open_run(self) -> "_Content":
         self._use_threads()
         if self.device.type == "cuda" and _forked():
             raise VqtrtError(
@@ -77,7 +77,7 @@ class TorchEngine(Engine):
             )
         return _open(self._run, self.device)
 
-    def _content(self) -> "_Images | _Speech":
+    def _content(self) -> "_Content":
         """The run: read again in another process."""
         content = self._contents.get("run", self._open_run)
         if (content.weights_sha256, content.priors) != (self.weights_sha256, self.priors):
@@ -115,11 +115,12 @@ class TorchEngine(Engine):
     def model(self) -> "VQVAE":
         """The model of images. Raises `VqtrtError` for one of speech."""
         content = self._content()
-        if isinstance(content, _Speech):
+        if content.speech is not None:
             raise VqtrtError(
                 "the model is of audio, and this needs one of images: name another --model"
             )
-        return content.model
+        model: VQVAE = content.model
+        return model
 
     def encoder(self) -> "EncoderGraph":
         """The images' encoder as the module that is exported."""
@@ -131,19 +132,11 @@ class TorchEngine(Engine):
         """The graph's module, run in inference mode."""
         return _OpenGraph(self, graph)
 
-    def bind(
-        self,
-        graph: str,
-        sizes: Mapping[str, int],
-        *,
-        shared: Mapping[str, NDArray[Any]] | None = None,
-        skip: Collection[str] = (),
-        threads: int | None = None,
-    ) -> BoundGraph:
+    def _bind(self, graph: str, sizes: Mapping[str, int], how: Binding) -> BoundGraph:
         """As `Engine.bind`; torch has one number of threads for all."""
         from vqtrt.engines.torch_bound import TorchBound
 
-        return TorchBound(self._graph(graph), sizes, shared or {}, skip, self.device)
+        return TorchBound(self._graph(graph), sizes, how.shared, how.skip, self.device)
 
 
 class _OpenGraph:
@@ -172,66 +165,66 @@ class _OpenGraph:
         return result
 
 
-class _Images:
-    """A run on images, its priors and its graphs."""
+class _Content:
+    """A run, its priors and its graphs."""
 
     speech: SpeechInfo | None = None
-
-    def __init__(self, run: "ImageRun", device: Any) -> None:
-        from vqtrt.models.info import model_info
-        from vqtrt.priors.runs import trained_priors
-
-        self.model = run.load_model().to(device)
-        self.facts = model_info(run.config.model)
-        self.preprocessing: Preprocessing | None = run.config.data.preprocessing
-        self.weights_sha256 = file_sha256(run.weights)
-        self._priors = trained_priors(run.path)
-        self._loaded: dict[str, PixelCNN] = {}
-        self.priors = {name: prior.facts() for name, prior in self._priors.items()}
-
-    def graph(self, name: str) -> "DeployedGraph | None":
-        from vqtrt.models.image_graphs import image_graph
-        from vqtrt.priors.pixelcnn_graphs import pixelcnn_graph
-
-        if name in ("encoder", "decoder"):
-            return image_graph(self.model, name)
-        prior, part = _prior_graph(name)
-        if prior not in self._priors:
-            return None
-        if prior not in self._loaded:
-            self._loaded[prior] = self._priors[prior].load()
-        return pixelcnn_graph(self._loaded[prior], part)
-
-
-class _Speech:
-    """A run on speech, its priors and its graphs."""
-
     preprocessing: Preprocessing | None = None
 
-    def __init__(self, run: "AudioRun", device: Any) -> None:
-        from vqtrt.models.info import speech_info
-        from vqtrt.priors.runs import trained_speech_priors
-
-        self.model = run.load_model().to(device)
-        self.facts, facts = speech_info(self.model, run.config)
-        self.speech: SpeechInfo | None = facts
+    def __init__(
+        self,
+        run: "TrainedRun[Any]",
+        model: Any,
+        priors: "Mapping[str, PriorFolder[Any]]",
+        graphs: "Mapping[str, Callable[[], DeployedGraph]]",
+        prior_graph: "Callable[[Any, str], DeployedGraph]",
+    ) -> None:
+        self.model = model
         self.weights_sha256 = file_sha256(run.weights)
-        self._priors = trained_speech_priors(run.path)
-        self._loaded: dict[str, WaveNetPrior] = {}
-        self.priors = {name: prior.facts() for name, prior in self._priors.items()}
+        self._priors, self._graphs, self._prior_graph = priors, graphs, prior_graph
+        self._loaded: dict[str, Any] = {}
+        self.priors = {name: prior.facts() for name, prior in priors.items()}
+        self.facts: ModelInfo
 
     def graph(self, name: str) -> "DeployedGraph | None":
-        from vqtrt.models.audio_graphs import speech_graph, speech_graph_names
-        from vqtrt.priors.wavenet_graphs import wavenet_graph
-
-        if name in speech_graph_names(self.model):
-            return speech_graph(self.model, name)
+        """A graph by its name in a bundle; None if there is none."""
+        if name in self._graphs:
+            return self._graphs[name]()
         prior, part = _prior_graph(name)
         if prior not in self._priors:
             return None
         if prior not in self._loaded:
             self._loaded[prior] = self._priors[prior].load()
-        return wavenet_graph(self._loaded[prior], part)
+        return self._prior_graph(self._loaded[prior], part)
+
+
+def _open_images(run: "ImageRun", device: Any) -> _Content:
+    from vqtrt.models.image_graphs import image_graph
+    from vqtrt.models.info import model_info
+    from vqtrt.priors.pixelcnn_graphs import pixelcnn_graph
+    from vqtrt.priors.runs import trained_priors
+
+    model = run.load_model().to(device)
+    graphs = {name: partial(image_graph, model, name) for name in ("encoder", "decoder")}
+    content = _Content(run, model, trained_priors(run.path), graphs, pixelcnn_graph)
+    content.facts, content.preprocessing = (
+        model_info(run.config.model),
+        run.config.data.preprocessing,
+    )
+    return content
+
+
+def _open_audio(run: "AudioRun", device: Any) -> _Content:
+    from vqtrt.models.audio_graphs import speech_graph, speech_graph_names
+    from vqtrt.models.info import speech_info
+    from vqtrt.priors.runs import trained_speech_priors
+    from vqtrt.priors.wavenet_graphs import wavenet_graph
+
+    model = run.load_model().to(device)
+    graphs = {name: partial(speech_graph, model, name) for name in speech_graph_names(model)}
+    content = _Content(run, model, trained_speech_priors(run.path), graphs, wavenet_graph)
+    content.facts, content.speech = speech_info(model, run.config)
+    return content
 
 
 def _forked() -> bool:
@@ -241,14 +234,12 @@ def _forked() -> bool:
     return _began_in != os.getpid()
 
 
-def _open(run: Path, device: Any) -> _Images | _Speech:
+def _open(run: Path, device: Any) -> _Content:
     from vqtrt.models.runs import AudioRun, ImageRun, is_audio_run
 
-    return (
-        _Speech(AudioRun.open(run), device)
-        if is_audio_run(run)
-        else _Images(ImageRun.open(run), device)
-    )
+    if is_audio_run(run):
+        return _open_audio(AudioRun.open(run), device)
+    return _open_images(ImageRun.open(run), device)
 
 
 def _prior_graph(name: str) -> tuple[str, str]:

@@ -4,10 +4,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from vqtrt.export.audio_prior import wavenet_prior_graphs
-from vqtrt.export.bundle import write_bundle
+from vqtrt.export.bundle import run_info, write_bundle
 from vqtrt.export.graph_writer import GraphWriter
-from vqtrt.export.onnx import OPSET
-from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec, Source, file_sha256
+from vqtrt.formats.bundle import Bundle, BundleInfo, GraphSpec
 from vqtrt.formats.precision import graph_key
 from vqtrt.models.audio import SpeechVQVAE
 from vqtrt.models.audio_graphs import speech_graph, speech_graph_names
@@ -15,7 +14,6 @@ from vqtrt.models.info import speech_info
 from vqtrt.models.precision import torch_dtype
 from vqtrt.models.runs import AudioRun
 from vqtrt.priors.runs import trained_speech_priors
-from vqtrt.version import __version__
 
 
 def export_speech_run(
@@ -34,20 +32,7 @@ def export_speech_run(
 
     def describe(graphs: dict[str, GraphSpec]) -> BundleInfo:
         facts, speech = speech_info(model, run.config)
-        return BundleInfo(
-            kind="speech",
-            vqtrt_version=__version__,
-            model=facts,
-            speech=speech,
-            graphs=graphs,
-            priors={name: prior.facts() for name, prior in priors.items()},
-            opset=OPSET,
-            source=Source(
-                run=str(run.path),
-                weights_sha256=file_sha256(run.weights),
-                recipe=run.config.recipe,
-            ),
-        )
+        return run_info(run, graphs, priors, kind="speech", model=facts, speech=speech)
 
     return write_bundle(out, precisions, write, describe, kept)
 

@@ -1,9 +1,10 @@
 """From a run to its bundle: every graph of the tokenizer and of its priors, and `bundle.json`."""
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -26,10 +27,10 @@ from vqtrt.models.image import VQVAE
 from vqtrt.models.image_graphs import image_graph
 from vqtrt.models.info import model_info
 from vqtrt.models.precision import torch_dtype
-from vqtrt.models.runs import ImageRun
+from vqtrt.models.runs import ImageRun, TrainedRun
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.pixelcnn_graphs import GRAPHS, pixelcnn_graph
-from vqtrt.priors.runs import trained_priors
+from vqtrt.priors.runs import PriorFolder, trained_priors
 from vqtrt.system.atomic import check_folder, followed, replacing_folder
 from vqtrt.version import __version__
 
@@ -55,21 +56,29 @@ def export_run(
             prior_graphs(prior.load(), name, prior.config.codes.width, writer, precision)
 
     def describe(graphs: dict[str, GraphSpec]) -> BundleInfo:
-        return BundleInfo(
-            vqtrt_version=__version__,
-            model=model_info(run.config.model),
-            preprocessing=size,
-            graphs=graphs,
-            priors={name: prior.facts() for name, prior in priors.items()},
-            opset=OPSET,
-            source=Source(
-                run=str(run.path),
-                weights_sha256=file_sha256(run.weights),
-                recipe=run.config.recipe,
-            ),
-        )
+        model = model_info(run.config.model)
+        return run_info(run, graphs, priors, model=model, preprocessing=size)
 
     return write_bundle(out, precisions, write, describe, kept)
+
+
+def run_info(
+    run: TrainedRun[Any],
+    graphs: dict[str, GraphSpec],
+    priors: Mapping[str, PriorFolder[Any]],
+    **model: Any,
+) -> BundleInfo:
+    """What `bundle.json` says of a run; `model` is what depends on the modality."""
+    return BundleInfo(
+        vqtrt_version=__version__,
+        graphs=graphs,
+        priors={name: prior.facts() for name, prior in priors.items()},
+        opset=OPSET,
+        source=Source(
+            run=str(run.path), weights_sha256=file_sha256(run.weights), recipe=run.config.recipe
+        ),
+        **model,
+    )
 
 
 def write_bundle(

@@ -72,7 +72,9 @@ def _of_images(
     drawn = []
     for opened in (tested, reference):
         sampler = BatchSampler(opened, name, facts.codebook_size, size, facts.width)
-        drawn.append(sampler.sample(SamplingParams(), range(size), facts.height, conditional))
+        drawn.append(
+            sampler.sample(SamplingParams(), range(size), facts.height, labels=conditional)
+        )
     codes = drawn[0].astype(np.int32)
     with torch.inference_mode():
         condition = torch.from_numpy(labels) if facts.classes else None

@@ -10,14 +10,13 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.data.rejects import reject_kinds
-from vqtrt.errors import VqtrtError, unwritable
+from vqtrt.errors import VqtrtError, add_hint, unwritable
 from vqtrt.formats.audio_codes import ClipHeader, codes_in, read_clip_codes
 from vqtrt.formats.codes import FORMAT_VERSION, CodesHeader, H, Numbers, read_codes
 from vqtrt.formats.journal import Appender, Commit, last_commit, rejects, require_same, write_json
@@ -229,20 +228,12 @@ class ItemsWriter(Generic[H]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         kept = self.abort()
         if kept is None or error is None:
             return
         hint = f"the first {self._committed.files} items are kept in {kept}; --resume continues"
-        if isinstance(error, VqtrtError):
-            error.args = (f"{error}; {hint}",)
-        else:
-            error.add_note(hint)
+        add_hint(error, hint)
 
     def _start(self, resume: bool) -> None:
         """Truncate data and journal to the last commit, or to nothing."""

@@ -18,10 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from vqtrt.errors import VqtrtError, unwritable
+from vqtrt.errors import VqtrtError, add_hint, unwritable
 from vqtrt.formats.journal import Appender, whole_lines
 from vqtrt.system.atomic import check_folder, followed, sync_folder, sync_tree, write_text
 from vqtrt.system.interrupts import check, noted
@@ -183,12 +182,7 @@ class FolderWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         kept = self._leave()
         hint = f"{kept} files are kept in {self.partial}; --resume continues"
         if isinstance(error, OSError):
@@ -196,10 +190,7 @@ class FolderWriter:
             raise VqtrtError(f"{told}; {hint}") if kept else told from error
         if not kept or error is None:
             return
-        if isinstance(error, VqtrtError):
-            error.args = (f"{error}; {hint}",)
-        else:
-            error.add_note(hint)
+        add_hint(error, hint)
 
     def _leave(self) -> int:
         """Stop; files that are kept, 0 after `finish`."""

@@ -12,7 +12,7 @@ from vqtrt.formats.folder_writer import FolderWriter
 from vqtrt.formats.output_names import NameLimits, name_limits, output_names
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.jobs.decode import codes_sha256, write_files
-from vqtrt.jobs.progress import Note, Progress, Resumed
+from vqtrt.jobs.progress import Note, Progress, Resumed, ignore
 from vqtrt.system.atomic import check_folder
 
 
@@ -25,7 +25,7 @@ def decode_codes(
     note: Note = lambda text: None,
     resume: bool = False,
     resumed: Resumed = lambda count: None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = ignore,
 ) -> int:
     """Write every row of `codes` as a PNG below the folder `out`; returns how many.
 

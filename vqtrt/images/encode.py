@@ -6,16 +6,16 @@ before. Memory holds a few batches, however many images there are.
 
 from collections.abc import Generator
 from pathlib import Path
+from typing import Unpack
 
-from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.batches import read_batches
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import ImageSource
-from vqtrt.data.reading import OnError
 from vqtrt.formats.codes import CodesHeader, read_codes
 from vqtrt.formats.codes_writer import CodesWriter, check_codes_out, is_complete
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.jobs.encode import (
+    EncodeOptions,
     EncodeResult,
     already_done,
     header_fields,
@@ -23,31 +23,21 @@ from vqtrt.jobs.encode import (
     require_outside,
     write_codes,
 )
-from vqtrt.jobs.progress import Progress
 
 
 def encode_source(
-    tokenizer: ImageTokenizer,
-    source: ImageSource,
-    out: Path,
-    *,
-    root: str,
-    model: ModelLocation,
-    preprocessing: Preprocessing | None = None,
-    workers: int,
-    on_error: OnError = "stop",
-    resume: bool = False,
-    progress: Progress = lambda done, total: None,
+    tokenizer: ImageTokenizer, source: ImageSource, out: Path, **options: Unpack[EncodeOptions]
 ) -> EncodeResult:
     """Write the codes of a source to `out` (.npy) and a .json beside it, in the source's order.
 
-    `preprocessing` replaces the model's own. If an image cannot be read, raises `ImageError` and
-    leaves no `out`; with `on_error="skip"` the .json lists the image as rejected. What was done
-    when a job stopped is kept beside `out`, and `resume` continues it; an `out` that this very job
-    has finished stays. Raises `VqtrtError` if no image at all can be read.
+    If an image cannot be read, raises `ImageError` and leaves no `out`; with `on_error="skip"` the
+    .json lists the image as rejected. What was done when a job stopped is kept beside `out`, and
+    `resume` continues it; an `out` that this very job has finished stays. Raises `VqtrtError` if
+    no image at all can be read.
     """
     require_outside(out, source)
-    size = preprocessing or tokenizer.preprocessing
+    resume = options.get("resume", False)
+    size: Preprocessing = options.get("preprocessing") or tokenizer.preprocessing
     height, width = tokenizer.code_shape(size.height, size.width)[:2]
     check_codes_out(out)
     listing = list_source(source)
@@ -56,7 +46,7 @@ def encode_source(
         code_shape=(height, width),
         image_size=(size.height, size.width),
         preprocessing=size.model_dump(mode="json"),
-        **header_fields(tokenizer.engine, model, source, listing, root),
+        **header_fields(tokenizer, source, listing, options),
     )
     if resume and is_complete(out, header):
         done = read_codes(out)
@@ -67,8 +57,8 @@ def encode_source(
             source,
             size,
             batch_size=tokenizer.batch_size,
-            workers=workers,
-            on_error=on_error,
+            workers=options["workers"],
+            on_error=options.get("on_error", "stop"),
             skip=skip,
         ):
             if batch.items:
@@ -79,4 +69,4 @@ def encode_source(
             yield
 
     writer = CodesWriter(out, header=header, resume=resume)
-    return write_codes(writer, steps, listing, root=root, item="an image", progress=progress)
+    return write_codes(writer, steps, listing, "an image", options)

@@ -85,9 +85,9 @@ def sample_codes(
                 request.draw,
                 samples,
                 height,
-                None if labels is None else labels[samples.start : samples.stop],
-                None if prefix is None else prefix[np.array(samples) % len(prefix)],
-                lambda: progress(next(done), total),
+                labels=None if labels is None else labels[samples.start : samples.stop],
+                prefix=None if prefix is None else prefix[np.array(samples) % len(prefix)],
+                progress=lambda: progress(next(done), total),
             )
         )
     codes = np.concatenate(parts)

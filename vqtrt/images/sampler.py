@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,20 @@ _STREAM_BATCH = 4
 
 BindRows = Callable[..., RowLoop]
 """`Engine.bind_rows`."""
+
+
+class Given(TypedDict, total=False):
+    """What is given to samples of n grids."""
+
+    labels: NDArray[np.int32] | None
+    """(n,), if the prior is conditioned on labels."""
+    prefix: NDArray[Any] | None
+    """Codes (n, rows, width, C) of the first rows, which are kept."""
+    progress: Callable[[], None]
+    """Called for each position."""
+
+
+def _ignore() -> None: ...
 
 
 class PixelCNNSampler:
@@ -68,32 +82,16 @@ class PixelCNNSampler:
         return loop
 
     def sample(
-        self,
-        draw: SamplingParams,
-        samples: range,
-        height: int,
-        labels: NDArray[np.int32] | None = None,
-        prefix: NDArray[Any] | None = None,
-        progress: Callable[[], None] = lambda: None,
+        self, draw: SamplingParams, samples: range, height: int, **given: Unpack[Given]
     ) -> NDArray[Any]:
-        """Codes (n, height, width, C) of the sample numbers `samples`, n at most the batch size.
-
-        `labels` (n,); `prefix` (n, rows, width, C) are first rows, which are kept. `progress` is
-        called for each position.
-        """
+        """Codes (n, height, width, C) of the sample numbers `samples`, n at most the batch size."""
         with self._loops.lock:
-            return self._sample(self._loop(draw), draw, samples, height, labels, prefix, progress)
+            return self._sample(self._loop(draw), draw, samples, height, given)
 
     def _sample(
-        self,
-        loop: RowLoop,
-        draw: SamplingParams,
-        samples: range,
-        height: int,
-        labels: NDArray[np.int32] | None,
-        prefix: NDArray[Any] | None,
-        progress: Callable[[], None],
+        self, loop: RowLoop, draw: SamplingParams, samples: range, height: int, given: Given
     ) -> NDArray[Any]:
+        labels, prefix = given.get("labels"), given.get("prefix")
         count = len(samples)
         above = loop.inputs["above"]
         width, books = above.shape[1:]
@@ -115,7 +113,7 @@ class PixelCNNSampler:
                 loop.skip()
                 continue
             loop.inputs["noise"][:] = uniform[r]
-            loop.draw(progress)
+            loop.draw(given.get("progress", _ignore))
             out[:, r] = loop.codes.swapaxes(0, 1)
         return out[:count].astype(codes_dtype(start_code))
 
@@ -141,15 +139,11 @@ class BatchSampler:
         ]
 
     def sample(
-        self,
-        draw: SamplingParams,
-        samples: range,
-        height: int,
-        labels: NDArray[np.int32] | None = None,
-        prefix: NDArray[Any] | None = None,
-        progress: Callable[[], None] = lambda: None,
+        self, draw: SamplingParams, samples: range, height: int, **given: Unpack[Given]
     ) -> NDArray[Any]:
         """As `PixelCNNSampler.sample`; `progress` is called by the first stream."""
+        labels, prefix = given.get("labels"), given.get("prefix")
+        progress = given.get("progress", _ignore)
         parts = [slice(start, start + self._size) for start in self._starts if start < len(samples)]
         stop = threading.Event()
 
@@ -163,9 +157,9 @@ class BatchSampler:
                 draw,
                 samples[part],
                 height,
-                None if labels is None else labels[part],
-                None if prefix is None else prefix[part],
-                progress if stream == 0 else go_on,
+                labels=None if labels is None else labels[part],
+                prefix=None if prefix is None else prefix[part],
+                progress=progress if stream == 0 else go_on,
             )
 
         with ThreadPoolExecutor(len(parts)) as pool:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,22 +12,20 @@ from numpy.typing import ArrayLike, NDArray
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images
-from vqtrt.data.reading import OnError, default_workers
-from vqtrt.data.selection import Selection
-from vqtrt.data.several import open_each
 from vqtrt.engines.base import Engine, Graph
 from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.bundle import ModelInfo, of_images
+from vqtrt.formats.bundle import of_images
 from vqtrt.formats.codes import check_codes, codes_dtype
-from vqtrt.jobs.encode import EncodeResult, located
-from vqtrt.jobs.progress import Progress
+from vqtrt.jobs.encode import EncodeResult
+from vqtrt.jobs.files import FileOptions, open_files, selection
+from vqtrt.jobs.tokenizer import Tokenizer
 
 Codes = NDArray[Any]
 """(N, h, w), or (N, h, w, C) for C codebooks; the smallest unsigned dtype that holds them."""
 
 
-class ImageTokenizer:
+class ImageTokenizer(Tokenizer):
     """A model, ready to turn images into codes and codes into images.
 
     Graphs are opened when they are first needed. `batch_size` bounds how many images go through
@@ -38,25 +36,10 @@ class ImageTokenizer:
     def __init__(
         self, engine: Engine, *, batch_size: int = 64, location: ModelLocation | None = None
     ) -> None:
-        if batch_size < 1:
-            raise VqtrtError(f"batch size {batch_size}: must be at least 1")
-        self.engine = engine
-        self.batch_size = batch_size
-        self.location = location
-        """Where the model lies, for files that say which model made them."""
+        super().__init__(engine, batch_size, location)
         self.preprocessing: Preprocessing = of_images(engine.preprocessing)
         """How files are brought to the size that the model was trained on."""
         self._graphs: Opened[str, Graph] = Opened()
-
-    @property
-    def facts(self) -> ModelInfo:
-        """Codebook size, number of codebooks, stride."""
-        return self.engine.facts
-
-    @property
-    def codebook_size(self) -> int:
-        """K: codes are 0 to K − 1."""
-        return self.facts.codebook_size
 
     @property
     def num_codebooks(self) -> int:
@@ -68,7 +51,7 @@ class ImageTokenizer:
 
         Raises `VqtrtError` if the size cannot be divided by the model's stride.
         """
-        stride = self.facts.stride
+        stride = self.stride
         if height < stride or width < stride or height % stride or width % stride:
             raise VqtrtError(
                 f"images of {height}x{width} pixels: height and width must be multiples of "
@@ -106,7 +89,7 @@ class ImageTokenizer:
             image: Images = self.decode(array[None])[0]
             return image
         check_codes(array, self.codebook_size, None, self.num_codebooks)
-        stride = self.facts.stride
+        stride = self.stride
         shape = (array.shape[1] * stride, array.shape[2] * stride, 3)
         return self._in_batches("decoder", array.astype(np.int32), shape, np.dtype(np.uint8))
 
@@ -140,14 +123,8 @@ class ImageTokenizer:
         paths: str | Path | Sequence[str | Path],
         out: str | Path,
         *,
-        preprocessing: Preprocessing | None = None,
         split: str = "all",
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        workers: int | None = None,
-        on_error: OnError = "stop",
-        resume: bool = False,
-        progress: Progress = lambda done, total: None,
+        **options: Unpack[FileOptions],
     ) -> EncodeResult:
         """Encode folders and files to a codes file `out` (.npy, and a .json), as `vqtrt encode`.
 
@@ -168,23 +145,9 @@ class ImageTokenizer:
         from vqtrt.data.images.open import open_images
         from vqtrt.images.encode import encode_source
 
-        selection = Selection(include, exclude)
-        names = [paths] if isinstance(paths, str | Path) else paths
-        source = open_each(
-            [str(path) for path in names], lambda path: open_images(path, split, selection)
-        )
-        return encode_source(
-            self,
-            source,
-            Path(out),
-            root=" ".join(map(str, names)),
-            model=located(self.location),
-            preprocessing=preprocessing,
-            workers=workers or default_workers(),
-            on_error=on_error,
-            resume=resume,
-            progress=progress,
-        )
+        open_one = partial(open_images, split=split, selection=selection(options))
+        source, chosen = open_files(paths, open_one, options)
+        return encode_source(self, source, Path(out), **chosen)
 
     def graph(self, name: str) -> Graph:
         """The engine's graph, opened once."""

@@ -10,22 +10,42 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Required, TypedDict, TypeVar
 
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.folder import folders, passed_over
+from vqtrt.data.reading import OnError
 from vqtrt.data.rejects import reject_kinds
 from vqtrt.data.source import Source
-from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Rejected
 from vqtrt.formats.codes_writer import ItemsWriter
-from vqtrt.jobs.progress import Progress
+from vqtrt.jobs.progress import Progress, ignore
+from vqtrt.jobs.tokenizer import Tokenizer
 from vqtrt.version import __version__
 
 W = TypeVar("W", bound=ItemsWriter[Any])
 
 _COMMIT_SECONDS = 2.0
+
+
+class EncodeOptions(TypedDict, total=False):
+    """How a source is encoded, whatever its modality."""
+
+    root: Required[str]
+    """The data as the user named them, for the header and for errors."""
+    model: ModelLocation
+    """Which model encodes, for the header (default: the tokenizer's own location)."""
+    preprocessing: Any
+    """In place of the model's own."""
+    workers: Required[int]
+    """Threads that read."""
+    on_error: OnError
+    """At an item that cannot be read: raise its error (the default), or list it as rejected."""
+    resume: bool
+    """Continue a job that was interrupted; what was done is kept beside the output."""
+    progress: Progress
+    """Called with the number of items done, and of all."""
 
 
 class Listing(NamedTuple):
@@ -63,13 +83,14 @@ def list_source(source: Source) -> Listing:
 
 
 def header_fields(
-    engine: Engine, model: ModelLocation, source: Source, listing: Listing, root: str
+    tokenizer: Tokenizer, source: Source, listing: Listing, options: EncodeOptions
 ) -> dict[str, Any]:
     """What the headers of codes of both modalities say alike: which model made which items."""
+    engine, model = tokenizer.engine, options.get("model") or tokenizer.located()
     return {
         "codebook_size": engine.facts.codebook_size,
         "classes": source.classes,
-        "root": root,
+        "root": options["root"],
         "listing_sha256": listing.sha256,
         "weights_sha256": engine.weights_sha256,
         "precision": engine.precision,
@@ -82,10 +103,8 @@ def write_codes(
     writer: W,
     steps: Callable[[W, int], Generator[None]],
     listing: Listing,
-    *,
-    root: str,
     item: str,
-    progress: Progress,
+    options: EncodeOptions,
 ) -> EncodeResult:
     """Run the steps of a job until all items are written, and put the codes into place.
 
@@ -94,6 +113,7 @@ def write_codes(
 
     Raises `VqtrtError`, and leaves nothing, if no item can be read, or if the source changed.
     """
+    root, progress = options["root"], options.get("progress", ignore)
     with writer:
         resumed_at, committed = writer.files_done, time.monotonic()
         progress(resumed_at, listing.items)
@@ -125,16 +145,6 @@ def _finish(
         )
     kinds = writer.rejected_kinds() if rows < total else {}
     return EncodeResult(writer.finish(), rows, total - rows, resumed_at, listing.passed_over, kinds)
-
-
-def located(model: ModelLocation | None) -> ModelLocation:
-    """Where a tokenizer's model lies; `VqtrtError` if it does not know."""
-    if model is None:
-        raise VqtrtError(
-            "the tokenizer does not know which model it is of: open it with vqtrt.load, or pass "
-            "it a location"
-        )
-    return model
 
 
 def already_done(

@@ -10,3 +10,7 @@ Note = Callable[[str], None]
 
 Resumed = Callable[[int], None]
 """Called with the number of items that an earlier, interrupted job had finished already."""
+
+
+def ignore(done: int, total: int) -> None:
+    """What a job tells by default: nothing."""

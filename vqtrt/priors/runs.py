@@ -1,36 +1,64 @@
 """A prior inside a run: the folder RUN/priors/NAME, which is laid out like a run of its own."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from torch import nn
 
 from vqtrt.config.audio import SpeechPriorConfig
 from vqtrt.config.images import PriorConfig
 from vqtrt.config.location import CONFIG, WEIGHTS
-from vqtrt.config.settings import Settings, read_settings
+from vqtrt.config.settings import read_settings
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import PriorInfo, file_sha256
 from vqtrt.models.weights import load_weights
 from vqtrt.priors.pixelcnn import PixelCNN
 from vqtrt.priors.wavenet import WaveNetPrior
 
-C = TypeVar("C", bound=Settings)
+C = TypeVar("C", PriorConfig, SpeechPriorConfig)
 M = TypeVar("M", bound=nn.Module)
-P = TypeVar("P", bound="PriorFolder")
+P = TypeVar("P", bound="PriorFolder[Any]")
 
 
-class PriorFolder:
-    """What priors of both kinds have in common."""
+class PriorFolder(ABC, Generic[C]):
+    """What priors of both kinds have in common: the folder and its config."""
 
-    def __init__(self, path: Path) -> None:
+    settings: type[C]
+
+    def __init__(self, path: Path, config: C) -> None:
         self.path = path
+        self.config: C = config
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read the config of an existing prior."""
+        if not (path / CONFIG).is_file():
+            raise VqtrtError(f"{path} holds no prior; `vqtrt train-prior` makes one")
+        return cls(path, read_settings(cls.settings, path / CONFIG))
 
     @property
     def weights(self) -> Path:
         """The trained weights."""
         return self.path / WEIGHTS
+
+    @abstractmethod
+    def load(self) -> nn.Module:
+        """The trained prior, in evaluation mode, on the CPU."""
+
+    @abstractmethod
+    def facts(self) -> PriorInfo:
+        """What goes into the bundle."""
+
+    def _info(self, **facts: Any) -> PriorInfo:
+        prior, codes = self.config.prior, self.config.codes
+        return PriorInfo(
+            codebook_size=prior.codebook_size,
+            classes=codes.classes,
+            weights_sha256=file_sha256(self.weights),
+            tokenizer_sha256=codes.weights_sha256,
+            **facts,
+        )
 
     def _loaded(self, prior: M) -> M:
         if not self.weights.is_file():
@@ -39,17 +67,10 @@ class PriorFolder:
         return prior.eval().requires_grad_(False)
 
 
-class PriorRun(PriorFolder):
+class PriorRun(PriorFolder[PriorConfig]):
     """The folder of a PixelCNN prior and its config."""
 
-    def __init__(self, path: Path, config: PriorConfig) -> None:
-        super().__init__(path)
-        self.config = config
-
-    @classmethod
-    def open(cls, path: Path) -> "PriorRun":
-        """Read the config of an existing prior."""
-        return cls(path, _read(PriorConfig, path))
+    settings = PriorConfig
 
     def load(self) -> PixelCNN:
         """The trained prior, in evaluation mode, on the CPU."""
@@ -58,29 +79,18 @@ class PriorRun(PriorFolder):
     def facts(self) -> PriorInfo:
         """What goes into the bundle."""
         prior, codes = self.config.prior, self.config.codes
-        return PriorInfo(
-            codebook_size=prior.codebook_size,
+        return self._info(
             num_codebooks=prior.num_codebooks,
             height=codes.height,
             width=codes.width,
             reach=prior.reach(prior.kernel or 3),
-            classes=codes.classes,
-            weights_sha256=file_sha256(self.weights),
-            tokenizer_sha256=codes.weights_sha256,
         )
 
 
-class SpeechPriorRun(PriorFolder):
+class SpeechPriorRun(PriorFolder[SpeechPriorConfig]):
     """The folder of a WaveNet prior and its config."""
 
-    def __init__(self, path: Path, config: SpeechPriorConfig) -> None:
-        super().__init__(path)
-        self.config = config
-
-    @classmethod
-    def open(cls, path: Path) -> "SpeechPriorRun":
-        """Read the config of an existing prior."""
-        return cls(path, _read(SpeechPriorConfig, path))
+    settings = SpeechPriorConfig
 
     def load(self) -> WaveNetPrior:
         """The trained prior, in evaluation mode, on the CPU."""
@@ -88,37 +98,26 @@ class SpeechPriorRun(PriorFolder):
 
     def facts(self) -> PriorInfo:
         """What goes into the bundle."""
-        prior, codes = self.config.prior, self.config.codes
-        return PriorInfo(
+        return self._info(
             kind="wavenet",
-            codebook_size=prior.codebook_size,
             num_codebooks=1,
             width=self.config.data.crop,
-            reach=prior.receptive_field,
-            classes=codes.classes,
-            weights_sha256=file_sha256(self.weights),
-            tokenizer_sha256=codes.weights_sha256,
+            reach=self.config.prior.receptive_field,
         )
 
 
 def trained_priors(run: Path) -> dict[str, PriorRun]:
     """The priors of a run on images that have weights, by name."""
-    return _trained(run, PriorRun.open)
+    return _trained(run, PriorRun)
 
 
 def trained_speech_priors(run: Path) -> dict[str, SpeechPriorRun]:
     """The priors of a run on speech that have weights, by name."""
-    return _trained(run, SpeechPriorRun.open)
+    return _trained(run, SpeechPriorRun)
 
 
-def _trained(run: Path, open_prior: Callable[[Path], P]) -> dict[str, P]:
+def _trained(run: Path, kind: type[P]) -> dict[str, P]:
     """Folders without weights are passed over unread: begun, or of another program."""
     weights = sorted((run / "priors").glob(f"*/{WEIGHTS}"))
     folders = [path.parent for path in weights if (path.parent / CONFIG).is_file()]
-    return {folder.name: open_prior(folder) for folder in folders}
-
-
-def _read(kind: type[C], path: Path) -> C:
-    if not (path / CONFIG).is_file():
-        raise VqtrtError(f"{path} holds no prior; `vqtrt train-prior` makes one")
-    return read_settings(kind, path / CONFIG)
+    return {folder.name: kind.open(folder) for folder in folders}

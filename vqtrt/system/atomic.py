@@ -17,7 +17,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -84,16 +84,8 @@ def replacing_folder(out: Path) -> Iterator[Path]:
     Raises `VqtrtError` if `out` cannot be written.
     """
     target = followed(out)
-    with _stage_folder(out, target) as stage:
+    with _placed_folder(out, target, _swap) as stage:
         yield stage
-        try:
-            _keep_mode(target, stage)
-            sync_tree(stage)
-            with held():
-                _swap(stage, target)
-            sync_folder(target.parent)
-        except OSError as error:
-            raise unwritable(out, error) from error
 
 
 @contextmanager
@@ -103,15 +95,8 @@ def merging_folder(out: Path) -> Iterator[Path]:
     Raises `VqtrtError` if `out` cannot be written.
     """
     target = followed(out)
-    with _stage_folder(out, target) as stage:
+    with _placed_folder(out, target, merge) as stage:
         yield stage
-        try:
-            sync_tree(stage)
-            with held():
-                merge(stage, target)
-            sync_folder(target.parent)
-        except OSError as error:
-            raise unwritable(out, error) from error
 
 
 def merge(stage: Path, target: Path) -> None:
@@ -233,6 +218,20 @@ def _stage(target: Path, kind: str = "partial") -> Path:
 
 
 @contextmanager
+def _placed_folder(out: Path, target: Path, place: Callable[[Path, Path], None]) -> Iterator[Path]:
+    """A new folder beside `target` that is put into place once all of it is on disk."""
+    with _stage_folder(out, target) as stage:
+        yield stage
+        try:
+            sync_tree(stage)
+            with held():
+                place(stage, target)
+            sync_folder(target.parent)
+        except OSError as error:
+            raise unwritable(out, error) from error
+
+
+@contextmanager
 def _stage_folder(out: Path, target: Path) -> Iterator[Path]:
     """A new folder beside `target`; removed afterwards if it is still there."""
     check_folder(out)
@@ -253,7 +252,8 @@ def _stage_folder(out: Path, target: Path) -> Iterator[Path]:
 
 
 def _swap(stage: Path, target: Path) -> None:
-    """Put a folder into the place of another, which is removed."""
+    """Put a folder into the place of another, which is removed, with the mode of that one."""
+    _keep_mode(target, stage)
     if not target.exists():
         stage.rename(target)
         return

@@ -10,6 +10,9 @@ import os
 import stat
 from pathlib import Path
 
+from vqtrt.errors import VqtrtError
+from vqtrt.system.names import printable
+
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -64,3 +67,17 @@ def _open(path: Path) -> tuple[int, int]:
     except BaseException:
         os.close(fd)
         raise
+
+
+def read_or_raise(
+    path: Path, limit: int, kind: type[VqtrtError], *, missing: str, large: str
+) -> bytes:
+    """`read_file`, with errors of a kind: `missing` for no such file, `large` beyond the limit."""
+    try:
+        return read_file(path, limit)
+    except FileNotFoundError:
+        raise kind(missing) from None
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise kind(large) from None
+        raise kind(f"{printable(path)}: cannot be read ({error.strerror})") from error

@@ -21,9 +21,9 @@ from vqtrt.training.audio_batches import Audio, CachedClips, Crops, CropShape, c
 from vqtrt.training.audio_picture import Shown, show_clips
 from vqtrt.training.data_record import describe_items
 from vqtrt.training.loader import split_items
-from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
-from vqtrt.training.run import open_folder, require_new
-from vqtrt.training.skipped import Skipped, data_notes
+from vqtrt.training.loop import Figures, Task, Watcher
+from vqtrt.training.run_task import train_files
+from vqtrt.training.skipped import Skipped
 
 _EVALUATION_BATCH = 8
 _EVALUATION_CROPS = 64
@@ -40,25 +40,7 @@ def train_speech(
 
     As `training.image.train`. The run's settings name the data's speakers.
     """
-    torch.manual_seed(config.train.seed)
-    accelerator = accelerator_for(config.train)
-    if accelerator.is_main_process and not resume:
-        require_new(path, "--out")
-    task = SpeechTask(config)
-    with open_folder(
-        path, task.config, accelerator, task.record, resume=resume, option="--out"
-    ) as begin:
-        trainer = Trainer(task, path, config.train, accelerator, watcher, "reconstructions")
-        start = trainer.start(resume=resume)
-        begin()
-        task.skipped.begin(path, watcher.noted)
-        if accelerator.is_main_process:
-            for text in data_notes(task.clips.source):
-                watcher.noted(text)
-        trainer.train(start)
-        summary = task.skipped.summary()
-        if accelerator.is_main_process and summary:
-            watcher.noted(summary)
+    task = train_files(lambda: SpeechTask(config), config.train, path, watcher, resume=resume)
     return AudioRun(path, task.config)
 
 
@@ -93,6 +75,11 @@ class SpeechTask(Task):
         counts = np.maximum(1, np.rint(lengths / (codes * model.stride))).astype(np.int64)
         self.pieces = np.repeat(np.arange(len(counts)), counts)
         self.variance = self._variance()
+
+    @property
+    def data(self) -> AudioSource:
+        """The recordings."""
+        return self.clips.source
 
     def start(self, device: torch.device) -> None:
         """Start the codebook from training audio, and fit the target's scale to it."""

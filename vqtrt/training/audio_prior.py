@@ -31,7 +31,8 @@ from vqtrt.priors.wavenet_graphs import wavenet_graph
 from vqtrt.training.code_picture import code_colors, codes_picture
 from vqtrt.training.loader import batch_indices
 from vqtrt.training.loop import Figures, Watcher
-from vqtrt.training.prior_task import PriorTask, known_header, run_prior_task
+from vqtrt.training.prior_task import PriorTask, known_header
+from vqtrt.training.run_task import run_task
 
 _EVALUATION_BATCH = 64
 _SHOWN = 12
@@ -95,7 +96,8 @@ def train_speech_prior(
     `training.images.train` does.
     """
     torch.manual_seed(config.train.seed)
-    run_prior_task(SpeechPriorTask(config, codes, codebooks), path, watcher, resume=resume)
+    task = SpeechPriorTask(config, codes, codebooks)
+    run_task(task, config, path, watcher, "samples", resume=resume, option="--name")
     return SpeechPriorRun(path, config)
 
 

@@ -23,7 +23,8 @@ from vqtrt.priors.pixelcnn_graphs import pixelcnn_graph
 from vqtrt.priors.runs import PriorRun
 from vqtrt.training.loader import batch_indices
 from vqtrt.training.loop import Figures, Watcher
-from vqtrt.training.prior_task import PriorTask, known_header, run_prior_task
+from vqtrt.training.prior_task import PriorTask, known_header
+from vqtrt.training.run_task import run_task
 
 _EVALUATION_BATCH = 64
 _SAMPLES = 8
@@ -88,7 +89,7 @@ def train_prior(
     """
     torch.manual_seed(config.train.seed)
     task = ImagePriorTask(config, codes, tokenizer, codebooks)
-    run_prior_task(task, path, watcher, resume=resume)
+    run_task(task, config, path, watcher, "samples", resume=resume, option="--name")
     return PriorRun(path, config)
 
 
@@ -155,7 +156,7 @@ class ImagePriorTask(PriorTask[PriorConfig, Batch]):
         count = lines * _SAMPLES
         bind = self.live_engine(device).bind_rows
         sampler = PixelCNNSampler(bind, "", self.config.prior.codebook_size, count, codes.width)
-        drawn = sampler.sample(SamplingParams(), range(count), codes.height, labels)
+        drawn = sampler.sample(SamplingParams(), range(count), codes.height, labels=labels)
         books = drawn if self.config.prior.num_codebooks > 1 else drawn[..., 0]
         images = self.tokenizer.decode(books)
         save_png(

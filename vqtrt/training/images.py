@@ -20,9 +20,9 @@ from vqtrt.models.image_graphs import to_bytes, to_unit
 from vqtrt.models.runs import ImageRun
 from vqtrt.training.data_record import describe_items
 from vqtrt.training.loader import CachedSource, PatchedSource, split_items, training_batches
-from vqtrt.training.loop import Figures, Task, Trainer, Watcher, accelerator_for
-from vqtrt.training.run import open_folder, require_new
-from vqtrt.training.skipped import Skipped, data_notes
+from vqtrt.training.loop import Figures, Task, Watcher
+from vqtrt.training.run_task import train_files
+from vqtrt.training.skipped import Skipped
 
 _GRID_IMAGES = 32
 _EVALUATION_BATCH = 100
@@ -35,26 +35,8 @@ def train(config: Config, path: Path, watcher: Watcher, *, resume: bool = False)
     checkpoint is continued. Raises `VqtrtError` where the loss is no longer finite; the last good
     checkpoint is then kept.
     """
-    torch.manual_seed(config.train.seed)
-    accelerator = accelerator_for(config.train)
-    if accelerator.is_main_process and not resume:
-        require_new(path, "--out")
-    task = ImageTask(config)
-    with open_folder(
-        path, config, accelerator, task.record, resume=resume, option="--out"
-    ) as begin:
-        trainer = Trainer(task, path, config.train, accelerator, watcher, "reconstructions")
-        start = trainer.start(resume=resume)
-        begin()
-        task.skipped.begin(path, watcher.noted)
-        if accelerator.is_main_process:
-            for text in data_notes(task.data):
-                watcher.noted(text)
-        trainer.train(start)
-        summary = task.skipped.summary()
-        if accelerator.is_main_process and summary:
-            watcher.noted(summary)
-    return ImageRun(path, config)
+    task = train_files(lambda: ImageTask(config), config.train, path, watcher, resume=resume)
+    return ImageRun(path, task.config)
 
 
 class ImageTask(Task):

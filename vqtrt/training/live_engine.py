@@ -1,12 +1,12 @@
 """A model that is being trained, as an engine: evaluations draw and decode as a command would."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
-from vqtrt.engines.base import Engine, Graph
+from vqtrt.engines.base import Binding, Engine, Graph
 from vqtrt.engines.torch_bound import TorchBound
 from vqtrt.formats.bundle import PriorInfo, SpeechInfo
 from vqtrt.models.deployed import DeployedGraph
@@ -39,17 +39,9 @@ class LiveEngine(Engine):
 
         return run
 
-    def bind(
-        self,
-        graph: str,
-        sizes: Mapping[str, int],
-        *,
-        shared: Mapping[str, NDArray[Any]] | None = None,
-        skip: Collection[str] = (),
-        threads: int | None = None,
-    ) -> TorchBound:
+    def _bind(self, graph: str, sizes: Mapping[str, int], how: Binding) -> TorchBound:
         """As `Engine.bind`; torch has one number of threads for all."""
-        return TorchBound(self._graph(graph), sizes, shared or {}, skip, self._device)
+        return TorchBound(self._graph(graph), sizes, how.shared, how.skip, self._device)
 
     def _graph(self, name: str) -> DeployedGraph:
         return self._make(name.rpartition("/")[2])

@@ -103,7 +103,7 @@ def plan_prior(
 
 def train_planned(
     planned: Planned | PlannedSpeech, watcher: Watcher, *, resume: bool = False
-) -> PriorFolder:
+) -> PriorFolder[Any]:
     """Train the prior that was planned."""
     if isinstance(planned, PlannedSpeech):
         return train_speech_prior(*planned, watcher, resume=resume)

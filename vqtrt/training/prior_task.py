@@ -18,8 +18,7 @@ from vqtrt.formats.origin import require_origin
 from vqtrt.models.deployed import DeployedGraph
 from vqtrt.training.data_record import describe_names
 from vqtrt.training.live_engine import LiveEngine
-from vqtrt.training.loop import Task, Trainer, Watcher, accelerator_for
-from vqtrt.training.run import open_folder
+from vqtrt.training.loop import Task
 
 B = TypeVar("B")
 C = TypeVar("C", PriorConfig, SpeechPriorConfig)
@@ -107,18 +106,3 @@ class PriorTask(Task, Generic[C, B]):
     @abstractmethod
     def graph(self, name: str) -> DeployedGraph:
         """A graph of the prior, such as `step`."""
-
-
-def run_prior_task(
-    task: PriorTask[Any, Any], path: Path, watcher: Watcher, *, resume: bool
-) -> None:
-    """Train a prior into the folder `path`. Raises `VqtrtError` as `training.images.train`."""
-    config = task.config
-    accelerator = accelerator_for(config.train)
-    with open_folder(
-        path, config, accelerator, task.record, resume=resume, option="--name"
-    ) as begin:
-        trainer = Trainer(task, path, config.train, accelerator, watcher, "samples")
-        start = trainer.start(resume=resume)
-        begin()
-        trainer.train(start)

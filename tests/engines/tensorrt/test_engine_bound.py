@@ -1,4 +1,5 @@
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_samples_are_those_of_onnxruntime(prior_bundle, module, package, graphs)
     prefix = np.random.default_rng(0).integers(0, 16, (7, 3, 4, 1), dtype=np.int32)
     for draw in DRAWS:
         for known in (None, prefix):
-            drawn = [s.sample(draw, range(7), 6, labels, known) for s in samplers]
+            drawn = [s.sample(draw, range(7), 6, labels=labels, prefix=known) for s in samplers]
             np.testing.assert_array_equal(drawn[0], drawn[1])
     assert len(np.unique(drawn[0])) > 3
     assert ("cudaGraphLaunch" in module.api.calls) == graphs
@@ -115,7 +116,7 @@ def test_samples_are_those_of_onnxruntime(prior_bundle, module, package, graphs)
 def test_a_row_is_one_launch(prior_bundle, module):
     engine = TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx"))
     sizes = {"batch": 4, "width": 4}
-    loop = engine.bind_rows("pixelcnn", "step", sizes, start_code=16)
+    loop: Any = engine.bind_rows("pixelcnn", "step", sizes, start_code=16)
     loop.inputs["temperature"][:] = 1
     loop.inputs["noise"][:] = 0.5
     loop.inputs["above"][:] = 16
@@ -132,14 +133,14 @@ def test_a_row_is_one_launch(prior_bundle, module):
 def test_an_engine_that_cannot_be_captured_draws_all_the_same(prior_bundle, module):
     module.capturable = False
     engine = TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx"))
-    loop = engine.bind_rows("pixelcnn", "step", {"batch": 4, "width": 4}, start_code=16)
+    loop: Any = engine.bind_rows("pixelcnn", "step", {"batch": 4, "width": 4}, start_code=16)
     loop.begin()
     for _ in range(4):
         loop.draw()
     assert "cannot be captured" in loop.refused
     drawn = [
         BatchSampler(each, "pixelcnn", 16, 4, 4).sample(
-            SamplingParams(), range(4), 5, np.zeros(4, np.int32)
+            SamplingParams(), range(4), 5, labels=np.zeros(4, np.int32)
         )
         for each in (engine, OnnxRuntimeEngine(prior_bundle))
     ]
@@ -208,7 +209,7 @@ def test_cuda_graphs_are_off_by_a_variable(
         monkeypatch.setenv("VQTRT_CUDA_GRAPHS", value)
     engine = TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx"))
     BatchSampler(engine, "pixelcnn", 16, 4, 4).sample(
-        SamplingParams(), range(4), 6, np.zeros(4, np.int32)
+        SamplingParams(), range(4), 6, labels=np.zeros(4, np.int32)
     )
     assert ("cudaGraphLaunch" in module.api.calls) == graphs
     assert TensorRTEngine(prior_bundle, EngineOptions("tensorrt-rtx"), graphs=True).graphs

@@ -2,6 +2,7 @@ import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def test_kernels_do_not_change_while_codes_are_made(
     engine = TensorRTEngine(bundle, EngineOptions("tensorrt-rtx"))
     engine.open("decoder")(engine.open("encoder")(pictures(9)))
     sampler = BatchSampler(engine, "pixelcnn", 16, 4, 4)
-    sampler.sample(SamplingParams(), range(4), 2, np.zeros(4, np.int32))
+    sampler.sample(SamplingParams(), range(4), 2, labels=np.zeros(4, np.int32))
     kernels = {
         context._engine._facts["file"]: (
             context._config.dynamic_shapes_kernel_specialization_strategy.name
@@ -173,7 +174,7 @@ def test_the_gpu_is_chosen_by_its_number(
     encode = engine.open("encoder")
     step = engine.bind("priors/pixelcnn/step", {"batch": 2, "width": 4})
     step.inputs["noise"][:] = 0.5
-    loop = engine.bind_rows("pixelcnn", "step", {"batch": 2, "width": 4}, start_code=16)
+    loop: Any = engine.bind_rows("pixelcnn", "step", {"batch": 2, "width": 4}, start_code=16)
     images = pictures(9)
     codes = OnnxRuntimeEngine(prior_bundle).open("encoder")(images)
 

@@ -31,7 +31,7 @@ def bundle(tmp_path):
 
 def test_what_was_written_is_found_and_read(bundle):
     path = write(bundle)
-    found, info = find_plan(bundle, "encoder", precision="fp32", **HERE)
+    found, info = find_plan(bundle, "encoder", "fp32", **HERE)
     assert (found, info) == (path, plan_info(bundle))
     assert read_plan(bundle, found, **HERE) == PLAN
     names = [path.name.removeprefix(info.key) for path in sorted(path.parent.iterdir())]
@@ -44,13 +44,13 @@ def test_what_was_written_is_found_and_read(bundle):
 def test_none_is_built(bundle):
     assert "has no tensorrt-rtx engine of 'encoder' in fp32" in refused(bundle)
     with pytest.raises(VqtrtError, match="no graph 'bf16/encoder'"):
-        find_plan(bundle, "encoder", precision="bf16", **HERE)
+        find_plan(bundle, "encoder", "bf16", **HERE)
 
 
 def test_damage_beside_a_good_engine_is_no_obstacle(bundle):
     good, bad = write(bundle), write(bundle, compute_capabilities=("8.9",))
     bad.with_suffix(".json").write_text("{}")
-    assert find_plan(bundle, "encoder", precision="fp32", **HERE)[0] == good
+    assert find_plan(bundle, "encoder", "fp32", **HERE)[0] == good
 
 
 def test_sizes_choose_among_profiles(bundle):
@@ -62,13 +62,13 @@ def test_sizes_choose_among_profiles(bundle):
     large = write(bundle, profile=profile(1, 8, 8, side=32))
 
     def chosen(**fits):
-        return find_plan(bundle, "encoder", precision="fp32", **HERE, fits=fits)[0]
+        return find_plan(bundle, "encoder", "fp32", **HERE, fits=fits)[0]
 
     assert chosen(batch=1, h=4, w=4) == small
     assert chosen(batch=2, h=4, w=4) == wide
     assert chosen(batch=2, h=8, w=8) == large
     assert chosen(h=4, w=4) == wide
-    assert find_plan(bundle, "encoder", precision="fp32", **HERE)[0] == wide
+    assert find_plan(bundle, "encoder", "fp32", **HERE)[0] == wide
     with pytest.raises(VqtrtError, match=r"does not span batch 65, h 4, w 4 .*--batch and --size"):
         chosen(batch=65, h=4, w=4)
 
@@ -168,8 +168,8 @@ def test_a_stranger_beside_a_good_engine_is_no_obstacle(bundle: Bundle) -> None:
     )
     other.write_bytes(b"evil")
     other.with_suffix(".json").write_bytes(info_text(theirs))
-    assert find_plan(bundle, "encoder", precision="fp32", **HERE)[0] == good
-    assert find_plan(bundle, "encoder", precision="fp32", **HERE, trusted=True)[0] == other
+    assert find_plan(bundle, "encoder", "fp32", **HERE)[0] == good
+    assert find_plan(bundle, "encoder", "fp32", **HERE, trusted=True)[0] == other
 
 
 def test_engines_stay_trusted_where_an_export_carries_them(bundle: Bundle, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_plan_of_somebody_else_is_not_handed_out(
     message = refused(bundle, path)
     assert message.startswith(f"{path} was not built by this user on this machine, and an engine")
     assert "--trust-engines" in message
-    assert find_plan(bundle, "encoder", precision="fp32", **HERE, trusted=True)[0] == path
+    assert find_plan(bundle, "encoder", "fp32", **HERE, trusted=True)[0] == path
     assert read_plan(bundle, path, **HERE, trusted=True) == PLAN
     # To build again, as the message says, does not take theirs for built.
     assert whole_plan(bundle, plan_info(bundle)) is None

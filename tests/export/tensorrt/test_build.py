@@ -56,7 +56,7 @@ def test_every_graph_of_a_run_compiles(half_run, package, precision, tmp_path):
         result = results[prefix + name]
         assert result["built"]
         here = {"package": RTX, "version": package.version}
-        path, info = find_plan(bundle, name, precision=precision, **here, fits={"batch": 64})
+        path, info = find_plan(bundle, name, precision, **here, fits={"batch": 64})
         assert str(path) == result["engine"]
         assert len(read_plan(bundle, path, **here)) == result["bytes"] == info.plan_bytes
         layers = json.loads(path.with_suffix(".layers.json").read_text())["network"]
@@ -159,7 +159,7 @@ def test_engines_of_priors_allocate_nothing_while_they_run(
     # It is written down, and so are the memory of a context and the batches that it is fastest at.
     here = {"package": RTX, "version": package.version}
     for name, result in results.items():
-        _, info = find_plan(bundle, name, precision="fp32", **here)
+        _, info = find_plan(bundle, name, "fp32", **here)
         assert info.capturable == name.startswith("priors/") == in_loop(name)
         assert info.activation_bytes == result["activation_bytes"]
         batches = [shapes[0] for shapes in next(iter(info.profile.values()))]

@@ -5,7 +5,6 @@ its manual): numbers and quoted strings in their order, whatever names stand bet
 is allocated by the counts that a file claims.
 """
 
-import errno
 import fnmatch
 import math
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vqtrt.errors import AudioError
-from vqtrt.system.files import read_file
+from vqtrt.system.files import read_or_raise
 from vqtrt.system.names import printable
 
 _MAX_BYTES = 1 << 26
@@ -179,16 +178,14 @@ class _Values:
 
 
 def _text(path: Path) -> str:
-    try:
-        data = read_file(path, _MAX_BYTES)
-    except FileNotFoundError:
-        raise AudioError(f"{printable(path)}: no such file; check the path") from None
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise AudioError(
-                f"{printable(path)}: is larger than {_MAX_BYTES >> 20} MiB; split it"
-            ) from None
-        raise AudioError(f"{printable(path)}: cannot be read ({error.strerror})") from error
+    name = printable(path)
+    data = read_or_raise(
+        path,
+        _MAX_BYTES,
+        AudioError,
+        missing=f"{name}: no such file; check the path",
+        large=f"{name}: is larger than {_MAX_BYTES >> 20} MiB; split it",
+    )
     if data.startswith(b"ooBinaryFile"):
         raise AudioError(f"{printable(path)}: is binary; save it as text in Praat")
     wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))

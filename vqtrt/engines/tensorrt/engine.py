@@ -6,7 +6,7 @@ Memory is CUDA's own, through cuda-python; torch is not needed. Loading an engin
 
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from math import prod
@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.engines.base import BoundGraph, BundleEngine, Graph
+from vqtrt.engines.base import Binding, BoundGraph, BundleEngine, Graph
 from vqtrt.engines.cuda import (
     DeviceArray,
     Repeated,
@@ -36,6 +36,7 @@ from vqtrt.engines.tensorrt.context import LoadedPlan, Shape
 from vqtrt.engines.tensorrt.loop import DeviceRowLoop
 from vqtrt.engines.tensorrt.plan_info import PlanInfo, varying_sizes
 from vqtrt.engines.tensorrt.plans import (
+    Here,
     Infos,
     find_plan,
     read_infos,
@@ -75,11 +76,11 @@ class TensorRTEngine(BundleEngine):
         self.package.check_device(gpu)
         self.name: str = self.package.name
         self.graphs = graphs_wanted() if graphs is None else graphs
-        self._here: dict[str, Any] = {
+        self._here: Here = {
             "package": self.package.name,
             "version": self.package.version,
-            "gpu": gpu and gpu.name,
-            "capability": gpu and gpu.capability,
+            "gpu": gpu.name if gpu else None,
+            "capability": gpu.capability if gpu else None,
             "trusted": options.trust_engines,
         }
         self._build = rebuild(bundle, self.package.name, self.precision)
@@ -101,7 +102,7 @@ class TensorRTEngine(BundleEngine):
                 self.package,
                 read_plan(self.bundle, path, **self._here),
                 path,
-                cache=RuntimeCache(cache, trusted=self._here["trusted"], device=self.device),
+                cache=RuntimeCache(cache, trusted=self.options.trust_engines, device=self.device),
                 rebuild=self._build,
                 few_shapes=varying_sizes(info, self.spec(graph)) <= {"batch"},
                 device=self.device,
@@ -124,8 +125,8 @@ class TensorRTEngine(BundleEngine):
         return find_plan(
             self.bundle,
             graph,
+            self.precision,
             **self._here,
-            precision=self.precision,
             fits=sizes,
             infos=self._infos,
         )
@@ -134,23 +135,15 @@ class TensorRTEngine(BundleEngine):
         """A graph that splits what has a larger batch than its engine's profile."""
         return OpenGraph(self, graph)
 
-    def bind(
-        self,
-        graph: str,
-        sizes: Mapping[str, int],
-        *,
-        shared: Mapping[str, NDArray[Any]] | None = None,
-        skip: Collection[str] = (),
-        threads: int | None = None,
-    ) -> BoundGraph:
+    def _bind(self, graph: str, sizes: Mapping[str, int], how: Binding) -> BoundGraph:
         """As `Engine.bind`; `threads` is of no use on a GPU."""
         with on_device(self.device):
             return TensorRTBound(
                 self.plan(graph, sizes),
                 self.spec(graph),
                 sizes,
-                shared or {},
-                skip,
+                how.shared,
+                how.skip,
                 self._known,
                 graphs=self.graphs,
             )
@@ -164,17 +157,11 @@ class TensorRTEngine(BundleEngine):
         with on_device(self.device):
             return DeviceStepLoop(plan, spec, sizes, runs, start, graphs=self.graphs)
 
-    def bind_rows(
-        self,
-        prior: str,
-        step: str,
-        sizes: Mapping[str, int],
-        *,
-        start_code: int,
-        threads: int | None = None,
+    def _bind_rows(
+        self, names: tuple[str, str], sizes: Mapping[str, int], start_code: int, threads: int | None
     ) -> DeviceRowLoop:
         """As `Engine.bind_rows`: a row is one launch."""
-        row, step = f"priors/{prior}/row", f"priors/{prior}/{step}"
+        row, step = names
         with on_device(self.device):
             return DeviceRowLoop(
                 (self.plan(row, sizes), self.spec(row)),

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 from vqtrt.engines.tensorrt.plan_info import (
     INFO,
@@ -102,18 +102,27 @@ def read_infos(bundle: Bundle, build: str) -> Infos:
     return found
 
 
+class Here(TypedDict, total=False):
+    """What is to run a plan."""
+
+    package: Required[str]
+    version: Required[str]
+    gpu: str | None
+    """Its name."""
+    capability: str | None
+    """Its compute capability, such as `8.9`."""
+    trusted: bool
+    """Take also plans that this user did not build."""
+
+
 def find_plan(
     bundle: Bundle,
     graph: str,
-    *,
-    package: str,
-    version: str,
     precision: str,
-    gpu: str | None = None,
-    capability: str | None = None,
-    trusted: bool = False,
+    *,
     fits: Mapping[str, int] | None = None,
     infos: Infos | None = None,
+    **here: Unpack[Here],
 ) -> tuple[Path, PlanInfo]:
     """The engine of a graph for this package, its version and this GPU; reads no plan.
 
@@ -122,7 +131,7 @@ def find_plan(
     `fits` has all sizes, else the widest. `trusted` takes also what this user did not build.
     `infos` are those of `read_infos`, if they were read before.
     """
-    build = rebuild(bundle, package, precision)
+    package, build = here["package"], rebuild(bundle, here["package"], precision)
     spec = bundle.graph_spec(graph_name(graph, precision))
     found: list[tuple[Path, PlanInfo]] = []
     refused = []
@@ -132,13 +141,13 @@ def find_plan(
             continue
         if (info.graph, info.package, info.precision) != (graph, package, precision):
             continue
-        reason = _unfit(spec, info, version=version, gpu=gpu, capability=capability)
+        reason = _unfit(spec, info, here)
         if reason is None and not spans(info, spec, fits or {}):
             wanted = ", ".join(f"{name} {size}" for name, size in (fits or {}).items())
             reason = f"its profile does not span {wanted} (see --batch and --size)"
         if reason is not None:
             refused.append(f"{path} cannot be used: {reason}; build it: {build}")
-        elif not (trusted or is_known(info.plan_sha256)):
+        elif not (here.get("trusted") or is_known(info.plan_sha256)):
             refused.append(_foreign(path, build))
         else:
             found.append((path, info))
@@ -150,22 +159,14 @@ def find_plan(
     return (min if whole else max)(found, key=lambda each: _volume(each[1]))
 
 
-def read_plan(
-    bundle: Bundle,
-    path: Path,
-    *,
-    package: str,
-    version: str,
-    gpu: str | None = None,
-    capability: str | None = None,
-    trusted: bool = False,
-) -> bytes:
+def read_plan(bundle: Bundle, path: Path, **here: Unpack[Here]) -> bytes:
     """The checked bytes of a plan that `find_plan` gave, ready to be deserialised.
 
     Everything is checked anew, `KEY.json` included: the bytes that are returned are those that
     were hashed, and nothing is taken over from an earlier look. Unless `trusted`, they have to be
     bytes that this user built.
     """
+    package = here["package"]
     build = f"`vqtrt export {bundle.path} --target {package}`"
     inside = (bundle.path / FOLDER).resolve()
     if path.parent.resolve() != inside or path.resolve().parent != inside or path.suffix != PLAN:
@@ -173,7 +174,7 @@ def read_plan(
     info = read_info(path.with_suffix(INFO), build)
     build = rebuild(bundle, package, info.precision)
     spec = bundle.graph_spec(graph_name(info.graph, info.precision))
-    reason = _unfit(spec, info, version=version, gpu=gpu, capability=capability)
+    reason = _unfit(spec, info, here)
     if info.package != package:
         reason = f"it is for {info.package}"
     if reason is not None:
@@ -181,7 +182,7 @@ def read_plan(
     plan = read_bounded(path, info.plan_bytes, build)
     if len(plan) != info.plan_bytes or plan_sha256(plan) != info.plan_sha256:
         raise VqtrtError(damaged(path, "size or SHA-256 is not that of its .json", build))
-    if not (trusted or is_known(info.plan_sha256)):
+    if not (here.get("trusted") or is_known(info.plan_sha256)):
         raise VqtrtError(_foreign(path, build))
     return plan
 
@@ -237,10 +238,9 @@ def runtime_cache(plan: Path) -> Path:
     return plan.with_suffix(RUNTIME_CACHE)
 
 
-def _unfit(
-    spec: GraphSpec, info: PlanInfo, *, version: str, gpu: str | None, capability: str | None
-) -> str | None:
+def _unfit(spec: GraphSpec, info: PlanInfo, here: Here) -> str | None:
     """Why a plan cannot run here; None if it can."""
+    version, gpu, capability = here["version"], here.get("gpu"), here.get("capability")
     if info.graph_sha256 != spec.sha256:
         return "it was built from another graph than the bundle holds now"
     if info.package_version != version:

@@ -17,20 +17,24 @@ from vqtrt.formats.bundle import ModelInfo
 from vqtrt.models.quantize.deployed import DeployedQuantizer
 
 
-class TokenizerEncoder(nn.Module):
-    """`images` uint8 (N, H, W, 3) to `codes` int32 (N, h, w), or (N, h, w, C) for C codebooks."""
+class _Half(nn.Module):
+    """A user's module beside the quantizer; pixels are bytes · `scale` + `offset`."""
 
     def __init__(
-        self, encoder: nn.Module, quantizer: DeployedQuantizer, scale: float, offset: float
+        self, module: nn.Module, quantizer: DeployedQuantizer, scale: float, offset: float
     ) -> None:
         super().__init__()
-        self.encoder, self.quantizer = encoder, quantizer
+        self.module, self.quantizer = module, quantizer
         self.scale, self.offset = scale, offset
+
+
+class TokenizerEncoder(_Half):
+    """`images` uint8 (N, H, W, 3) to `codes` int32 (N, h, w), or (N, h, w, C) for C codebooks."""
 
     def vectors(self, images: Tensor) -> Tensor:
         """What is quantized: (N, channels, h, w)."""
         pixels = images.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.offset
-        z: Tensor = self.encoder(pixels)
+        z: Tensor = self.module(pixels)
         return z
 
     def forward(self, images: Tensor) -> Tensor:
@@ -39,19 +43,12 @@ class TokenizerEncoder(nn.Module):
         return (codes[..., 0] if self.quantizer.num_codebooks == 1 else codes).to(torch.int32)
 
 
-class TokenizerDecoder(nn.Module):
+class TokenizerDecoder(_Half):
     """`codes` int32 (N, h, w) or (N, h, w, C) to `images` uint8 (N, H, W, 3)."""
-
-    def __init__(
-        self, decoder: nn.Module, quantizer: DeployedQuantizer, scale: float, offset: float
-    ) -> None:
-        super().__init__()
-        self.decoder, self.quantizer = decoder, quantizer
-        self.scale, self.offset = scale, offset
 
     def images(self, vectors: Tensor) -> Tensor:
         """Bytes (N, H, W, 3) of what the decoder makes of vectors (N, channels, h, w)."""
-        made: Tensor = self.decoder(vectors)
+        made: Tensor = self.module(vectors)
         levels = ((made - self.offset) * (1 / self.scale)).round().clamp(0, 255)
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
@@ -166,7 +163,7 @@ class Parts:
         codes = torch.randint(0, self.form.codebook_size, shape, generator=generator)
         with torch.no_grad():
             vectors = self.form.lookup(codes).permute(0, 3, 1, 2)
-        check_repeats(self.decoder.decoder, vectors, "decoder")
+        check_repeats(self.decoder.module, vectors, "decoder")
 
     @torch.no_grad()
     def take(self, images: Images) -> bool:
@@ -198,7 +195,7 @@ class Parts:
     def _check_decoder(self, h: int, w: int, height: int, width: int) -> None:
         codes = torch.zeros(2, h, w, self.form.num_codebooks, dtype=torch.int64)
         vectors = self.form.lookup(codes).permute(0, 3, 1, 2)
-        made = _run(self.decoder.decoder, vectors, f"the decoder on vectors {tuple(vectors.shape)}")
+        made = _run(self.decoder.module, vectors, f"the decoder on vectors {tuple(vectors.shape)}")
         shape = _shape(made, "the decoder")
         if shape != (2, 3, height, width):
             raise VqtrtError(

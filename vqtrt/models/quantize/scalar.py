@@ -1,6 +1,7 @@
 """Deployed quantizers that round each dimension by itself: FSQ and LFQ."""
 
 from abc import abstractmethod
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,15 @@ from vqtrt.models.quantize.deployed import DeployedQuantizer
 
 _MAX_SCALAR_CODES = 2**24
 """Float32 holds every integer up to here."""
+
+
+class Common(TypedDict):
+    """What every deployed quantizer is told; see `DeployedQuantizer`."""
+
+    channels: int
+    num_codebooks: int
+    project_in: nn.Module
+    project_out: nn.Module
 
 
 class _Scalar(DeployedQuantizer):
@@ -28,23 +38,13 @@ class _Scalar(DeployedQuantizer):
         levels: Tensor,
         basis: Tensor,
         *,
-        channels: int,
-        num_codebooks: int,
-        project_in: nn.Module,
-        project_out: nn.Module,
         rotation: Tensor | None,
+        **common: Unpack[Common],
     ) -> None:
         size = int(levels.long().prod())
         if size > _MAX_SCALAR_CODES:
             raise VqtrtError(f"a codebook of {size} codes: at most {_MAX_SCALAR_CODES} fit a graph")
-        super().__init__(
-            channels=channels,
-            codebook_size=size,
-            num_codebooks=num_codebooks,
-            code_dim=len(levels),
-            project_in=project_in,
-            project_out=project_out,
-        )
+        super().__init__(codebook_size=size, code_dim=len(levels), **common)
         self.register_buffer("levels", levels.to(torch.int32))
         self.register_buffer("basis", basis.to(torch.int32))
         self.register_buffer("period", (levels * basis).to(torch.int32))
@@ -105,21 +105,10 @@ class FiniteScalar(_Scalar):
         *,
         symmetric: bool,
         hard: bool,
-        channels: int,
-        num_codebooks: int,
-        project_in: nn.Module,
-        project_out: nn.Module,
         rotation: Tensor | None,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            levels,
-            basis,
-            channels=channels,
-            num_codebooks=num_codebooks,
-            project_in=project_in,
-            project_out=project_out,
-            rotation=rotation,
-        )
+        super().__init__(levels, basis, rotation=rotation, **common)
         self.symmetric, self.hard = symmetric, hard
         # The package's own 1e-3, and its order of operations: the same float32 to the last bit.
         reach = (levels - 1) * (1 + 1e-3) / 2
@@ -164,21 +153,10 @@ class LookupFree(_Scalar):
         basis: Tensor,
         *,
         value: float,
-        channels: int,
-        num_codebooks: int,
-        project_in: nn.Module,
-        project_out: nn.Module,
         rotation: Tensor | None,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            torch.full_like(basis, 2),
-            basis,
-            channels=channels,
-            num_codebooks=num_codebooks,
-            project_in=project_in,
-            project_out=project_out,
-            rotation=rotation,
-        )
+        super().__init__(torch.full_like(basis, 2), basis, rotation=rotation, **common)
         self.value = value
 
     def _steps(self, z: Tensor) -> Tensor:

@@ -1,0 +1,47 @@
+"""Folders and files that a tokenizer encodes from Python, as `vqtrt encode` takes them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+from vqtrt.data.reading import OnError, default_workers
+from vqtrt.data.selection import Selection
+from vqtrt.data.several import open_each
+from vqtrt.data.source import Source
+from vqtrt.jobs.encode import EncodeOptions
+from vqtrt.jobs.progress import Progress, ignore
+
+S = TypeVar("S", bound=Source)
+
+
+class FileOptions(TypedDict, total=False):
+    """Which files are encoded, and how; see `encode_files` of a tokenizer."""
+
+    preprocessing: Any
+    include: Sequence[str]
+    exclude: Sequence[str]
+    workers: int | None
+    on_error: OnError
+    resume: bool
+    progress: Progress
+
+
+def selection(options: FileOptions) -> Selection:
+    """The patterns of files to take and to leave out."""
+    return Selection(options.get("include", ()), options.get("exclude", ()))
+
+
+def open_files(
+    paths: str | Path | Sequence[str | Path], open_one: Callable[[str], S], options: FileOptions
+) -> tuple[S, EncodeOptions]:
+    """The source of one path or of several, and what an encode of it is told."""
+    names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    chosen: EncodeOptions = {
+        "root": " ".join(names),
+        "workers": options.get("workers") or default_workers(),
+        "preprocessing": options.get("preprocessing"),
+        "on_error": options.get("on_error", "stop"),
+        "resume": options.get("resume", False),
+        "progress": options.get("progress", ignore),
+    }
+    return open_each(names, open_one), chosen
