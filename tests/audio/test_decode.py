@@ -155,8 +155,8 @@ def test_a_name_that_is_too_long(tmp_path):
 
 def test_loud_audio_is_clipped_and_not_wrapped(tmp_path):
     class Loud(AudioTokenizer):
-        def stream(self, codes, speakers, samples=None, numbers=None, done=()):
-            for index, blocks in super().stream(codes, speakers, samples, numbers, done):
+        def stream(self, codes, speakers, done=(), **how):
+            for index, blocks in super().stream(codes, speakers, done, **how):
                 yield index, (np.where(block > 0, 3, -3).astype(np.float32) for block in blocks)
 
     loud = Loud(FakeSpeechEngine())

@@ -2,13 +2,13 @@ import dataclasses
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from vqtrt.config.location import find_model
+from vqtrt.data.images.open import open_images
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
@@ -55,10 +55,17 @@ def test_equals_the_cross_entropy(request, run, name):
 def test_images_are_encoded_first(tiny_prior):
     model = find_model(tiny_prior)
     tokenizer = ImageTokenizer(open_engine(model))
-    options: dict[str, Any] = {"split": "train", "workers": 1}
     codes = str(tiny_prior / "priors" / "pixelcnn.npy")
     found, expected = (
-        score_data(tokenizer, model, data, "pixelcnn", **options) for data in ("shapes:200", codes)
+        score_data(
+            tokenizer,
+            "pixelcnn",
+            lambda: open_images("shapes:200", "train"),
+            root=data,
+            model=model,
+            workers=1,
+        )
+        for data in ("shapes:200", codes)
     )
     assert found == expected
 

@@ -4,14 +4,14 @@
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.audio.chunks import Audio, Chunk, ChunkBatches, ChunkGraph, first_samples, spans
-from vqtrt.audio.inputs import checked_lengths, require_speech
+from vqtrt.audio.inputs import ClipOptions, Clips, Done, checked_lengths, require_speech
 from vqtrt.engines.base import Engine
 from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 
@@ -34,15 +34,10 @@ class ConvDecoder:
         return {"weights_sha256": self.engine.weights_sha256, "precision": self.engine.precision}
 
     def stream(
-        self,
-        codes: Sequence[NDArray[Any]],
-        speakers: Sequence[int],
-        samples: Sequence[int] | None = None,
-        numbers: Sequence[int] | None = None,
-        *,
-        done: Collection[int] = (),
+        self, codes: Clips, speakers: Sequence[int], done: Done = (), **how: Unpack[ClipOptions]
     ) -> Iterator[tuple[int, Iterator[Audio]]]:
         """As `AudioTokenizer.stream`, with speakers by number; `numbers` has no meaning here."""
+        samples = how.get("samples")
         lengths = checked_lengths(codes, speakers, samples, self.facts, self.speech)
         for group in self._groups([len(clip) for clip in codes]):
             if set(done).issuperset(group):

@@ -1,7 +1,7 @@
 """What a user gives to a speech tokenizer, checked: recordings, and codes with speakers."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,20 @@ from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.formats.codes import first_bad
+
+Clips = Sequence[NDArray[Any]]
+"""Codes (t,) of clips, integers of any dtype."""
+Done = Collection[int]
+"""Indices of clips; batches that hold no others are left out."""
+
+
+class ClipOptions(TypedDict, total=False):
+    """What is known of clips of codes that are decoded."""
+
+    samples: Sequence[int] | None
+    """Each clip's samples (default: t·stride)."""
+    numbers: Sequence[int] | None
+    """Each clip's number in the seed of a WaveNet decoder (default: 0, 1, 2, …)."""
 
 
 def checked_lengths(

@@ -58,7 +58,7 @@ def sampled_audio(engine: Engine, request: ClipRequest, samples: ClipSamples) ->
     voices = [known.index(name) if name in known else 0 for name in samples.speakers if known]
     voices = voices or [0] * len(samples.codes)
     decoder = AudioTokenizer(engine, batch_size=len(voices), seed=request.draw.seed)
-    return decoder.decode(samples.codes, voices, [samples.samples] * len(voices))
+    return decoder.decode(samples.codes, voices, samples=[samples.samples] * len(voices))
 
 
 def write_clip_codes(codes: ClipCodes) -> None:

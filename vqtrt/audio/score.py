@@ -1,10 +1,9 @@
 """How well a prior predicts codes of audio, in bits per code (`vqtrt eval --prior`)."""
 
 import math
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +11,16 @@ from numpy.typing import NDArray
 from vqtrt.audio.code_crops import code_crops, take_crops
 from vqtrt.audio.encode import encode_source
 from vqtrt.audio.sampler import find_clip_prior
-from vqtrt.audio.source import open_recordings
 from vqtrt.audio.tokenizer import AudioTokenizer
-from vqtrt.config.location import ModelLocation
-from vqtrt.data.selection import Selection
+from vqtrt.data.audio.open import AudioSource
 from vqtrt.engines.base import Engine
 from vqtrt.engines.lengths import grid_length, length_batches
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes, read_clip_codes
-from vqtrt.formats.codes import is_codes
 from vqtrt.formats.origin import require_origin
+from vqtrt.jobs.encode import EncodeOptions
+from vqtrt.jobs.progress import Progress, ignore
+from vqtrt.jobs.score import codes_of, gains
 from vqtrt.metrics import CodeUsage, nats
 
 _CROP = 1024
@@ -36,7 +35,7 @@ def score_codes(
     codes: ClipCodes,
     *,
     batch_size: int = 16,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = ignore,
 ) -> dict[str, Any]:
     """Negative log-likelihood of clips under a prior, by the `logits` graph.
 
@@ -75,9 +74,7 @@ def score_codes(
     bits = total / math.log(2) / sum(lengths)
     rate = speech.preprocessing.sample_rate / engine.facts.stride
     return {
-        "bits_per_code": bits,
-        "unigram_bits": usage.unigram_bits,
-        "gain_bits": usage.unigram_bits - bits,
+        **gains(bits, usage.unigram_bits),
         "bits_per_second": bits * rate,
         "clips": len(codes),
         "prior": prior,
@@ -87,29 +84,19 @@ def score_codes(
 
 def score_data(
     tokenizer: AudioTokenizer,
-    model: ModelLocation,
-    data: str,
     prior: str,
-    *,
-    speaker_pattern: str | None = None,
-    selection: Selection | None = None,
-    workers: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    open_source: Callable[[], AudioSource],
+    **options: Unpack[EncodeOptions],
 ) -> dict[str, Any]:
-    """`score_codes` of a codes file, or of recordings, which are encoded for it.
-
-    `speaker_pattern` and `selection` are as `open_recordings` takes them.
-    """
+    """`score_codes` of the codes file `root`, or of the recordings of a source, encoded for it."""
     find_clip_prior(tokenizer.engine, prior)
-    path = Path(data)
-    with tempfile.TemporaryDirectory(prefix="vqtrt-score-") as scratch:
-        if not is_codes(path):
-            path = Path(scratch) / "codes.npy"
-            source = open_recordings(model, data, speaker_pattern, selection)
-            encode_source(
-                tokenizer, source, path, root=data, model=model, workers=workers, progress=progress
-            )
-        codes, size = read_clip_codes(path), tokenizer.batch_size
+
+    def encode(out: Path) -> None:
+        encode_source(tokenizer, open_source(), out, **options)
+
+    with codes_of(options["root"], encode) as path:
+        progress, size = options.get("progress", ignore), tokenizer.batch_size
+        codes = read_clip_codes(path)
         return score_codes(tokenizer.engine, prior, codes, batch_size=size, progress=progress)
 
 

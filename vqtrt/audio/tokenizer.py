@@ -6,7 +6,7 @@ keeps what it works on to itself, so any number of threads may use one tokenizer
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vqtrt.audio.chunks import Audio, Chunk, ChunkBatches, ChunkGraph, cut
 from vqtrt.audio.conv_decoder import ConvDecoder
-from vqtrt.audio.inputs import checked_audio, require_speech, rows_of
+from vqtrt.audio.inputs import ClipOptions, Clips, Done, checked_audio, require_speech, rows_of
 from vqtrt.audio.speakers import Speakers, numbered
 from vqtrt.audio.wavenet_decoder import WaveNetDecoder
 from vqtrt.config.location import ModelLocation
@@ -157,13 +157,7 @@ class AudioTokenizer(Tokenizer):
         made = [chunk.made for chunk in encoding.chunks if chunk.made is not None]
         return np.concatenate([np.zeros(0, codes_dtype(self.codebook_size)), *made])
 
-    def decode(
-        self,
-        codes: Sequence[NDArray[Any]],
-        speakers: Speakers,
-        samples: Sequence[int] | None = None,
-        numbers: Sequence[int] | None = None,
-    ) -> list[Audio]:
+    def decode(self, codes: Clips, speakers: Speakers, **how: Unpack[ClipOptions]) -> list[Audio]:
         """Audio (T,) of codes (t,), T = t·stride, in the voices of `speakers`.
 
         `speakers` has a name or a number for each clip (a place in `speakers`, whose count stands
@@ -173,7 +167,7 @@ class AudioTokenizer(Tokenizer):
         or an unknown speaker.
         """
         out: list[Audio] = [np.zeros(0, np.float32)] * len(codes)
-        for index, blocks in self.stream(codes, speakers, samples, numbers):
+        for index, blocks in self.stream(codes, speakers, **how):
             out[index] = np.concatenate([np.zeros(0, np.float32), *blocks])
         return out
 
@@ -182,12 +176,7 @@ class AudioTokenizer(Tokenizer):
         return self._decoder.fingerprint()
 
     def stream(
-        self,
-        codes: Sequence[NDArray[Any]],
-        speakers: Speakers,
-        samples: Sequence[int] | None = None,
-        numbers: Sequence[int] | None = None,
-        done: Collection[int] = (),
+        self, codes: Clips, speakers: Speakers, done: Done = (), **how: Unpack[ClipOptions]
     ) -> Iterator[tuple[int, Iterator[Audio]]]:
         """As `decode`, in flat memory: index after index, each with its audio block by block.
 
@@ -195,7 +184,7 @@ class AudioTokenizer(Tokenizer):
         Batches whose clips are all in `done` are left out; the others are what they would be.
         """
         voices = numbered(speakers, self.speakers, len(codes))
-        yield from self._decoder.stream(codes, voices, samples, numbers, done=done)
+        yield from self._decoder.stream(codes, voices, done=done, **how)
 
     def open_audio(self, path: str | Path) -> Audio:
         """A recording as float32 (T,), as `vqtrt encode` reads it for this model.

@@ -12,19 +12,19 @@ once for each of them: binding takes longer than a short clip, and on a GPU it m
 """
 
 import threading
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.audio.chunks import Audio
-from vqtrt.audio.inputs import checked_lengths, require_speech
+from vqtrt.audio.inputs import ClipOptions, Clips, Done, checked_lengths, require_speech
 from vqtrt.data.audio.mulaw import LEVELS, mulaw_decode
 from vqtrt.engines.base import BoundGraph, Engine, StepLoop
 from vqtrt.engines.lengths import length_batches, padded_batch
@@ -33,6 +33,7 @@ from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.formats.sampling import SamplingParams
+from vqtrt.jobs.progress import ignore
 
 _STREAM_BATCH = 4
 """Clips that a stream has at least: with fewer, a step is mostly what it costs to start one."""
@@ -95,38 +96,35 @@ class WaveNetDecoder:
 
     def decode(
         self,
-        codes: Sequence[NDArray[Any]],
+        codes: Clips,
         speakers: Sequence[int],
-        samples: Sequence[int] | None = None,
-        numbers: Sequence[int] | None = None,
-        progress: Progress = lambda done, total: None,
+        progress: Progress = ignore,
+        **how: Unpack[ClipOptions],
     ) -> list[Audio]:
         """Audio (T,) of codes (t,), T = t·stride; one speaker's number for each.
 
-        Speakers are places in `speech.speakers`, whose count stands for none. `samples` gives each
-        clip's T, where that is less. `numbers` are the clips' own in the seed (default: 0, 1, 2,
-        …). `progress` is called with (samples drawn, samples in all). Raises `VqtrtError` for a
-        code that is not in the codebook, or an unknown speaker.
+        Speakers are places in `speech.speakers`, whose count stands for none. `progress` is called
+        with (samples drawn, samples in all). Raises `VqtrtError` for a code that is not in the
+        codebook, or an unknown speaker.
         """
         out: list[Audio] = [np.zeros(0, np.float32)] * len(codes)
-        for index, blocks in self.stream(codes, speakers, samples, numbers, progress):
+        for index, blocks in self.stream(codes, speakers, progress=progress, **how):
             out[index] = np.concatenate([np.zeros(0, np.float32), *blocks])
         return out
 
     def stream(
         self,
-        codes: Sequence[NDArray[Any]],
+        codes: Clips,
         speakers: Sequence[int],
-        samples: Sequence[int] | None = None,
-        numbers: Sequence[int] | None = None,
-        progress: Progress = lambda done, total: None,
-        done: Collection[int] = (),
+        done: Done = (),
+        progress: Progress = ignore,
+        **how: Unpack[ClipOptions],
     ) -> Generator[tuple[int, Iterator[Audio]]]:
         """As `decode`: index after index as they are done, each with its audio in blocks.
 
         Batches whose clips are all in `done` are left out; the others are what they would be.
         """
-        clips = self._clips(codes, speakers, samples, numbers)
+        clips = self._clips(codes, speakers, how.get("samples"), how.get("numbers"))
         steps = [-(-clip.samples // self.speech.unroll) for clip in clips]
         streams = self._opened.get("streams", partial(_Streams, self, self._opened.lock))
         # A step is too small to be shared by cores, but clips do not depend on each other.

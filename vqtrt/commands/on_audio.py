@@ -117,11 +117,10 @@ def evaluate(
         with counting("scoring") as counter:
             figures = score_data(
                 tokenizer,
-                model,
-                data,
                 prior,
-                speaker_pattern=options.speaker_pattern,
-                selection=options.selection,
+                lambda: open_source(model, data, options),
+                root=data,
+                model=model,
                 workers=options.num_workers,
                 progress=counter,
             )

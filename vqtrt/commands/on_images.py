@@ -130,11 +130,10 @@ def evaluate(
         with counting("scoring") as counter:
             figures = score_data(
                 tokenizer,
-                model,
-                data,
                 prior,
-                split=split,
-                selection=options.selection,
+                lambda: open_images(data, split, options.selection),
+                root=data,
+                model=model,
                 workers=options.num_workers,
                 progress=counter,
             )

@@ -284,20 +284,25 @@ def require_training() -> None:
             raise VqtrtError(terminal.missing(package))
 
 
-def data_settings(
-    data: str | None,
-    on_error: OnErrorName | None,
-    include: list[str] | None,
-    exclude: list[str] | None,
-    speaker_pattern: str | None = None,
-) -> list[str]:
-    """Options of a training as `--set` would give them."""
-    texts = {"path": data, "speaker_pattern": speaker_pattern, "on_error": on_error}
-    lists = {"include": include, "exclude": exclude}
-    return [
-        *(f"data.{name}={value}" for name, value in texts.items() if value),
-        *(f"data.{name}={json.dumps(value)}" for name, value in lists.items() if value),
-    ]
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a training, of a tokenizer or a prior, is told of its data and settings."""
+
+    include: Include = None
+    exclude: Exclude = None
+    on_error: TrainOnError = None
+    settings: Settings = None
+    resume: Resume = False
+
+    def overrides(self, **data: str | None) -> list[str]:
+        """All of it, and more settings of `data`, as `--set` would give it."""
+        texts = {**data, "on_error": self.on_error}
+        lists = {"include": self.include, "exclude": self.exclude}
+        return [
+            *(self.settings or []),
+            *(f"data.{name}={value}" for name, value in texts.items() if value),
+            *(f"data.{name}={json.dumps(value)}" for name, value in lists.items() if value),
+        ]
 
 
 def tell_passed_over(kinds: Mapping[str, int], *, audio: bool) -> None:

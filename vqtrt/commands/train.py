@@ -10,15 +10,11 @@ import typer
 from vqtrt.commands import terminal
 from vqtrt.commands.complete import prior_recipes, recipes
 from vqtrt.commands.options import (
-    Exclude,
-    Include,
     Model,
-    Resume,
-    Settings,
     SpeakerPattern,
-    TrainOnError,
+    TrainOptions,
     Workers,
-    data_settings,
+    expanded,
     find,
     main_process,
     require_training,
@@ -30,6 +26,7 @@ if TYPE_CHECKING:
     from vqtrt.commands.bars import TrainingBar
 
 
+@expanded
 def train(
     recipe: Annotated[
         str | None,
@@ -45,26 +42,23 @@ def train(
         Path | None, typer.Option("--out", "-o", help="Run folder (default: runs/RECIPE).")
     ] = None,
     speaker_pattern: SpeakerPattern = None,
-    include: Include = None,
-    exclude: Exclude = None,
-    on_error: TrainOnError = None,
-    settings: Settings = None,
-    resume: Resume = False,
+    options: TrainOptions = TrainOptions(),
 ) -> None:
     """Train a VQ-VAE on images or audio."""
     from vqtrt.training.start import plan
 
-    given = data_settings(data, on_error, include, exclude, speaker_pattern)
-    config, path = plan(recipe, out, [*(settings or []), *given], resume=resume)
+    overrides = options.overrides(path=data, speaker_pattern=speaker_pattern)
+    config, path = plan(recipe, out, overrides, resume=options.resume)
     require_training()
     _tell(f"training {config.recipe} on {config.data.path}, into {path}")
     from vqtrt.training.start import train_planned
 
     with _training_bar() as bar, skippable():
-        train_planned(config, path, bar, resume=resume)
+        train_planned(config, path, bar, resume=options.resume)
     _tell(f"trained {path}; next: vqtrt export {path}")
 
 
+@expanded
 def train_prior(
     recipe: Annotated[
         str | None,
@@ -79,11 +73,7 @@ def train_prior(
     ] = None,
     model: Model = None,
     name: Annotated[str | None, typer.Option(help="Name of the prior (default: RECIPE).")] = None,
-    include: Include = None,
-    exclude: Exclude = None,
-    on_error: TrainOnError = None,
-    settings: Settings = None,
-    resume: Resume = False,
+    options: TrainOptions = TrainOptions(),
     workers: Workers = None,
 ) -> None:
     """Train a prior over a model's codes, into RUN/priors/NAME."""
@@ -95,14 +85,13 @@ def train_prior(
     from vqtrt.training.prior_start import plan_prior, train_planned
 
     found = find(model)
-    overrides = [*(settings or []), *data_settings(data, on_error, include, exclude)]
     with counting("encoding") as counter, skippable():
         planned = plan_prior(
             found,
             recipe,
             name,
-            overrides,
-            resume=resume,
+            options.overrides(path=data),
+            resume=options.resume,
             workers=worker_count(workers),
             progress=counter,
         )
@@ -112,7 +101,7 @@ def train_prior(
         where = planned.codes.path.with_suffix(".json")
         _tell(f"skipped {len(rejected)} files that cannot be read: {kinds}; see {where}")
     with _training_bar() as bar:
-        run = train_planned(planned, bar, resume=resume)
+        run = train_planned(planned, bar, resume=options.resume)
     _tell(f"trained {run.path}; next: vqtrt export {found.run}")
 
 

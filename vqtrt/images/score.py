@@ -1,24 +1,24 @@
 """How well a prior predicts codes: bits a code on a held-out set (`vqtrt eval --prior`)."""
 
 import math
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.config.location import ModelLocation
-from vqtrt.data.images.open import open_images
-from vqtrt.data.selection import Selection
+from vqtrt.data.images.source import ImageSource
 from vqtrt.engines.base import Engine
 from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.codes import Codes, check_codes, is_codes, read_codes
+from vqtrt.formats.codes import Codes, check_codes, read_codes
 from vqtrt.formats.origin import require_origin
 from vqtrt.images.encode import encode_source
 from vqtrt.images.tokenizer import ImageTokenizer
+from vqtrt.jobs.encode import EncodeOptions
+from vqtrt.jobs.progress import Progress, ignore
+from vqtrt.jobs.score import codes_of, gains
 from vqtrt.metrics import CodeUsage, nats
 
 
@@ -28,7 +28,7 @@ def score_codes(
     codes: Codes,
     *,
     batch_size: int = 16,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = ignore,
 ) -> dict[str, Any]:
     """Negative log-likelihood of codes under a prior, by the `logits` graph.
 
@@ -67,9 +67,7 @@ def score_codes(
     bits = total / math.log(2) / (rows * height * width * books)
     dimensions = engine.facts.stride**2 * 3
     return {
-        "bits_per_code": bits,
-        "unigram_bits": usage.unigram_bits,
-        "gain_bits": usage.unigram_bits - bits,
+        **gains(bits, usage.unigram_bits),
         "prior_bits_per_dim": bits * books / dimensions,
         "rows": rows,
         "prior": prior,
@@ -79,29 +77,18 @@ def score_codes(
 
 def score_data(
     tokenizer: ImageTokenizer,
-    model: ModelLocation,
-    data: str,
     prior: str,
-    *,
-    split: str,
-    selection: Selection | None = None,
-    workers: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    open_source: Callable[[], ImageSource],
+    **options: Unpack[EncodeOptions],
 ) -> dict[str, Any]:
-    """`score_codes` of a codes file, or of images, which are encoded for it.
-
-    `split` and `selection` are as `open_images` takes them.
-    """
+    """`score_codes` of the codes file `root`, or of the images of a source, encoded for it."""
     find_prior(tokenizer.engine, prior)
-    path = Path(data)
-    with tempfile.TemporaryDirectory(prefix="vqtrt-score-") as scratch:
-        if not is_codes(path):
-            source = open_images(data, split, selection)
-            path = Path(scratch) / "codes.npy"
-            encode_source(
-                tokenizer, source, path, root=data, model=model, workers=workers, progress=progress
-            )
-        size = tokenizer.batch_size
+
+    def encode(out: Path) -> None:
+        encode_source(tokenizer, open_source(), out, **options)
+
+    with codes_of(options["root"], encode) as path:
+        progress, size = options.get("progress", ignore), tokenizer.batch_size
         codes = read_codes(path)
         return score_codes(tokenizer.engine, prior, codes, batch_size=size, progress=progress)
 
