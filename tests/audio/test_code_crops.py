@@ -23,7 +23,7 @@ def test_together_they_have_every_code_once(size, reach):
     crops = code_crops(LENGTHS, [4, 0, 2], size, reach)
     batch = take_crops(codes, crops)
     expected = np.concatenate([codes.clip(clip) for clip in (4, 0, 2)])
-    np.testing.assert_array_equal(batch.codes[batch.counted], expected)
+    np.testing.assert_array_equal(batch.codes[batch.loss_mask], expected)
     assert batch.codes.dtype == np.int32
     assert all(1 <= crop.stop - crop.start <= size for crop in crops)
 
@@ -36,13 +36,13 @@ def test_what_lies_before_and_behind():
         [7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
         [14, 15, 16, 17, 18, 0, 0, 0, 0, 0],
     ]
-    assert batch.counted.sum(1).tolist() == [10, 2]
-    assert batch.counted[1].nonzero()[0].tolist() == [3, 4]
+    assert batch.loss_mask.sum(1).tolist() == [10, 2]
+    assert batch.loss_mask[1].nonzero()[0].tolist() == [3, 4]
     wider = take_crops(clips(), crops[2:4], 14)
-    assert wider.codes.shape == wider.counted.shape == (2, 14)
+    assert wider.codes.shape == wider.loss_mask.shape == (2, 14)
     np.testing.assert_array_equal(wider.codes[:, :10], batch.codes)
     assert not wider.codes[:, 10:].any()
-    assert not wider.counted[:, 10:].any()
+    assert not wider.loss_mask[:, 10:].any()
 
 
 def test_a_clip_without_codes_has_no_crop():
@@ -55,5 +55,5 @@ def test_tails_count_as_the_crops_own():
     batch = take_crops(clips(), crops, tails=tails)
     assert batch.codes[0].tolist() == [1, 2, 3, 4, 5, 90, 91, 0, 0, 0]
     assert batch.codes[2].tolist() == [14, 15, 16, 17, 18, 92, 0, 0, 0, 0]
-    assert batch.counted.sum(1).tolist() == [7, 10, 3]
-    assert batch.counted[2].nonzero()[0].tolist() == [3, 4, 5]
+    assert batch.loss_mask.sum(1).tolist() == [7, 10, 3]
+    assert batch.loss_mask[2].nonzero()[0].tolist() == [3, 4, 5]

@@ -11,7 +11,7 @@ from torch import nn
 from vqtrt.config.images import PixelCNNConfig
 from vqtrt.config.parts import QuantizerConfig
 from vqtrt.export import fingerprint as module
-from vqtrt.export.fingerprint import made_from
+from vqtrt.export.fingerprint import fingerprint
 from vqtrt.formats.precision import PRECISIONS
 from vqtrt.models.audio_graphs import speech_graph, speech_graph_names
 from vqtrt.models.deployed import DeployedGraph, int32
@@ -66,7 +66,7 @@ def test_every_graph_of_vqtrt_has_a_hash_of_its_own_that_repeats(kind, make_conf
         for _ in range(2):
             torch.manual_seed(0)
             graphs = KINDS[kind](make_config, torch_dtype(precision))
-            made.append([made_from(graph, EXAMPLE) for graph in graphs])
+            made.append([fingerprint(graph, EXAMPLE) for graph in graphs])
         assert made[0] == made[1]
         hashes += made[0]
     assert all(len(each) == 64 for each in hashes)
@@ -146,21 +146,21 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_is_seen(change):
-    assert made_from(graph(), EXAMPLE) not in (None, made_from(CHANGES[change], EXAMPLE))
+    assert fingerprint(graph(), EXAMPLE) not in (None, fingerprint(CHANGES[change], EXAMPLE))
 
 
 def test_a_config_is_seen():
-    found = [made_from(graph(config(dim)), EXAMPLE) for dim in (8, 9, 8)]
+    found = [fingerprint(graph(config(dim)), EXAMPLE) for dim in (8, 9, 8)]
     assert found[0] == found[2] != found[1]
 
 
 def test_examples_and_code_are_seen(monkeypatch):
-    before = made_from(graph(), EXAMPLE)
-    assert before == made_from(graph(), EXAMPLE) != made_from(graph(), {"batch": 3, "t": 8})
+    before = fingerprint(graph(), EXAMPLE)
+    assert before == fingerprint(graph(), EXAMPLE) != fingerprint(graph(), {"batch": 3, "t": 8})
     monkeypatch.setattr(module, "_CODE", ["other"])
-    assert made_from(graph(), EXAMPLE) != before
+    assert fingerprint(graph(), EXAMPLE) != before
     monkeypatch.setattr(module, "_CODE", None)
-    assert made_from(graph(), EXAMPLE) is None
+    assert fingerprint(graph(), EXAMPLE) is None
 
 
 @pytest.mark.parametrize("package", ["torch", "onnx", "onnxscript", "onnx-ir"])
@@ -215,4 +215,4 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("change", UNKNOWN)
 def test_what_is_not_wholly_known_has_no_hash(change):
-    assert made_from(graph(UNKNOWN[change]), EXAMPLE) is None
+    assert fingerprint(graph(UNKNOWN[change]), EXAMPLE) is None

@@ -19,7 +19,7 @@ from vqtrt.export import verify as verify_module
 from vqtrt.export.code_agreement import AGREEMENTS, MARGIN, MARGINS
 from vqtrt.export.verify import BATCH_SIZES, verify
 from vqtrt.images.tokenizer import ImageTokenizer
-from vqtrt.models.image_graphs import to_unit
+from vqtrt.models.image_graphs import normalize
 from vqtrt.models.runs import ImageRun
 from vqtrt.models.weights import save_weights
 
@@ -196,7 +196,7 @@ def test_margins_are_the_relative_gap_in_float64(tiny_run2, images, monkeypatch)
     figures = verify(model, [some], options=EngineOptions("torch"))
     codes = opened(some)
     with torch.inference_mode():
-        pixels = to_unit(torch.from_numpy(some)).double()
+        pixels = normalize(torch.from_numpy(some)).double()
         encoder = copy.deepcopy(reference.model.encoder).double()
         z = encoder(pixels).permute(0, 2, 3, 1).numpy()
     codebook = reference.model.quantizer.codebook.double().numpy()

@@ -104,17 +104,17 @@ def test_what_a_decoder_needs_around_a_code_is_its_context(changes):
 def batch(model, n=3, codes=8):
     margin, around = model.margin, model.decoder_context
     audio = noise(n, (codes + 2 * margin) * model.encoder.stride).float()
-    inside = torch.ones(n, codes + 2 * around, dtype=torch.bool)
-    return audio, inside, torch.arange(n) % 3, 0.01
+    valid_mask = torch.ones(n, codes + 2 * around, dtype=torch.bool)
+    return audio, valid_mask, torch.arange(n) % 3, 0.01
 
 
 @pytest.mark.parametrize("changes", [STRIDED, FRONTED, WITH_WAVENET])
 def test_all_weights_learn_from_the_losses(changes):
     model = make(**changes, target=TARGET | {"hop": 32}, speaker_adversary=0.1).train()
-    audio, inside, speakers, variance = batch(model)
+    audio, valid_mask, speakers, variance = batch(model)
     model.quantizer.start_from(model.encoder.body(audio)[:, :, None].detach())
     model.target.fit(audio, torch.ones(3, audio.shape[1] // model.encoder.stride).bool(), speakers)
-    losses = model(audio, inside, speakers, variance)
+    losses = model(audio, valid_mask, speakers, variance)
     assert all(torch.isfinite(loss) for loss in losses)
     losses.total.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -131,9 +131,9 @@ def test_a_wavenet_that_knows_nothing_costs_8_bits():
 
 def test_target_only_keeps_the_decoders_gradient_from_the_codes():
     model = make(target=TARGET, target_weight=0.0, target_only=True).train()
-    audio, inside, speakers, variance = batch(model)
+    audio, valid_mask, speakers, variance = batch(model)
     model.quantizer.config = model.quantizer.config.model_copy(update={"beta": 0.0})
-    model(audio, inside, speakers, variance).total.backward()
+    model(audio, valid_mask, speakers, variance).total.backward()
     assert not any(p.grad.any() for p in model.encoder.parameters() if p.grad is not None)
     assert any(p.grad.any() for p in model.decoder.parameters())
 
@@ -166,15 +166,15 @@ def test_the_adversarys_gradient_is_turned_around():
 
 def test_where_there_is_no_code_its_vector_does_not_count():
     model = make().eval()
-    audio, inside, speakers, variance = batch(model)
-    inside[:, :3] = False
+    audio, valid_mask, speakers, variance = batch(model)
+    valid_mask[:, :3] = False
     z = model.encoder.context
     model.quantizer.start_from(model.encoder.body(audio)[:, :, None].detach())
-    before = model(audio, inside, speakers, variance)
+    before = model(audio, valid_mask, speakers, variance)
     outside = audio.clone()
     # What lies in front of those codes alone changes nothing that is scored.
     outside[:, : (3 - 1) * model.encoder.stride] = 0.3
-    after = model(outside, inside, speakers, variance)
+    after = model(outside, valid_mask, speakers, variance)
     assert z >= 2
     assert before.reconstruction == after.reconstruction
 
@@ -215,13 +215,15 @@ def test_settings_that_do_not_fit(changes, message):
 
 def test_what_lies_outside_of_a_clip_is_no_target():
     model = make(**FRONTED, target=TARGET | {"neighbours": 0.5}).eval()
-    audio, inside, speakers, variance = batch(model)
+    audio, valid_mask, speakers, variance = batch(model)
     around, margin, stride = model.decoder_context, model.margin, model.encoder.stride
-    inside[:, around + 5 :] = False
+    valid_mask[:, around + 5 :] = False
     changed = audio.clone()
-    # Seen by no code inside, nor by the spectrum of one.
+    # Seen by no code of the mask, nor by the spectrum of one.
     changed[:, (margin + 5 + model.encoder.context + 1) * stride :] *= -3
     model.target.fit(audio, torch.ones(3, audio.shape[1] // stride).bool(), speakers)
-    first, second = (model(each, inside, speakers, variance).spectrum for each in (audio, changed))
+    first, second = (
+        model(each, valid_mask, speakers, variance).spectrum for each in (audio, changed)
+    )
     assert first > 0
     torch.testing.assert_close(first, second)

@@ -62,9 +62,9 @@ def test_the_target_has_mean_0_and_variance_1_for_each_speaker():
     audio = torch.cat([noise(4, 1600), 0.01 * noise(4, 1600, seed=2).cumsum(1)])
     speakers = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     # Of ten codes a clip, the last four lie behind its end.
-    inside = torch.arange(10).expand(8, 10) < 6
-    audio = audio * inside.repeat_interleave(160, 1)
-    target.fit(audio, inside, speakers)
+    valid_mask = torch.arange(10).expand(8, 10) < 6
+    audio = audio * valid_mask.repeat_interleave(160, 1)
+    target.fit(audio, valid_mask, speakers)
     for row in (0, 1):
         own = target(audio, speakers)[speakers == row, :, :60].transpose(0, 1).flatten(1)
         torch.testing.assert_close(own.mean(1), torch.zeros(5), atol=1e-4, rtol=0)

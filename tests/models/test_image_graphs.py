@@ -7,10 +7,10 @@ from vqtrt.models.image import VQVAE
 from vqtrt.models.image_graphs import (
     DecoderGraph,
     EncoderGraph,
+    normalize,
     subpixel,
     subpixel_convolution,
     to_bytes,
-    to_unit,
 )
 from vqtrt.models.info import model_info
 
@@ -21,7 +21,7 @@ def model(request):
     quantizer = {"codebook_size": 16, "dim": 4, "num_codebooks": request.param}
     config = {"hidden": 8, "residual_blocks": 1, "residual_hidden": 4, "quantizer": quantizer}
     model = VQVAE(ModelConfig.model_validate(config)).eval()
-    model.quantizer.start_from(model.encoder(to_unit(pictures(8, 16, 16))))
+    model.quantizer.start_from(model.encoder(normalize(pictures(8, 16, 16))))
     return model
 
 
@@ -32,7 +32,7 @@ def pictures(*shape):
 
 def test_all_256_levels_survive_the_round_trip():
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3)
-    unit = to_unit(images)
+    unit = normalize(images)
     assert unit.dtype == torch.float32
     assert unit.shape == (1, 3, 16, 16)
     assert (unit.min().item(), unit.max().item()) == (-0.5, 0.5)
@@ -42,7 +42,7 @@ def test_all_256_levels_survive_the_round_trip():
 def test_to_unit_keeps_axes_apart():
     images = torch.zeros(1, 2, 3, 3, dtype=torch.uint8)
     images[0, 1, 2, 0] = 255
-    unit = to_unit(images)
+    unit = normalize(images)
     assert unit[0, 0, 1, 2] == 0.5
     assert (unit == -0.5).sum() == unit.numel() - 1
 
@@ -57,7 +57,7 @@ def test_to_bytes_rounds_and_clamps():
 def test_encoder_graph_gives_the_quantizers_codes(model):
     images = pictures(5, 8, 12)
     codes = EncoderGraph(model)(images)
-    expected = model.quantizer.encode(model.encoder(to_unit(images)))
+    expected = model.quantizer.encode(model.encoder(normalize(images)))
     books = model.config.quantizer.num_codebooks
     assert codes.dtype == torch.int32
     assert codes.shape == ((5, 2, 3) if books == 1 else (5, 2, 3, books))
@@ -86,7 +86,7 @@ def test_the_encoder_graph_keeps_a_codebook_of_its_own(model):
 def test_vectors_are_what_is_quantized(model):
     images = pictures(2, 8, 8)
     vectors = EncoderGraph(model).vectors(images)
-    expected = model.encoder(to_unit(images)).permute(0, 2, 3, 1)
+    expected = model.encoder(normalize(images)).permute(0, 2, 3, 1)
     np.testing.assert_array_equal(vectors.detach(), expected.detach())
 
 

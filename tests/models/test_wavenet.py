@@ -46,7 +46,7 @@ def by_definition(wavenet, previous, bias, hop):
 
 @pytest.mark.parametrize("hop", [None, 4, 20])
 def test_it_is_the_sum_of_its_layers(wavenet, hop):
-    previous = wavenet.moved_on(classes(2, 20))
+    previous = wavenet.shift_right(classes(2, 20))
     bias = None
     if hop:
         generator = torch.Generator().manual_seed(2)
@@ -63,7 +63,7 @@ def test_no_logit_sees_its_own_class_or_a_later_one(wavenet):
     wavenet.embedding.register_forward_hook(
         lambda module, given, made: embedded.append(made.requires_grad_()) or made
     )
-    logits = wavenet(wavenet.moved_on(sequence))
+    logits = wavenet(wavenet.shift_right(sequence))
     reach = wavenet.config.receptive_field
     for step in (0, 17, 39):
         (grad,) = torch.autograd.grad(logits[0, step].sum(), embedded[0], retain_graph=True)
@@ -76,7 +76,7 @@ def test_no_logit_sees_its_own_class_or_a_later_one(wavenet):
 
 def test_moved_on_begins_with_nothing(wavenet):
     sequence = classes(2, 5)
-    moved = wavenet.moved_on(sequence)
+    moved = wavenet.shift_right(sequence)
     assert (moved[:, 0] == CLASSES).all()
     assert torch.equal(moved[:, 1:], sequence[:, :-1])
 
@@ -89,7 +89,7 @@ def test_the_receptive_field_of_the_papers_size():
 def test_the_last_layer_has_no_stream_to_add_to(wavenet):
     assert wavenet.wavenet_layers()[-1].residual is None
     assert all(parameter.requires_grad for parameter in wavenet.parameters())
-    wavenet(wavenet.moved_on(classes(1, 20))).sum().backward()
+    wavenet(wavenet.shift_right(classes(1, 20))).sum().backward()
     assert all(parameter.grad is not None for parameter in wavenet.parameters())
 
 

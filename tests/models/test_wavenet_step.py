@@ -60,7 +60,7 @@ def test_cached_against_full(unroll, settings):
     wavenet = make(**settings)
     for bias in (None, biases(wavenet, 3, 192)):
         classes, logits = drawn(wavenet, unroll, bias=bias)
-        full = wavenet(wavenet.moved_on(classes), bias, HOP)
+        full = wavenet(wavenet.shift_right(classes), bias, HOP)
         assert (logits - full[:, unroll - 1 :: unroll]).abs().max() < 1e-12
         assert full.std() > 0.3
         assert len(classes.unique()) == K
@@ -71,7 +71,7 @@ def test_over_4096_samples_in_float32():
     wavenet = make(torch.float32, layers=20, cycles=2, channels=8)
     bias = biases(wavenet, 1, 4096)
     classes, logits = drawn(wavenet, 8, batch=1, steps=4096, bias=bias)
-    full = wavenet(wavenet.moved_on(classes), bias, HOP)
+    full = wavenet(wavenet.shift_right(classes), bias, HOP)
     assert (logits - full[:, 7::8]).abs().max() < 1e-4
 
 
@@ -90,7 +90,7 @@ def test_every_unroll_draws_the_same(temperature):
 def test_cold_takes_the_most_likely():
     wavenet = make()
     classes, _ = drawn(wavenet, 4, temperature=0.0)
-    full = wavenet(wavenet.moved_on(classes))
+    full = wavenet(wavenet.shift_right(classes))
     assert torch.equal(classes, full.argmax(-1).int())
 
 
@@ -98,7 +98,7 @@ def test_half_is_near():
     wavenet = make(torch.float32)
     bias = biases(wavenet, 3, 192)
     classes, logits = drawn(wavenet, 4, steps=48, bias=bias, dtype=torch.float16)
-    full = wavenet(wavenet.moved_on(classes), bias[:, :3], HOP)[:, 3::4]
+    full = wavenet(wavenet.shift_right(classes), bias[:, :3], HOP)[:, 3::4]
     assert logits.dtype == torch.float32
     assert 1e-5 < (logits - full).abs().max() < 0.1
     assert next(wavenet.parameters()).dtype == torch.float32

@@ -43,7 +43,7 @@ def test_a_code_sees_exactly_those_before_it_in_reach(settings, classes):
     for seed in range(2):
         codes = draw(1, 40, seed=seed)
         table = prior.wavenet.embedding
-        vectors = table(prior.wavenet.moved_on(codes)).detach().requires_grad_()
+        vectors = table(prior.wavenet.shift_right(codes)).detach().requires_grad_()
         prior.wavenet.embedding = Given(vectors)
         logits = prior(codes, speakers)[0].sum(-1)
         prior.wavenet.embedding = table

@@ -47,8 +47,8 @@ def test_a_crop_has_what_is_around_it():
     rng = np.random.default_rng(0)
     starts = set()
     for _ in range(100):
-        made, inside = crop(audio, SHAPE, rng)
-        assert (made.shape, inside.shape) == ((4 * 7,), (7,))
+        made, valid_mask = crop(audio, SHAPE, rng)
+        assert (made.shape, valid_mask.shape) == ((4 * 7,), (7,))
         first = np.argmax(made > 0)
         # Two codes before the crop, so far as there are any.
         start = round(made[first] * 32767) - 1000 - first + 8
@@ -58,15 +58,15 @@ def test_a_crop_has_what_is_around_it():
         expected = np.pad(audio, (8, 8))[start : start + 28]
         np.testing.assert_array_equal(made, expected)
         places = np.arange(start // 4 - 2, start // 4 + 5)
-        np.testing.assert_array_equal(inside, (places >= 0) & (places < 20))
+        np.testing.assert_array_equal(valid_mask, (places >= 0) & (places < 20))
     assert starts == set(range(18))
 
 
 def test_a_short_recording_is_filled_up_with_zeros():
-    made, inside = crop(samples(0, 5), SHAPE, np.random.default_rng(0))
+    made, valid_mask = crop(samples(0, 5), SHAPE, np.random.default_rng(0))
     np.testing.assert_array_equal(made, np.pad(samples(0, 5), (8, 15)))
     # Five samples are two codes.
-    assert inside.tolist() == [False, False, True, True, False, False, False]
+    assert valid_mask.tolist() == [False, False, True, True, False, False, False]
 
 
 def test_without_a_generator_the_first_crop():
@@ -88,7 +88,7 @@ def test_batches_depend_on_seed_and_step_alone():
 def test_a_batch():
     (batch, *_), _ = crops([40] * 6, batch_size=6)
     assert (batch.audio.shape, batch.audio.dtype) == ((6, 28), np.float32)
-    assert (batch.inside.shape, batch.inside.dtype) == ((6, 7), bool)
+    assert (batch.valid_mask.shape, batch.valid_mask.dtype) == ((6, 7), bool)
     assert batch.speakers.dtype == np.int64
     for audio, speaker in zip(batch.audio, batch.speakers, strict=True):
         number = round(audio.max() * 32767) // 1000 - 1

@@ -147,7 +147,7 @@ def test_an_epoch_has_every_training_code_once(make_codes):
     for batch in task.batches(range(len(task.crops)), 0, 1):
         assert batch.speakers.shape == (1,)
         clips = [i for i in range(40) if codes.labels[i] == batch.speakers[0]]
-        own = batch.codes[batch.counted].tolist()
+        own = batch.codes[batch.loss_mask].tolist()
         assert any(own == codes.clip(i)[s : s + 8].tolist() for i in clips for s in range(0, 40, 8))
         count += len(own)
     assert count == sum(len(codes.clip(i)) for i in range(40) if i not in task.held_out)
@@ -163,8 +163,8 @@ def test_clips_of_the_speaker_follow_where_one_ends(make_codes):
     again = next(task.batches(range(5, 6), 0, 1))
     np.testing.assert_array_equal(batch.codes, again.codes)
     followed = 0
-    for row, counted, speaker in zip(batch.codes, batch.counted, batch.speakers, strict=True):
-        own = row[counted].tolist()
+    for row, loss_mask, speaker in zip(batch.codes, batch.loss_mask, batch.speakers, strict=True):
+        own = row[loss_mask].tolist()
         assert len(own) <= 30
         mine = [clips[i] for i in train if codes.labels[i] == speaker]
         parts = [c[start : start + 30] for c in mine for start in range(0, len(c), 30)]
@@ -194,7 +194,7 @@ def test_processes_share_a_batch(make_codes):
     (whole,), *parts = (list(task.batches(range(3, 4), r, w)) for r, w in ((0, 1), (0, 2), (1, 2)))
     for rank, (part,) in enumerate(parts):
         np.testing.assert_array_equal(part.speakers, whole.speakers[rank::2])
-        assert part.counted.sum() == whole.counted[rank::2].sum()
+        assert part.loss_mask.sum() == whole.loss_mask[rank::2].sum()
 
 
 def test_unigram_bits(make_codes):

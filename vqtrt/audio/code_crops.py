@@ -33,7 +33,7 @@ class CropBatch(NamedTuple):
 
     codes: NDArray[np.int32]
     """(n, t); the first follows nothing, or is further away than the model sees."""
-    counted: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
     """(n, t): the crops' own codes, without those before and without what fills up the end."""
 
 
@@ -65,8 +65,8 @@ def take_crops(
         rows = [np.concatenate(pair) for pair in zip(rows, tails, strict=True)]
     length = length or max(map(len, rows))
     out = np.zeros((len(crops), length), np.int32)
-    counted = np.zeros((len(crops), length), bool)
+    loss_mask = np.zeros((len(crops), length), bool)
     for number, (crop, row) in enumerate(zip(crops, rows, strict=True)):
         out[number, : len(row)] = row
-        counted[number, crop.start - crop.first : len(row)] = True
-    return CropBatch(out, counted)
+        loss_mask[number, crop.start - crop.first : len(row)] = True
+    return CropBatch(out, loss_mask)

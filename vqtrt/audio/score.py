@@ -68,7 +68,7 @@ def score_codes(
             rows = max(len(batch), min(batch_size, _MOST // length))
             inputs = [np.resize(array, (rows, *array.shape[1:])) for array in inputs]
         logits = graph(*inputs)[: len(batch)]
-        total += nats(logits[taken.counted], taken.codes[taken.counted])
+        total += nats(logits[taken.loss_mask], taken.codes[taken.loss_mask])
         done += len(batch)
         progress(done, len(crops))
     bits = total / math.log(2) / sum(lengths)

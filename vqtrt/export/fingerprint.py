@@ -23,7 +23,7 @@ _OWN = frozenset(nn.Module().__dict__)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
-def made_from(graph: DeployedGraph, example: Mapping[str, int]) -> str | None:
+def fingerprint(graph: DeployedGraph, example: Mapping[str, int]) -> str | None:
     """SHA-256, as hexadecimal digits, of a graph's weights, settings, tables, example and code.
 
     The code is that of vqtrt, whole, and the versions of the packages that export. None where a

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vqtrt.errors import VqtrtError
-from vqtrt.export.fingerprint import made_from
+from vqtrt.export.fingerprint import fingerprint
 from vqtrt.export.onnx import write_deployed, write_file
 from vqtrt.formats.bundle import Bundle, GraphSpec
 from vqtrt.models.deployed import DeployedGraph
@@ -31,12 +31,12 @@ class GraphWriter:
 
     def write(self, name: str, graph: DeployedGraph, example: Mapping[str, int]) -> None:
         """Write a graph to NAME.onnx; `example` as `write_deployed` takes it."""
-        file, made = f"{name}.onnx", made_from(graph, example)
+        file, made = f"{name}.onnx", fingerprint(graph, example)
         content = self._content_before(name, made)
         if content is None:
             spec = write_deployed(graph, example, self.folder, file)
         else:
-            spec = write_file(content, graph.taken, graph.given, self.folder, file)
+            spec = write_file(content, graph.all_inputs, graph.all_outputs, self.folder, file)
             self.kept(name)
         self.graphs[name] = spec.model_copy(update={"made_from": made})
 

@@ -72,7 +72,9 @@ def write_deployed(
     if graph.caches:
         arguments["caches"] = [tensor_of(tensor) for tensor in graph.caches]
         shapes["caches"] = [axes(tensor) for tensor in graph.caches]
-    return write_graph(graph.module, arguments, shapes, graph.taken, graph.given, folder, file)
+    return write_graph(
+        graph.module, arguments, shapes, graph.all_inputs, graph.all_outputs, folder, file
+    )
 
 
 def _dim(size: str, free: Mapping[str, Any]) -> Any:

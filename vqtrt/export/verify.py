@@ -24,7 +24,7 @@ from vqtrt.errors import VqtrtError
 from vqtrt.export.code_agreement import CodeAgreement
 from vqtrt.formats.bundle import Bundle, file_sha256
 from vqtrt.images.tokenizer import ImageTokenizer
-from vqtrt.models.image_graphs import to_unit
+from vqtrt.models.image_graphs import normalize
 
 HALF_PSNR_DB = 0.1
 """The largest change of the round trip's PSNR in half precision."""
@@ -111,7 +111,7 @@ class _Comparison:
         c, _, d = self.agreement.codebooks.shape
         encoder = self.encoder if dtype == torch.float64 else self.rounding_encoder
         with torch.inference_mode():
-            z: Tensor = encoder(to_unit(torch.from_numpy(images)).to(dtype))
+            z: Tensor = encoder(normalize(torch.from_numpy(images)).to(dtype))
             return z.permute(0, 2, 3, 1).reshape(-1, c, d)
 
     def expected(self, images: Images) -> NDArray[np.int64]:

@@ -206,7 +206,7 @@ def _logits(engine: Engine, model: SpeechVQVAE, codes: list[NDArray[Any]]) -> fl
         step.inputs["previous"][:] = levels[-1][:, -1]
     drawn = torch.from_numpy(np.concatenate(levels, 1)).long()
     with torch.inference_mode():
-        full = decoder.wavenet(decoder.wavenet.moved_on(drawn), bias.transpose(0, 1), hop)
+        full = decoder.wavenet(decoder.wavenet.shift_right(drawn), bias.transpose(0, 1), hop)
     expected = full[:, unroll - 1 :: unroll].numpy()
     return float(np.abs(np.stack(logits, 1) - expected).max())
 

@@ -16,22 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtrt.config.audio import (
-    ConvDecoderConfig,
-    SpeechModelConfig,
-    TargetConfig,
-    WaveNetDecoderConfig,
-)
+from vqtrt.config.audio import ConvDecoderConfig, SpeechModelConfig, WaveNetDecoderConfig
 from vqtrt.models.audio_losses import stft_loss
 from vqtrt.models.audio_parts import (
     LogMel,
     ResidualBlock,
-    SpeakerAdversary,
-    SpectrumTarget,
     Strided,
     Upsampling,
-    jittered,
 )
+from vqtrt.models.audio_research import ResearchLosses
 from vqtrt.models.quantize import build_quantizer
 from vqtrt.models.wavenet import WaveNet
 
@@ -156,47 +149,8 @@ class WaveNetDecoder(nn.Module):
 
     def forward(self, hidden: Tensor, levels: Tensor) -> Tensor:
         """Logits (N, T, 256) of levels int (N, T), T = t·stride, each from those before it."""
-        out: Tensor = self.wavenet(self.wavenet.moved_on(levels), self.biases(hidden), self.hop)
+        out: Tensor = self.wavenet(self.wavenet.shift_right(levels), self.biases(hidden), self.hop)
         return out
-
-
-class TargetHead(nn.Module):
-    """What a code says of its own spectrum, and of its neighbours' where these count.
-
-    Each code for itself: with more in sight, what they hold would spread over their neighbours.
-    """
-
-    def __init__(self, config: SpeechModelConfig, target: TargetConfig) -> None:
-        super().__init__()
-        self.first = nn.Conv1d(config.quantizer.dim, config.hidden, 1)
-        self.speakers = nn.Embedding(len(config.speakers) + 1, config.hidden)
-        self.frames = config.stride // target.hop
-        self.weight = target.neighbours
-        count = 3 if self.weight else 1
-        self.last = nn.Conv1d(config.hidden, count * self.frames * target.size, 1)
-
-    def forward(self, vectors: Tensor, speakers: Tensor, wanted: Tensor, inside: Tensor) -> Tensor:
-        """Mean squared error of what vectors (N, D, t) say of the spectrum.
-
-        `wanted` (N, size, (t + 2)·frames), in the scale of `SpectrumTarget`, and `inside` bool
-        (N, t + 2), the codes that count: one code more on either side.
-        """
-        hidden = F.relu(self.first(vectors) + self.speakers(speakers)[:, :, None])
-        n, _, t = vectors.shape
-        made = self.last(hidden).float().view(n, -1, wanted.shape[1], self.frames, t)
-        folded = wanted.view(n, -1, t + 2, self.frames).transpose(2, 3)
-        error = _mean_square(made[:, 0] - folded[..., 1:-1], inside[:, 1:-1])
-        if self.weight:
-            around = _mean_square(made[:, 1] - folded[..., :-2], inside[:, :-2])
-            around = around + _mean_square(made[:, 2] - folded[..., 2:], inside[:, 2:])
-            error = error + self.weight * around
-        return error
-
-
-def _mean_square(errors: Tensor, inside: Tensor) -> Tensor:
-    """Of errors (N, size, frames, t) at the codes inside (N, t)."""
-    each = errors.square().mean((1, 2))
-    return (each * inside).sum() / inside.sum().clamp_min(1)
 
 
 class SpeechLosses(NamedTuple):
@@ -212,7 +166,7 @@ class SpeechLosses(NamedTuple):
     """Of this batch's codes."""
 
 
-class SpeechVQVAE(nn.Module):
+class SpeechVQVAE(ResearchLosses):
     """Encoder, quantizer, conditioner and decoder of speech."""
 
     def __init__(self, config: SpeechModelConfig, sample_rate: int) -> None:
@@ -226,18 +180,10 @@ class SpeechVQVAE(nn.Module):
             self.decoder = ConvDecoder(config, config.decoder)
         else:
             self.decoder = WaveNetDecoder(config, config.decoder)
-        self.target: SpectrumTarget | None = None
-        if config.target:
-            self.target = SpectrumTarget(config.target, sample_rate, len(config.speakers))
-            self.target_head = TargetHead(config, config.target)
-        self.adversary: SpeakerAdversary | None = None
-        if config.speaker_adversary:
-            self.adversary = SpeakerAdversary(
-                config.quantizer.dim, config.hidden, len(config.speakers)
-            )
+        self.add_research_losses(config, sample_rate)
 
     @property
-    def decoder_rests(self) -> bool:
+    def decoder_frozen(self) -> bool:
         """Whether the decoder is left out of the training step that the codebook learns from."""
         return self.training and int(self.quantizer.updates) <= self.config.target_steps
 
@@ -252,33 +198,25 @@ class SpeechVQVAE(nn.Module):
         return self.encoder.context + self.decoder_context
 
     def forward(
-        self, audio: Tensor, inside: Tensor, speakers: Tensor, variance: float
+        self, audio: Tensor, valid_mask: Tensor, speakers: Tensor, variance: float
     ) -> SpeechLosses:
         """Losses of crops.
 
-        `audio` (N, stride·(t + 2·margin)); `inside` bool (N, t + 2·decoder_context), codes that
+        `audio` (N, stride·(t + 2·margin)); `valid_mask` bool (N, t + 2·decoder_context), codes that
         are inside of their clip; `speakers` int (N,); `variance` of the data's samples.
         """
         encoder, around = self.encoder.context, self.decoder_context
         z = self.encoder.body(audio)[:, :, encoder:-encoder]
         quantized = self.quantizer(z[:, :, None])
         vectors = quantized.vectors[:, :, 0]
-        if self.training:
-            vectors = jittered(vectors, self.config.jitter)
+        vectors = self.jittered(vectors)
         read = vectors.detach() if self.config.target_only else vectors
-        hidden = self.conditioner(read * inside[:, None], speakers)
-        total, spectrum = quantized.loss, quantized.loss.new_zeros(())
-        if self.target is not None:
-            cut = (self.margin - 1) * self.encoder.stride // self.target.hop
-            wanted = self.target(audio, speakers)[:, :, cut:-cut]
-            near = inside[:, around - 1 : inside.shape[1] - around + 1]
-            spectrum = self.target_head(vectors[:, :, around:-around], speakers, wanted, near)
-            total = total + self.config.target_weight * spectrum
-        if self.adversary is not None:
-            weight = self.config.speaker_adversary
-            total = total + self.adversary(vectors, speakers, weight)
-        if self.decoder_rests:
-            # The decoder rests; several processes still have to see a gradient of all weights.
+        hidden = self.conditioner(read * valid_mask[:, None], speakers)
+        total, spectrum = self.with_research_losses(
+            quantized.loss, vectors, audio, valid_mask, speakers, around=around, margin=self.margin
+        )
+        if self.decoder_frozen:
+            # The decoder is frozen; several processes still have to see a gradient of all weights.
             total = total + 0 * sum(p.sum() for p in self.decoder.parameters())
             error = spectrum.new_zeros(())
         else:

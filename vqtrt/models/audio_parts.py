@@ -85,18 +85,18 @@ class SpectrumTarget(nn.Module):
         return F.conv1d(self.spectrogram(audio), self.get_buffer("cosines"))
 
     @torch.no_grad()
-    def fit(self, audio: Tensor, inside: Tensor, speakers: Tensor) -> None:
+    def fit(self, audio: Tensor, valid_mask: Tensor, speakers: Tensor) -> None:
         """Take mean and deviation of each number from audio (N, T) of speakers (N,).
 
-        Of codes that are `inside` of their clip, bool (N, t), alone: zeros around clips would make
+        Of codes in `valid_mask`, bool (N, t), alone: zeros around clips would make
         up most of the deviation of short ones, and voices would differ in what is left.
         """
         plain = self._plain(audio)
-        inside = inside.repeat_interleave(plain.shape[2] // inside.shape[1], 1)
+        valid_mask = valid_mask.repeat_interleave(plain.shape[2] // valid_mask.shape[1], 1)
         for row in range(len(self.mean)):
-            own = inside & (speakers == row)[:, None]
+            own = valid_mask & (speakers == row)[:, None]
             # Who is not heard is taken for an average one.
-            heard = plain.transpose(0, 1)[:, own if own.sum() > 1 else inside]
+            heard = plain.transpose(0, 1)[:, own if own.sum() > 1 else valid_mask]
             self.mean[row] = heard.mean(1, keepdim=True)
             self.scale[row] = heard.std(1, keepdim=True).clamp_min(1e-3)
 

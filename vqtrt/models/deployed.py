@@ -25,12 +25,12 @@ class DeployedGraph:
     caches: tuple[TensorSpec, ...] = ()
 
     @property
-    def taken(self) -> tuple[TensorSpec, ...]:
+    def all_inputs(self) -> tuple[TensorSpec, ...]:
         """All that it takes, as a bundle's table has it: inputs, then caches."""
         return self.inputs + self.caches
 
     @property
-    def given(self) -> tuple[TensorSpec, ...]:
+    def all_outputs(self) -> tuple[TensorSpec, ...]:
         """All that it gives: outputs, then new caches."""
         return self.outputs + self.kept()
 

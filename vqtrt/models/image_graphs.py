@@ -17,7 +17,7 @@ from vqtrt.models.image import VQVAE
 from vqtrt.models.precision import in_dtype
 
 
-def to_unit(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [−0.5, 0.5]."""
     return images.to(torch.float32).permute(0, 3, 1, 2) * (1 / 255) - 0.5
 
@@ -43,7 +43,7 @@ class EncoderGraph(nn.Module):
 
     def vectors(self, images: Tensor) -> Tensor:
         """What is quantized: (N, h, w, C·D) float32."""
-        hidden = self.encoder[:-1](to_unit(images).to(self.dtype))
+        hidden = self.encoder[:-1](normalize(images).to(self.dtype))
         z: Tensor = self.encoder[-1](hidden.float())
         return z.permute(0, 2, 3, 1)
 

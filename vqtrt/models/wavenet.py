@@ -76,7 +76,7 @@ class WaveNet(nn.Module):
         logits: Tensor = self.out(F.relu(skips))
         return logits
 
-    def moved_on(self, classes: Tensor) -> Tensor:
+    def shift_right(self, classes: Tensor) -> Tensor:
         """`previous` of a whole sequence of classes (N, T): nothing, then all but the last."""
         return F.pad(classes[:, :-1], (1, 0), value=self.classes)
 

@@ -64,7 +64,7 @@ class WaveNetPrior(nn.Module):
         `speakers` int (N,), where the prior is conditioned on them.
         """
         bias = self.bias(speakers)
-        previous = self.wavenet.moved_on(codes)
+        previous = self.wavenet.shift_right(codes)
         frame = None if bias is None else bias[:, None]
         logits: Tensor = self.wavenet(previous, frame, codes.shape[1])
         # In half precision a softmax over them would lose bits.

@@ -86,7 +86,7 @@ class SpeechTask(Task):
         wanted = 4 * self.config.model.quantizer.codebook_size
         vectors: list[Tensor] = []
         crops: list[Tensor] = []
-        inside: list[Tensor] = []
+        valid_mask: list[Tensor] = []
         speakers: list[Tensor] = []
         # In the order of an epoch, so that all speakers are heard.
         for batch in self.batches(range(1 + wanted), 0, 1):
@@ -94,14 +94,14 @@ class SpeechTask(Task):
             with torch.no_grad():
                 vectors.append(self.model.encoder.body(audio))
             crops.append(audio)
-            inside.append(torch.from_numpy(batch.inside).to(device))
+            valid_mask.append(torch.from_numpy(batch.valid_mask).to(device))
             speakers.append(torch.from_numpy(batch.speakers).to(device))
             latents = sum(v.shape[0] * v.shape[2] for v in vectors)
             if latents >= wanted and sum(map(len, crops)) >= _FITTED * (1 + len(self.speakers)):
                 break
         self.model.quantizer.start_from(torch.cat(vectors)[:, :, None])
         if self.model.target is not None:
-            self.model.target.fit(torch.cat(crops), torch.cat(inside), torch.cat(speakers))
+            self.model.target.fit(torch.cat(crops), torch.cat(valid_mask), torch.cat(speakers))
 
     def batches(self, steps: range, rank: int, world: int) -> Iterator[Crops]:
         """This process's crops of each step."""
@@ -132,18 +132,20 @@ class SpeechTask(Task):
 
     def _losses(self, module: nn.Module, batch: Crops, device: torch.device) -> tuple[Tensor, ...]:
         around = self.shape.margin - self.model.decoder_context
-        inside = torch.from_numpy(batch.inside[:, around : batch.inside.shape[1] - around])
+        valid_mask = torch.from_numpy(
+            batch.valid_mask[:, around : batch.valid_mask.shape[1] - around]
+        )
         losses: tuple[Tensor, ...] = module(
             torch.from_numpy(batch.audio).to(device),
-            inside.to(device),
+            valid_mask.to(device),
             torch.from_numpy(batch.speakers).to(device),
             self.variance,
         )
         return losses
 
-    def resting(self) -> Iterable[nn.Parameter]:
+    def frozen(self) -> Iterable[nn.Parameter]:
         """The decoder's, in the first steps where the recipe says so."""
-        return self.model.decoder.parameters() if self.model.decoder_rests else ()
+        return self.model.decoder.parameters() if self.model.decoder_frozen else ()
 
     def evaluate(self, device: torch.device, picture: Path) -> Figures:
         """Held-out figures, a picture of clips, and their sound beside it."""
@@ -160,8 +162,8 @@ class SpeechTask(Task):
             margin = self.model.encoder.context
             z = self.model.encoder.body(torch.from_numpy(batch.audio).to(device))
             codes = self.model.quantizer.encode(z[:, :, None, margin:-margin])[:, 0, :, 0]
-            inside = batch.inside[:, margin : margin + codes.shape[1]]
-            usage.update(codes.cpu().numpy()[inside][:, None, None])
+            valid_mask = batch.valid_mask[:, margin : margin + codes.shape[1]]
+            usage.update(codes.cpu().numpy()[valid_mask][:, None, None])
         if not count:
             raise self.skipped.nothing_left("all held-out recordings")
         show_clips(self.model, self.config, self._shown(), picture, device)
@@ -197,8 +199,8 @@ class SpeechTask(Task):
         drawn = [crop(audio, self.shape) for _, audio in found]
         none = len(self.config.model.speakers)
         labels = [none if item.label < 0 else item.label for item, _ in found]
-        audio, inside = (np.stack(part) for part in zip(*drawn, strict=True))
-        return Crops(audio, inside, np.array(labels, np.int64))
+        audio, valid_mask = (np.stack(part) for part in zip(*drawn, strict=True))
+        return Crops(audio, valid_mask, np.array(labels, np.int64))
 
     def _lengths(self, items: list[Item]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
         """Samples of each recording; 0 of one that cannot be read."""

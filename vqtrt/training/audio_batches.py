@@ -25,7 +25,7 @@ class Crops(NamedTuple):
 
     audio: Audio
     """(n, (codes + 2·margin)·stride), zeros outside of the clips."""
-    inside: NDArray[np.bool_]
+    valid_mask: NDArray[np.bool_]
     """(n, codes + 2·margin): codes that are inside of their clip."""
     speakers: NDArray[np.int64]
     """(n,); the number of speakers stands for none."""
@@ -103,7 +103,7 @@ def training_crops(
         none = len(clips.source.classes)
         return Crops(
             np.stack([audio for audio, _ in drawn]),
-            np.stack([inside for _, inside in drawn]),
+            np.stack([valid_mask for _, valid_mask in drawn]),
             np.array([none if label < 0 else label for label in labels], np.int64),
         )
 

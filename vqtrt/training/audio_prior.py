@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
     codes: NDArray[np.int32]
     """(n, t), with codes before the crops and zeros behind them."""
-    counted: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
     """(n, t): codes that are scored."""
     speakers: NDArray[np.int32] | None
     """(n,)."""
@@ -152,9 +152,9 @@ class SpeechPriorTask(PriorTask[SpeechPriorConfig, Batch]):
         """Negative log-likelihood of each code that is scored, (codes,)."""
         codes = torch.from_numpy(batch.codes).to(device)
         speakers = None if batch.speakers is None else torch.from_numpy(batch.speakers).to(device)
-        counted = torch.from_numpy(batch.counted).to(device)
+        loss_mask = torch.from_numpy(batch.loss_mask).to(device)
         logits = module(codes, speakers)
-        return F.cross_entropy(logits[counted], codes[counted].long(), reduction="none")
+        return F.cross_entropy(logits[loss_mask], codes[loss_mask].long(), reduction="none")
 
     def _crops(self, clips: NDArray[np.int64]) -> list[Crop]:
         reach, size = self.config.prior.receptive_field, self.config.data.crop
@@ -169,9 +169,9 @@ class SpeechPriorTask(PriorTask[SpeechPriorConfig, Batch]):
         return np.concatenate([self.codes.codes[:0], *map(self.codes.clip, drawn)])[:room]
 
     def _take(self, crops: Sequence[Crop], tails: Sequence[NDArray[Any]] | None = None) -> Batch:
-        codes, counted = take_crops(self.codes, crops, tails=tails)
+        codes, loss_mask = take_crops(self.codes, crops, tails=tails)
         clips = [crop.clip for crop in crops]
-        return Batch(codes, counted, None if self.speakers is None else self.speakers[clips])
+        return Batch(codes, loss_mask, None if self.speakers is None else self.speakers[clips])
 
     def _unigram_bits(self, clips: NDArray[np.int64]) -> float:
         """Bits a held-out code by the training codes' frequencies, each code counted once more.

@@ -16,7 +16,7 @@ from vqtrt.data.source import Item
 from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.metrics import CodeUsage, ImageMetrics
 from vqtrt.models.image import VQVAE
-from vqtrt.models.image_graphs import to_bytes, to_unit
+from vqtrt.models.image_graphs import normalize, to_bytes
 from vqtrt.models.runs import ImageRun
 from vqtrt.training.data_record import describe_items
 from vqtrt.training.loader import CachedSource, PatchedSource, split_items, training_batches
@@ -146,5 +146,5 @@ def _open(data: DataConfig) -> ImageSource:
 
 
 def _to_device(images: Images, device: torch.device) -> Tensor:
-    # to_unit permutes bytes in NHWC order, so the result is already channels-last.
-    return to_unit(torch.from_numpy(images).to(device))
+    # normalize permutes bytes in NHWC order, so the result is already channels-last.
+    return normalize(torch.from_numpy(images).to(device))

@@ -74,7 +74,7 @@ class Task(Protocol):
     def losses(self, module: nn.Module, batch: Any, device: torch.device) -> Tensor:
         """The figures of a batch, (len(figures),), through `module`, which may be wrapped."""
 
-    def resting(self) -> Iterable[nn.Parameter]:
+    def frozen(self) -> Iterable[nn.Parameter]:
         """Weights that do not learn from the batch that `losses` has just seen; none by default."""
         return ()
 
@@ -179,7 +179,7 @@ class Trainer:
             with accelerator.autocast():
                 losses = task.losses(model, batch, accelerator.device)
             accelerator.backward(losses[0])
-            for parameter in task.resting():
+            for parameter in task.frozen():
                 # Adam's averages of zeros would make its first real steps many times too long.
                 parameter.grad = None
             if config.clip_norm is not None:
