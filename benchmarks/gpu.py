@@ -173,7 +173,7 @@ def _work(model: ModelLocation, prior: str) -> int:
     if model.run is None:
         return 0
     trained = trained_priors(model.run)[prior]
-    facts, module = trained.facts(), trained.load()
+    facts, module = trained.info(), trained.load()
     codes = torch.zeros(1, facts.height, facts.width, facts.num_codebooks, dtype=torch.int32)
     labels = torch.zeros(1, dtype=torch.int32) if facts.classes else None
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:

@@ -29,7 +29,7 @@ def main() -> None:
     engine = open_engine(find_model(run), EngineOptions("onnxruntime"))
     if engine.speech is None:
         raise SystemExit(f"{run} is no model of speech")
-    preprocessing, stride = engine.speech.preprocessing, engine.facts.stride
+    preprocessing, stride = engine.speech.preprocessing, engine.info.stride
     with tempfile.TemporaryDirectory() as folder:
         peaks = {}
         for minutes in (1, 60):

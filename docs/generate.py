@@ -47,6 +47,13 @@ SETTINGS_HEAD = """\
 Every key of a recipe and of `--set KEY=VALUE`. `make docs` writes this page from the code.
 """
 
+MODULES_HEAD = """\
+# Modules
+
+Every module of the package, with the first lines of its docstring. `make docs` writes this page \
+from the code; [Architecture](../architecture.md) says how the folders fit together.
+"""
+
 PYTHON_HEAD = """\
 # Python reference
 
@@ -59,6 +66,39 @@ def python_page() -> str:
     names = [name for name in vqtrt.__all__ if not name.startswith("_")]
     names.sort(key=lambda name: (name.endswith("Error"), name))
     return "\n".join([PYTHON_HEAD, *(f"::: vqtrt.{name}" for name in names), ""])
+
+
+# The modules
+
+
+def modules_page() -> str:
+    """The page of all modules, a table a folder, by the first line of their docstrings."""
+    package = Path(vqtrt.__file__).parent
+    parts = [MODULES_HEAD]
+    for folder in [package, *sorted(path for path in package.rglob("*") if path.is_dir())]:
+        files = sorted(folder.glob("*.py"))
+        if not files:
+            continue
+        name = folder.relative_to(package.parent).as_posix()
+        docs = {path.name: ast.get_docstring(ast.parse(path.read_text())) or "" for path in files}
+        lines = {
+            file: _escaped(doc.partition("\n\n")[0].replace("\n", " "))
+            for file, doc in docs.items()
+        }
+        about = lines.pop("__init__.py", "")
+        parts.append(f"## {name}/\n")
+        if about and folder != package:
+            parts.append(f"{about}\n")
+        parts.append(
+            _table(("module", "about"), [(f"`{file}`", text) for file, text in lines.items()])
+        )
+    return "\n".join(parts)
+
+
+def _first_lines(path: Path) -> str:
+    """The first paragraph of a module's docstring."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return _escaped(text.partition("\n\n")[0].replace("\n", " "))
 
 
 # The command line
@@ -213,11 +253,6 @@ def _summary(model: type[BaseModel]) -> str:
     return inspect.cleandoc(model.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
 
-def _null(text: str) -> str:
-    """A docstring in the words of YAML, which a recipe and `--set` are written in."""
-    return re.sub(r"\bNone\b", "`null`", text)
-
-
 def _groups(annotation: Any) -> list[type[BaseModel]]:
     """The models that a setting may be, if it is a group of settings."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -304,6 +339,7 @@ def slug(title: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Write the pages, or with `--check` name those that are not up to date; the exit status."""
     pages = {"cli.md": cli_page(), "settings.md": settings_page(), "python.md": python_page()}
+    pages["modules.md"] = modules_page()
     paths = {REFERENCE / name: text for name, text in pages.items()}
     stale = [p for p, text in paths.items() if not p.is_file() or p.read_text() != text]
     if "--check" in arguments:

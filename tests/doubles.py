@@ -66,7 +66,7 @@ class FakeEngine(EngineDouble):
         num_codebooks: int = 1,
         before: Callable[[str, np.ndarray], None] = lambda name, array: None,
     ) -> None:
-        self.facts = ModelInfo(
+        self.info = ModelInfo(
             codebook_size=codebook_size, num_codebooks=num_codebooks, code_dim=1, stride=4
         )
         self.preprocessing = Preprocessing(height=16, width=16)
@@ -83,7 +83,7 @@ class FakeEngine(EngineDouble):
         n, height, width, _ = images.shape
         blocks = images.astype(np.int32).reshape(n, height // 4, 4, width // 4, 4, 3)
         sums = blocks.sum((2, 4, 5))
-        books = [(sums + c) % self.facts.codebook_size for c in range(self.facts.num_codebooks)]
+        books = [(sums + c) % self.info.codebook_size for c in range(self.info.num_codebooks)]
         codes = books[0] if len(books) == 1 else np.stack(books, -1)
         return codes.astype(np.int32)
 

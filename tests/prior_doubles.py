@@ -118,7 +118,7 @@ def write_prior(folder: Path, engine: PriorEngine, precision: str) -> Bundle:
     info = BundleInfo(
         kind="speech",
         vqtrt_version="0",
-        model=engine.facts,
+        model=engine.info,
         speech=engine.speech,
         graphs=writer.graphs,
         priors=engine.priors,

@@ -43,7 +43,7 @@ class FakeSpeechEngine(EngineDouble):
         speakers: tuple[str, ...] = ("ann", "bob", "cy"),
         before: Callable[[str, np.ndarray], None] = lambda name, array: None,
     ) -> None:
-        self.facts = ModelInfo(
+        self.info = ModelInfo(
             codebook_size=codebook_size, num_codebooks=1, code_dim=1, stride=STRIDE
         )
         self.speech = SpeechInfo(
@@ -78,10 +78,10 @@ class FakeSpeechEngine(EngineDouble):
         samples = np.pad(np.rint(audio * 32767).astype(np.int64), ((0, 0), (zeros, zeros)))
         windows = np.lib.stride_tricks.sliding_window_view(samples, len(self._weights), axis=1)
         sums = windows[:, ::STRIDE] @ self._weights
-        return (sums // 7 % self.facts.codebook_size).astype(np.int32)
+        return (sums // 7 % self.info.codebook_size).astype(np.int32)
 
     def decoder(self, codes: np.ndarray, speakers: np.ndarray) -> np.ndarray:
-        nothing, reach = self.facts.codebook_size, self._decoder_context
+        nothing, reach = self.info.codebook_size, self._decoder_context
         assert 0 <= codes.min() <= codes.max() <= nothing
         assert self.speech is not None
         assert 0 <= speakers.min() <= speakers.max() <= len(self.speech.speakers)

@@ -19,7 +19,7 @@ def _small_chunks(monkeypatch):
 
 def test_facts():
     made = tokenizer()
-    assert (made.codebook_size, made.stride, made.facts.stride) == (200, 4, 4)
+    assert (made.codebook_size, made.stride, made.info.stride) == (200, 4, 4)
     assert made.preprocessing.sample_rate == 8000
     assert made.chunk == CHUNK + 2 * made.speech.context
 

@@ -26,7 +26,7 @@ def test_facts_are_those_of_the_bundle(tiny_bundle):
     bundle = Bundle.open(tiny_bundle)
     engine = OnnxRuntimeEngine(bundle)
     assert engine.name == "onnxruntime"
-    assert engine.facts == bundle.info.model
+    assert engine.info == bundle.info.model
     assert engine.preprocessing == bundle.info.preprocessing
     assert engine.weights_sha256 == file_sha256(tiny_bundle.parent / "model.safetensors")
 

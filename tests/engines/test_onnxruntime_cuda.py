@@ -107,10 +107,10 @@ def test_graphs_run(bundle: Bundle, gpu: Cuda) -> None:
         OnnxRuntimeCudaEngine(bundle, EngineOptions(device=1)),
         OnnxRuntimeEngine(bundle),
     )
-    assert (engine.name, engine.num_streams, engine.facts) == (
+    assert (engine.name, engine.num_streams, engine.info) == (
         "onnxruntime-cuda",
         1,
-        reference.facts,
+        reference.info,
     )
     codes = engine.open("encoder")(images(5))
     np.testing.assert_array_equal(codes, reference.open("encoder")(images(5)))

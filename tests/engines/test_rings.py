@@ -117,4 +117,4 @@ def test_the_facts(engine):
     assert speech.speakers == ("ann", "bob")
     assert (speech.decoder, speech.hop, speech.unroll) == ("wavenet", 8, 2)
     assert engine.preprocessing is None
-    assert (engine.facts.stride, engine.facts.codebook_size) == (16, 16)
+    assert (engine.info.stride, engine.info.codebook_size) == (16, 16)

@@ -19,7 +19,7 @@ def engine(tiny_run):
 def test_facts_are_those_of_the_bundle(engine, tiny_run, tiny_bundle):
     info = Bundle.open(tiny_bundle).info
     assert engine.name == "torch"
-    assert engine.facts == info.model
+    assert engine.info == info.model
     assert engine.preprocessing == info.preprocessing
     assert engine.weights_sha256 == file_sha256(tiny_run / "model.safetensors")
 

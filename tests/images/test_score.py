@@ -40,7 +40,7 @@ def test_equals_the_cross_entropy(request, run, name):
     codes = read_codes(path / "priors" / "pixelcnn.npy")
     found = score_codes(engine, "pixelcnn", codes, batch_size=64)
     assert found["bits_per_code"] == pytest.approx(direct(path, codes), rel=1e-6)
-    books = engine.facts.num_codebooks
+    books = engine.info.num_codebooks
     values = np.asarray(codes.codes).reshape(-1, books)
     shares = [np.bincount(column, minlength=16) / len(values) for column in values.T]
     entropy = np.mean([-sum(p * math.log2(p) for p in share if p) for share in shares])

@@ -35,7 +35,7 @@ def test_load_is_handed_out_by_the_package():
 def test_facts(tokenizer, engine):
     assert tokenizer.engine.name == engine
     assert (tokenizer.codebook_size, tokenizer.num_codebooks) == (16, 1)
-    assert tokenizer.facts.stride == 4
+    assert tokenizer.info.stride == 4
     assert (tokenizer.preprocessing.height, tokenizer.preprocessing.width) == (16, 16)
 
 

@@ -98,7 +98,7 @@ def test_what_it_leaves(tmp_path, make_codes, make_log):
     opened = SpeechPriorRun.open(path)
     assert opened.config == run.config == config
     assert opened.config.prior.num_classes == 2
-    facts = trained_speech_priors(tmp_path)["wavenet"].facts()
+    facts = trained_speech_priors(tmp_path)["wavenet"].info()
     assert (facts.kind, facts.codebook_size, facts.height, facts.width) == ("wavenet", K, 1, 8)
     assert (facts.reach, facts.classes, facts.tokenizer_sha256) == (8, ("ann", "bob"), SHA)
     assert facts.weights_sha256 != SHA
@@ -226,7 +226,7 @@ def test_without_speakers(tmp_path, make_codes, make_log):
         config = fitted(codes, data={"conditional": False}, train={"steps": 2})
         assert config.prior.num_classes == 0
         run = train_speech_prior(config, tmp_path / str(number), codes, CODEBOOKS, make_log())
-        assert run.facts().classes == ()
+        assert run.info().classes == ()
 
 
 def test_codes_that_cannot_be_trained_on(make_codes):

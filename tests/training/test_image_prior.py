@@ -62,7 +62,7 @@ def test_what_it_leaves(tiny_prior):
     assert prior.config.prior.kernel == 3
     assert prior.config.prior.num_classes == len(prior.config.codes.classes) > 1
     assert (prior.config.codes.height, prior.config.codes.width) == (4, 4)
-    facts = trained_priors(tiny_prior)["pixelcnn"].facts()
+    facts = trained_priors(tiny_prior)["pixelcnn"].info()
     assert (facts.codebook_size, facts.num_codebooks, facts.reach) == (16, 1, 4)
 
 

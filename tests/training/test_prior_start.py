@@ -75,7 +75,7 @@ def test_resuming_takes_the_codes_that_are_there(
         patch.setattr(prior_start.audio_encode, "encode_source", stop)
         make_speech_prior(run, resume=True, watcher=log)
     assert log.named("started") == [(10, 20)]
-    assert trained_speech_priors(run)["wavenet"].facts().kind == "wavenet"
+    assert trained_speech_priors(run)["wavenet"].info().kind == "wavenet"
     # Other recordings would be held out of others.
     monkeypatch.setattr(prior_start.audio_encode, "encode_source", stop)
     one = sorted(speech_data.glob("*/*.wav"))[0]

@@ -120,7 +120,7 @@ class ChunkGraph:
 
     def __init__(self, engine: Engine, name: str, batch_size: int, context: int) -> None:
         self._engine, self._name, self._batch_size = engine, name, batch_size
-        self._stride, self._context = engine.facts.stride, context
+        self._stride, self._context = engine.info.stride, context
         self._graphs: Opened[str, Graph] = Opened()
 
     @property

@@ -25,9 +25,9 @@ class ConvDecoder:
         self._decoder = ChunkGraph(engine, "decoder", batch_size, self.speech.decoder_context)
 
     @property
-    def facts(self) -> ModelInfo:
+    def info(self) -> ModelInfo:
         """Codebook size and stride, which is samples per code."""
-        return self.engine.facts
+        return self.engine.info
 
     def fingerprint(self) -> dict[str, Any]:
         """What decoded audio depends on, besides codes and speakers."""
@@ -38,7 +38,7 @@ class ConvDecoder:
     ) -> Iterator[tuple[int, Iterator[Audio]]]:
         """As `AudioTokenizer.stream`, with speakers by number; `numbers` has no meaning here."""
         samples = how.get("samples")
-        lengths = checked_lengths(codes, speakers, samples, self.facts, self.speech)
+        lengths = checked_lengths(codes, speakers, samples, self.info, self.speech)
         for group in self._groups([len(clip) for clip in codes]):
             if set(done).issuperset(group):
                 continue
@@ -60,7 +60,7 @@ class ConvDecoder:
         group: list[int] = []
         held = 0
         for index in sorted(range(len(counts)), key=lambda i: -counts[i]):
-            samples = counts[index] * self.facts.stride
+            samples = counts[index] * self.info.stride
             if group and held + samples > self._decoder.held_samples:
                 yield group
                 group, held = [], 0
@@ -88,11 +88,11 @@ class ConvDecoder:
 
     def _run(self, length: int, chunks: list[Chunk]) -> None:
         """Decode chunks of up to `length` codes; beyond the end of each there is the code K."""
-        end = np.array([self.facts.codebook_size], np.int32)
+        end = np.array([self.info.codebook_size], np.int32)
         codes = self._decoder.filled(chunks, length, end)
         speakers = np.full(len(codes), len(self.speech.speakers), np.int32)
         speakers[: len(chunks)] = [chunk.speaker for chunk in chunks]
-        audio, stride = self._decoder.run(codes, speakers), self.facts.stride
+        audio, stride = self._decoder.run(codes, speakers), self.info.stride
         for row, chunk in enumerate(chunks):
             kept = audio[row, chunk.kept.start * stride : chunk.kept.stop * stride]
             chunk.finish(kept.copy())

@@ -23,7 +23,7 @@ class AudioDecoder(Protocol):
     """What makes audio of codes: a tokenizer with a conv decoder, or a WaveNet's loop."""
 
     @property
-    def facts(self) -> ModelInfo:
+    def info(self) -> ModelInfo:
         """Codebook size and stride."""
 
     @property
@@ -96,11 +96,11 @@ def decode_codes(
 
 
 def _require_fit(decoder: AudioDecoder, codes: ClipCodes) -> None:
-    header, facts = codes.header, decoder.facts
+    header, info = codes.header, decoder.info
     rate = decoder.speech.preprocessing.sample_rate
-    if header is not None and (header.stride, header.sample_rate) != (facts.stride, rate):
+    if header is not None and (header.stride, header.sample_rate) != (info.stride, rate):
         raise VqtrtError(
             f"{codes.path}: codes of {header.stride} samples at {header.sample_rate} Hz, but the "
-            f"model's are of {facts.stride} at {rate} Hz; give the model that made these codes"
+            f"model's are of {info.stride} at {rate} Hz; give the model that made these codes"
         )
-    check_clip_codes(codes, facts.codebook_size)
+    check_clip_codes(codes, info.codebook_size)

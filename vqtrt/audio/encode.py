@@ -26,9 +26,9 @@ from vqtrt.jobs.encode import (
     EncodeOptions,
     EncodeResult,
     already_done,
-    header_fields,
     list_source,
     require_outside,
+    source_fields,
     write_codes,
 )
 
@@ -61,7 +61,7 @@ def encode_source(
         sample_rate=how.sample_rate,
         stride=tokenizer.stride,
         preprocessing=how.model_dump(mode="json"),
-        **header_fields(tokenizer, source, listing, options),
+        **source_fields(tokenizer, source, listing, options),
     )
     if resume and is_complete(out, header):
         done = read_clip_codes(out)

@@ -31,7 +31,7 @@ def checked_lengths(
     codes: Sequence[NDArray[Any]],
     speakers: Sequence[int],
     samples: Sequence[int] | None,
-    facts: ModelInfo,
+    info: ModelInfo,
     speech: SpeechInfo,
 ) -> list[int]:
     """The samples that clips of codes (t,) are decoded to: `samples`, or t·stride of each.
@@ -45,8 +45,8 @@ def checked_lengths(
         raise ValueError(f"{count} clips, {len(speakers)} speakers{lengths}")
     found = []
     for index, (clip, speaker) in enumerate(zip(codes, speakers, strict=True)):
-        _check_clip(index, clip, speaker, facts, speech)
-        most = len(clip) * facts.stride
+        _check_clip(index, clip, speaker, info, speech)
+        most = len(clip) * info.stride
         found.append(most if samples is None else samples[index])
         if not 0 <= found[-1] <= most:
             raise ValueError(f"clip {index}: {found[-1]} samples of {most} in its codes")
@@ -54,11 +54,11 @@ def checked_lengths(
 
 
 def _check_clip(
-    index: int, codes: NDArray[Any], speaker: int, facts: ModelInfo, speech: SpeechInfo
+    index: int, codes: NDArray[Any], speaker: int, info: ModelInfo, speech: SpeechInfo
 ) -> None:
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise VqtrtError(f"clip {index}: codes are integers (t,), not {codes.dtype} {codes.shape}")
-    if bad := first_bad(codes, facts.codebook_size):
+    if bad := first_bad(codes, info.codebook_size):
         (place, *_), value, reason = bad
         raise VqtrtError(f"clip {index} holds {value} at {place}, but {reason}")
     if not 0 <= speaker <= len(speech.speakers):

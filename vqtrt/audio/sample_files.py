@@ -1,6 +1,5 @@
 """`vqtrt sample` of speech: clips of a prior as codes, for a file or for a decoder."""
 
-import hashlib
 from itertools import accumulate
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from vqtrt.engines.base import Engine
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader
 from vqtrt.formats.codes import codes_dtype
 from vqtrt.formats.codes_writer import ClipWriter
-from vqtrt.version import __version__
+from vqtrt.jobs.encode import sample_fields
 
 
 def sampled_codes(
@@ -25,25 +24,19 @@ def sampled_codes(
 
     `decode_speech` takes them as they are.
     """
-    facts, speech = find_clip_prior(engine, request.prior)
+    info, speech = find_clip_prior(engine, request.prior)
     names = tuple(f"sample-{number:06d}" for number in range(len(samples.codes)))
-    speakers = known_speakers(facts, speech)
+    speakers = known_speakers(info, speech)
+    prior, seed = request.prior, request.draw.seed
     header = ClipHeader(
-        codebook_size=facts.codebook_size,
         sample_rate=speech.preprocessing.sample_rate,
-        stride=engine.facts.stride,
-        classes=speakers,
-        root=f"prior {request.prior}, seed {request.draw.seed}",
-        listing_sha256=hashlib.sha256("\0".join(names).encode()).hexdigest(),
-        weights_sha256=engine.weights_sha256,
-        precision=engine.precision,
-        model={"path": str(model.path), "engine": engine.name},
+        stride=engine.info.stride,
         preprocessing=speech.preprocessing.model_dump(mode="json"),
-        vqtrt_version=__version__,
+        **sample_fields(engine, model, names, speakers, prior=prior, seed=seed),
     )
     return ClipCodes(
         path=out,
-        codes=np.concatenate(samples.codes).astype(codes_dtype(facts.codebook_size)),
+        codes=np.concatenate(samples.codes).astype(codes_dtype(info.codebook_size)),
         offsets=tuple(accumulate(map(len, samples.codes), initial=0)),
         header=header,
         files=names,

@@ -135,21 +135,21 @@ def sample_clips(
     `progress` is called with (steps done, steps in all). Raises `VqtrtError` for a request that
     the prior cannot meet.
     """
-    facts, speech = find_clip_prior(engine, request.prior)
-    request.draw.check(facts.codebook_size)
-    samples, length = _length(request, speech.preprocessing.sample_rate, engine.facts.stride)
-    names = _speakers(request, known_speakers(facts, speech))
+    info, speech = find_clip_prior(engine, request.prior)
+    request.draw.check(info.codebook_size)
+    samples, length = _length(request, speech.preprocessing.sample_rate, engine.info.stride)
+    names = _speakers(request, known_speakers(info, speech))
     labels = None
-    if facts.classes:
+    if info.classes:
         labels = np.array(
-            [facts.classes.index(name) for name in names if name is not None], np.int32
+            [info.classes.index(name) for name in names if name is not None], np.int32
         )
     batch_size = min(batch_size, request.num)
     largest = engine.largest_batch(f"priors/{request.prior}/step", {})
     batch_size = min(batch_size, largest or batch_size)
     # A step is too small to be shared by cores.
     bind = partial(engine.bind_steps, threads=1)
-    sampler = ClipSampler(bind, request.prior, facts.codebook_size, batch_size)
+    sampler = ClipSampler(bind, request.prior, info.codebook_size, batch_size)
     starts = range(0, request.num, batch_size)
     done = itertools.count(1)
     codes: list[NDArray[Any]] = []
@@ -167,7 +167,7 @@ def sample_clips(
 
 
 def find_clip_prior(engine: Engine, name: str) -> tuple[PriorInfo, SpeechInfo]:
-    """As `find_prior`, with the model's facts; `VqtrtError` for a model of images, too."""
+    """As `find_prior`, with the model's info; `VqtrtError` for a model of images, too."""
     speech = require_speech(engine)
     return find_prior(engine, name), speech
 

@@ -44,16 +44,16 @@ def score_codes(
     `VqtrtError` if the codes are not those of the prior's tokenizer, or lack the speakers that
     it is conditioned on.
     """
-    facts, speech = find_clip_prior(engine, prior)
+    info, speech = find_clip_prior(engine, prior)
     require_origin(codes.path, codes.header, engine.weights_sha256, "recordings")
-    check_clip_codes(codes, facts.codebook_size)
-    speakers = _speakers(codes, facts.classes)
+    check_clip_codes(codes, info.codebook_size)
+    speakers = _speakers(codes, info.classes)
     lengths = codes.lengths()
     # A receptive field to the left, and each code is scored as in the whole clip.
-    crops = code_crops(lengths, range(len(codes)), max(_CROP, facts.reach), facts.reach)
+    crops = code_crops(lengths, range(len(codes)), max(_CROP, info.reach), info.reach)
     if not crops:
         raise VqtrtError(f"{codes.path}: holds no codes: there is nothing to score")
-    usage = CodeUsage(facts.codebook_size)
+    usage = CodeUsage(info.codebook_size)
     usage.update(codes.codes)
     graph = engine.open(f"priors/{prior}/logits")
     total, done = 0.0, 0
@@ -72,7 +72,7 @@ def score_codes(
         done += len(batch)
         progress(done, len(crops))
     bits = total / math.log(2) / sum(lengths)
-    rate = speech.preprocessing.sample_rate / engine.facts.stride
+    rate = speech.preprocessing.sample_rate / engine.info.stride
     return {
         **gains(bits, usage.unigram_bits),
         "bits_per_second": bits * rate,

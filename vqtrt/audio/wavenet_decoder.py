@@ -81,9 +81,9 @@ class WaveNetDecoder:
         self._opened: Opened[str, _Streams] = Opened()
 
     @property
-    def facts(self) -> ModelInfo:
+    def info(self) -> ModelInfo:
         """Codebook size and stride, which is samples per code."""
-        return self.engine.facts
+        return self.engine.info
 
     def fingerprint(self) -> dict[str, Any]:
         """What decoded audio depends on, besides codes and speakers."""
@@ -169,7 +169,7 @@ class WaveNetDecoder:
         samples: Sequence[int] | None,
         numbers: Sequence[int] | None,
     ) -> list[_Clip]:
-        lengths = checked_lengths(codes, speakers, samples, self.facts, self.speech)
+        lengths = checked_lengths(codes, speakers, samples, self.info, self.speech)
         numbers = range(len(codes)) if numbers is None else numbers
         if len(numbers) != len(codes):
             raise ValueError(f"{len(codes)} clips and {len(numbers)} numbers")
@@ -241,13 +241,13 @@ class _Stream:
     """
 
     def __init__(self, decoder: WaveNetDecoder, batch: int, binding: "threading.RLock") -> None:
-        speech, facts = decoder.speech, decoder.facts
+        speech, info = decoder.speech, decoder.info
         self._engine, self._binding = decoder.engine, binding
         self._batch = batch
         self._temperature, self._seed = decoder.temperature, decoder.seed
-        self._nothing, self._around = facts.codebook_size, speech.decoder_context
+        self._nothing, self._around = info.codebook_size, speech.decoder_context
         self._hop, self._unroll = speech.hop, speech.unroll
-        self._a_code = facts.stride // speech.hop
+        self._a_code = info.stride // speech.hop
         self._chunk = max(1, _FRAMES // self._a_code)
         """Codes whose frames are computed at once."""
         self._conditioning: BoundGraph | None = None

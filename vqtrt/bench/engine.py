@@ -129,7 +129,7 @@ def _facts(model: ModelLocation) -> tuple[ModelInfo, Preprocessing]:
 
     assert model.run is not None  # noqa: S101 - a model has one or the other
     opened = TorchEngine(model.run, device="cpu")
-    return opened.facts, of_images(opened.preprocessing)
+    return opened.info, of_images(opened.preprocessing)
 
 
 def _open(model: ModelLocation, options: EngineOptions) -> list[_Cell]:

@@ -164,12 +164,12 @@ def bench_sample(
     else:
         _, opened = ModelOptions(**vars(engine), model=model).open()
         name = prior_name(opened, prior)
-        facts = find_prior(opened, name)
+        info = find_prior(opened, name)
         with counting("measuring") as counter:
             figures = module.bench_sample(
                 opened,
                 name,
-                shape=grid or (facts.height, facts.width),
+                shape=grid or (info.height, info.width),
                 progress=counter,
                 **options,
             )

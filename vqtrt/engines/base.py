@@ -119,7 +119,7 @@ class Engine(ABC):
     """What `--engine` calls it."""
     precision: str
     """Of the graphs that it runs, of `vqtrt.formats.precision.PRECISIONS`."""
-    facts: ModelInfo
+    info: ModelInfo
     preprocessing: Preprocessing | None
     """Of images; None for a model of audio."""
     speech: SpeechInfo | None
@@ -216,7 +216,7 @@ class BundleEngine(Engine):
         info = bundle.info
         self.bundle, self.options = bundle, options
         self.precision = options.precision
-        self.facts = info.model
+        self.info = info.model
         self.preprocessing = info.preprocessing
         self.speech = info.speech
         self.weights_sha256 = info.source.weights_sha256

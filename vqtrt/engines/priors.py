@@ -20,17 +20,17 @@ def prior_name(engine: Engine, name: str | None) -> str:
 
 
 def find_prior(engine: Engine, name: str) -> PriorInfo:
-    """The facts of a model's prior; `VqtrtError` if there is none, or it is of other codes."""
-    facts = engine.priors.get(name)
-    if facts is None:
+    """A model's prior; `VqtrtError` if there is none, or it is of other codes."""
+    info = engine.priors.get(name)
+    if info is None:
         known = ", ".join(engine.priors) or "none"
         raise VqtrtError(
             f"the model has no prior {name!r} (it has: {known}); `vqtrt train-prior` trains one, "
             "and `vqtrt export` brings it into the bundle"
         )
-    if facts.tokenizer_sha256 != engine.weights_sha256:
+    if info.tokenizer_sha256 != engine.weights_sha256:
         raise VqtrtError(
             f"the prior {name!r} was trained on the codes of another tokenizer than this model: "
             "train it again on codes of this one"
         )
-    return facts
+    return info

@@ -58,7 +58,7 @@ class TorchEngine(Engine):
         self._contents: Opened[str, _Content] = Opened()
         self._graphs: Opened[str, DeployedGraph] = Opened()
         content = self._contents.get("run", self._open_run)
-        self.facts = content.facts
+        self.info = content.info
         self.preprocessing: Preprocessing | None = content.preprocessing
         self.speech: SpeechInfo | None = content.speech
         self.weights_sha256 = content.weights_sha256
@@ -183,8 +183,8 @@ class _Content:
         self.weights_sha256 = file_sha256(run.weights)
         self._priors, self._graphs, self._prior_graph = priors, graphs, prior_graph
         self._loaded: dict[str, Any] = {}
-        self.priors = {name: prior.facts() for name, prior in priors.items()}
-        self.facts: ModelInfo
+        self.priors = {name: prior.info() for name, prior in priors.items()}
+        self.info: ModelInfo
 
     def graph(self, name: str) -> "DeployedGraph | None":
         """A graph by its name in a bundle; None if there is none."""
@@ -207,7 +207,7 @@ def _open_images(run: "ImageRun", device: Any) -> _Content:
     model = run.load_model().to(device)
     graphs = {name: partial(image_graph, model, name) for name in ("encoder", "decoder")}
     content = _Content(run, model, trained_priors(run.path), graphs, pixelcnn_graph)
-    content.facts, content.preprocessing = (
+    content.info, content.preprocessing = (
         model_info(run.config.model),
         run.config.data.preprocessing,
     )
@@ -223,7 +223,7 @@ def _open_audio(run: "AudioRun", device: Any) -> _Content:
     model = run.load_model().to(device)
     graphs = {name: partial(speech_graph, model, name) for name in speech_graph_names(model)}
     content = _Content(run, model, trained_speech_priors(run.path), graphs, wavenet_graph)
-    content.facts, content.speech = speech_info(model, run.config)
+    content.info, content.speech = speech_info(model, run.config)
     return content
 
 

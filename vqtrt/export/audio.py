@@ -31,8 +31,8 @@ def export_speech_run(
             wavenet_prior_graphs(prior.load(), name, writer, precision)
 
     def describe(graphs: dict[str, GraphSpec]) -> BundleInfo:
-        facts, speech = speech_info(model, run.config)
-        return run_info(run, graphs, priors, kind="speech", model=facts, speech=speech)
+        info, speech = speech_info(model, run.config)
+        return run_info(run, graphs, priors, kind="speech", model=info, speech=speech)
 
     return write_bundle(out, precisions, write, describe, kept)
 

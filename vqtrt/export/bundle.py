@@ -72,7 +72,7 @@ def run_info(
     return BundleInfo(
         vqtrt_version=__version__,
         graphs=graphs,
-        priors={name: prior.facts() for name, prior in priors.items()},
+        priors={name: prior.info() for name, prior in priors.items()},
         opset=OPSET,
         source=Source(
             run=str(run.path), weights_sha256=file_sha256(run.weights), recipe=run.config.recipe

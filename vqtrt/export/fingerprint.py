@@ -37,13 +37,13 @@ def fingerprint(graph: DeployedGraph, example: Mapping[str, int]) -> str | None:
         parts = {name: _facts(part) for name, part in module.named_modules(remove_duplicate=False)}
     except TypeError:
         return None
-    facts = {
+    info = {
         "code": _CODE,
         "parts": parts,
         "tables": [_tables(graph.inputs), _tables(graph.outputs), _tables(graph.caches)],
         "example": dict(example),
     }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(info, sort_keys=True).encode())
     tensors = itertools.chain(
         module.named_parameters(remove_duplicate=False),
         module.named_buffers(remove_duplicate=False),  # those that are in no file, too

@@ -101,7 +101,7 @@ class _Comparison:
         codebooks = reference.model.quantizer.entries().double()
         self.agreement = CodeAgreement(codebooks, precision)
         self.batches = CodeAgreement(codebooks, precision)
-        self.stride = reference.facts.stride
+        self.stride = reference.info.stride
         self.images = 0
         self.max_difference = 0
         self.squares = [0, 0]  # of torch's round trips and of the engine's, in gray levels

@@ -66,18 +66,16 @@ def _of_images(
     tested: Engine, reference: Engine, name: str, prior: PixelCNN, size: int
 ) -> tuple[float, float]:
     """The largest difference of a logit, and the share of codes that are drawn alike."""
-    facts = tested.priors[name]
-    labels = np.arange(size, dtype=np.int32) % (len(facts.classes) or 1)
-    conditional = labels if facts.classes else None
+    info = tested.priors[name]
+    labels = np.arange(size, dtype=np.int32) % (len(info.classes) or 1)
+    conditional = labels if info.classes else None
     drawn = []
     for opened in (tested, reference):
-        sampler = BatchSampler(opened, name, facts.codebook_size, size, facts.width)
-        drawn.append(
-            sampler.sample(SamplingParams(), range(size), facts.height, labels=conditional)
-        )
+        sampler = BatchSampler(opened, name, info.codebook_size, size, info.width)
+        drawn.append(sampler.sample(SamplingParams(), range(size), info.height, labels=conditional))
     codes = drawn[0].astype(np.int32)
     with torch.inference_mode():
-        condition = torch.from_numpy(labels) if facts.classes else None
+        condition = torch.from_numpy(labels) if info.classes else None
         expected = prior(torch.from_numpy(codes), condition).numpy()
     difference = float(np.abs(cached_logits(tested, name, codes, conditional) - expected).max())
     return difference, float((drawn[0] == drawn[1]).mean())
@@ -87,21 +85,19 @@ def _of_speech(
     tested: Engine, reference: Engine, name: str, prior: WaveNetPrior, size: int
 ) -> tuple[float, float]:
     """The same of clips, over more codes than the prior sees."""
-    facts = tested.priors[name]
-    speakers = np.arange(size, dtype=np.int32) % (len(facts.classes) or 1)
-    conditional = speakers if facts.classes else None
+    info = tested.priors[name]
+    speakers = np.arange(size, dtype=np.int32) % (len(info.classes) or 1)
+    conditional = speakers if info.classes else None
     drawn = []
     for opened in (tested, reference):
-        sampler = ClipSampler(
-            partial(opened.bind_steps, threads=1), name, facts.codebook_size, size
-        )
+        sampler = ClipSampler(partial(opened.bind_steps, threads=1), name, info.codebook_size, size)
         drawn.append(
-            sampler.sample(
-                SamplingParams(), range(size), facts.reach + _BEYOND, conditional
-            ).astype(np.int32)
+            sampler.sample(SamplingParams(), range(size), info.reach + _BEYOND, conditional).astype(
+                np.int32
+            )
         )
     with torch.inference_mode():
-        condition = torch.from_numpy(speakers) if facts.classes else None
+        condition = torch.from_numpy(speakers) if info.classes else None
         expected = prior(torch.from_numpy(drawn[0]), condition).numpy()
     found = cached_clip_logits(tested, name, drawn[0], conditional)
     return float(np.abs(found - expected).max()), float((drawn[0] == drawn[1]).mean())

@@ -106,10 +106,10 @@ def codes_in(samples: int, stride: int) -> int:
 
 def open_codes(path: Path) -> Codes | ClipCodes:
     """Open codes of either kind; `VqtrtError` as from `read_codes` and `read_clip_codes`."""
-    array, facts = load_pair(path)
-    if array.ndim == 1 if facts is None else facts.get("kind") == "speech":
-        return _clip_codes(path, array, facts)
-    return images_codes(path, array, facts)
+    array, info = load_pair(path)
+    if array.ndim == 1 if info is None else info.get("kind") == "speech":
+        return _clip_codes(path, array, info)
+    return images_codes(path, array, info)
 
 
 def read_clip_codes(path: Path) -> ClipCodes:
@@ -122,22 +122,22 @@ def read_clip_codes(path: Path) -> ClipCodes:
     return _clip_codes(path, *load_pair(path))
 
 
-def _clip_codes(path: Path, array: NDArray[Any], facts: dict[str, Any] | None) -> ClipCodes:
+def _clip_codes(path: Path, array: NDArray[Any], info: dict[str, Any] | None) -> ClipCodes:
     json_path = path.with_suffix(".json")
-    if facts is not None:
-        require_kind(facts, "speech", json_path)
+    if info is not None:
+        require_kind(info, "speech", json_path)
     if array.ndim != 1:
         raise VqtrtError(
             f"{path}: has shape {array.shape}, but codes of speech have one axis, clip after clip; "
             "reshape them first"
         )
-    if facts is None:
+    if info is None:
         alone = ClipCodes(path, array, (0, len(array)) if len(array) else (0,))
         check_clip_codes(alone, None)
         return alone
-    rows = facts.pop("rows", None)
-    lists = take_lists(facts, "files", "labels", "offsets", "samples", "rejected")
-    header = parse_header(ClipHeader, facts, json_path)
+    rows = info.pop("rows", None)
+    lists = take_lists(info, "files", "labels", "offsets", "samples", "rejected")
+    header = parse_header(ClipHeader, info, json_path)
     mend = "encode again, or remove the JSON"
     if type(rows) is not int or rows < 0:
         raise VqtrtError(f"{json_path}: 'rows' is {brief(rows)}, no number of clips; {mend}")

@@ -153,15 +153,15 @@ def read_codes(path: Path) -> Codes:
     Raises `VqtrtError` if the array is not one of codes (integers, none negative, 3 or 4 axes)
     or where the JSON does not belong to it. Values are compared with a codebook by `check_codes`.
     """
-    array, facts = load_pair(path)
-    return images_codes(path, array, facts)
+    array, info = load_pair(path)
+    return images_codes(path, array, info)
 
 
-def images_codes(path: Path, array: NDArray[Any], facts: dict[str, Any] | None) -> Codes:
+def images_codes(path: Path, array: NDArray[Any], info: dict[str, Any] | None) -> Codes:
     """As `read_codes`, of what `load_pair` gave."""
     json_path = path.with_suffix(".json")
-    if facts is not None:
-        require_kind(facts, "image", json_path)
+    if info is not None:
+        require_kind(info, "image", json_path)
     if array.ndim not in (3, 4):
         raise VqtrtError(
             f"{path}: has shape {array.shape}, but codes are (N, h, w), or (N, h, w, C) for C "
@@ -169,10 +169,10 @@ def images_codes(path: Path, array: NDArray[Any], facts: dict[str, Any] | None) 
         )
     if array.dtype.kind == "i":
         _check_values(array, None, str(path))
-    if facts is None:
+    if info is None:
         return Codes(path, array)
-    rows, lists = facts.pop("rows", None), take_lists(facts, "files", "labels", "rejected")
-    header = parse_header(CodesHeader, facts, json_path)
+    rows, lists = info.pop("rows", None), take_lists(info, "files", "labels", "rejected")
+    header = parse_header(CodesHeader, info, json_path)
     if type(rows) is not int or rows != len(array):
         raise VqtrtError(
             f"{json_path}: describes {brief(rows)} rows, but {path.name} has {len(array)}; "
@@ -317,10 +317,10 @@ def _nested(data: Any, most: int) -> bool:
     return False
 
 
-def require_kind(facts: dict[str, Any], wanted: Kind, json_path: Path) -> None:
+def require_kind(info: dict[str, Any], wanted: Kind, json_path: Path) -> None:
     """Raise `VqtrtError` for codes of the other kind; of an unknown kind, `parse_header` does."""
     kinds = {"image": "images", "speech": "speech"}
-    found = facts.get("kind", "image")
+    found = info.get("kind", "image")
     if found != wanted and isinstance(found, str) and found in kinds:
         raise VqtrtError(
             f"{json_path}: 'kind' says that these are codes of {kinds[found]}, where codes of "
@@ -328,10 +328,10 @@ def require_kind(facts: dict[str, Any], wanted: Kind, json_path: Path) -> None:
         )
 
 
-def parse_header(model: type[H], facts: dict[str, Any], json_path: Path) -> H:
+def parse_header(model: type[H], info: dict[str, Any], json_path: Path) -> H:
     """The header, of what is left in the JSON; `VqtrtError` for a field that does not fit."""
     try:
-        return model.model_validate(facts)
+        return model.model_validate(info)
     except ValidationError as err:
         first = err.errors(include_url=False, include_input=False)[0]
         where = ".".join(brief(part) for part in first["loc"])
@@ -340,9 +340,9 @@ def parse_header(model: type[H], facts: dict[str, Any], json_path: Path) -> H:
         ) from err
 
 
-def take_lists(facts: dict[str, Any], *names: str) -> dict[str, Any]:
+def take_lists(info: dict[str, Any], *names: str) -> dict[str, Any]:
     """Take the lists out of the JSON's object, unchecked; what is left is the header."""
-    return {name: facts.pop(name, None) for name in names}
+    return {name: info.pop(name, None) for name in names}
 
 
 def check_lists(

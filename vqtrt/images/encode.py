@@ -18,9 +18,9 @@ from vqtrt.jobs.encode import (
     EncodeOptions,
     EncodeResult,
     already_done,
-    header_fields,
     list_source,
     require_outside,
+    source_fields,
     write_codes,
 )
 
@@ -46,7 +46,7 @@ def encode_source(
         code_shape=(height, width),
         image_size=(size.height, size.width),
         preprocessing=size.model_dump(mode="json"),
-        **header_fields(tokenizer, source, listing, options),
+        **source_fields(tokenizer, source, listing, options),
     )
     if resume and is_complete(out, header):
         done = read_codes(out)

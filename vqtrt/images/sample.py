@@ -42,16 +42,16 @@ class Samples(NamedTuple):
     """(num,), where the prior is conditioned on labels."""
 
 
-def label_number(text: str | None, facts: PriorInfo) -> int | None:
+def label_number(text: str | None, info: PriorInfo) -> int | None:
     """A class by its number or its name."""
     if text is None:
         return None
-    if text in facts.classes:
-        return facts.classes.index(text)
+    if text in info.classes:
+        return info.classes.index(text)
     try:
         return int(text)
     except ValueError:
-        names = ", ".join(facts.classes[:20]) or "none"
+        names = ", ".join(info.classes[:20]) or "none"
         raise VqtrtError(f"label {text!r}: no such class; the prior has {names}") from None
 
 
@@ -67,13 +67,13 @@ def sample_codes(
     `progress` is called with (steps done, steps in all). Raises `VqtrtError` for a request that
     the prior cannot meet.
     """
-    facts = find_prior(engine, request.prior)
-    request.draw.check(facts.codebook_size)
-    height, width = _grid(request, facts)
-    labels = _labels(request, facts)
-    prefix = _prefix(request, facts, height, width)
+    info = find_prior(engine, request.prior)
+    request.draw.check(info.codebook_size)
+    height, width = _grid(request, info)
+    labels = _labels(request, info)
+    prefix = _prefix(request, info, height, width)
     batch_size = min(batch_size, request.num)
-    sampler = BatchSampler(engine, request.prior, facts.codebook_size, batch_size, width)
+    sampler = BatchSampler(engine, request.prior, info.codebook_size, batch_size, width)
     starts = range(0, request.num, batch_size)
     total = len(starts) * (height - request.rows) * width
     done = itertools.count(1)
@@ -91,24 +91,24 @@ def sample_codes(
             )
         )
     codes = np.concatenate(parts)
-    return Samples(codes if facts.num_codebooks > 1 else codes[..., 0], labels)
+    return Samples(codes if info.num_codebooks > 1 else codes[..., 0], labels)
 
 
-def _grid(request: Request, facts: PriorInfo) -> tuple[int, int]:
+def _grid(request: Request, info: PriorInfo) -> tuple[int, int]:
     if request.num < 1:
         raise VqtrtError(f"num {request.num}: must be at least 1")
-    height, width = request.shape or (facts.height, facts.width)
-    limit = facts.reach + 1
+    height, width = request.shape or (info.height, info.width)
+    limit = info.reach + 1
     if not (1 <= height <= limit and 1 <= width <= limit):
         raise VqtrtError(
-            f"shape {height}x{width}: this prior sees {facts.reach} positions far, so it takes "
+            f"shape {height}x{width}: this prior sees {info.reach} positions far, so it takes "
             f"grids of up to {limit}x{limit}"
         )
     return height, width
 
 
-def _labels(request: Request, facts: PriorInfo) -> NDArray[np.int32] | None:
-    count = len(facts.classes)
+def _labels(request: Request, info: PriorInfo) -> NDArray[np.int32] | None:
+    count = len(info.classes)
     if not count:
         if request.label is not None:
             raise VqtrtError(
@@ -118,20 +118,18 @@ def _labels(request: Request, facts: PriorInfo) -> NDArray[np.int32] | None:
     if request.label is None:
         return np.arange(request.num, dtype=np.int32) % count
     if not 0 <= request.label < count:
-        names = ", ".join(facts.classes[:20])
+        names = ", ".join(info.classes[:20])
         raise VqtrtError(f"label {request.label}: must be 0 to {count - 1} ({names})")
     return np.full(request.num, request.label, np.int32)
 
 
-def _prefix(
-    request: Request, facts: PriorInfo, height: int, width: int
-) -> NDArray[np.int32] | None:
+def _prefix(request: Request, info: PriorInfo, height: int, width: int) -> NDArray[np.int32] | None:
     if request.prefix is None:
         if request.rows:
             raise VqtrtError("rows: pass --prefix with the codes that they come from")
         return None
     codes = request.prefix
-    check_codes(codes, facts.codebook_size, None, facts.num_codebooks, name="prefix")
+    check_codes(codes, info.codebook_size, None, info.num_codebooks, name="prefix")
     if not len(codes):
         raise VqtrtError("prefix: holds no rows of a codes file: there is nothing to complete")
     if codes.shape[2] != width or not 0 < request.rows <= min(codes.shape[1], height):
@@ -141,4 +139,4 @@ def _prefix(
             f"{min(codes.shape[1], height)}"
         )
     kept = np.asarray(codes[:, : request.rows], np.int32)
-    return kept.reshape(len(kept), request.rows, width, facts.num_codebooks)
+    return kept.reshape(len(kept), request.rows, width, info.num_codebooks)

@@ -1,6 +1,5 @@
 """`vqtrt sample`: samples of a prior as a codes file, as pictures, and as one grid."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from vqtrt.formats.codes_writer import CodesWriter
 from vqtrt.formats.origin import require_origin
 from vqtrt.images.sample import Request, Samples
 from vqtrt.images.tokenizer import ImageTokenizer
+from vqtrt.jobs.encode import sample_fields
 from vqtrt.system.atomic import merging_folder
-from vqtrt.version import __version__
 
 
 def read_prefix(path: Path, tokenizer: ImageTokenizer) -> NDArray[Any]:
@@ -30,23 +29,17 @@ def write_codes(
     tokenizer: ImageTokenizer, request: Request, samples: Samples, out: Path, model: ModelLocation
 ) -> None:
     """Write samples as a codes file, which `vqtrt decode` takes; its .json says how they came."""
-    facts = find_prior(tokenizer.engine, request.prior)
+    info = find_prior(tokenizer.engine, request.prior)
     names = _names(len(samples.codes))
     height, width = samples.codes.shape[1:3]
-    stride = tokenizer.facts.stride
+    stride = tokenizer.info.stride
+    engine, prior, seed = tokenizer.engine, request.prior, request.draw.seed
     header = CodesHeader(
-        codebook_size=facts.codebook_size,
-        num_codebooks=facts.num_codebooks,
+        num_codebooks=info.num_codebooks,
         code_shape=(height, width),
         image_size=(height * stride, width * stride),
-        classes=facts.classes,
-        root=f"prior {request.prior}, seed {request.draw.seed}",
-        listing_sha256=hashlib.sha256("\0".join(names).encode()).hexdigest(),
-        weights_sha256=tokenizer.engine.weights_sha256,
-        precision=tokenizer.engine.precision,
-        model={"path": str(model.path), "engine": tokenizer.engine.name},
         preprocessing=tokenizer.preprocessing.model_dump(mode="json"),
-        vqtrt_version=__version__,
+        **sample_fields(engine, model, names, info.classes, prior=prior, seed=seed),
     )
     labels = [-1] * len(names) if samples.labels is None else samples.labels.tolist()
     with CodesWriter(out, header=header, resume=False) as writer:

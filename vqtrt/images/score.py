@@ -37,20 +37,20 @@ def score_codes(
     channel values; `rows`. Raises `VqtrtError` if the codes are not those of the prior's
     tokenizer, or lack the labels that it is conditioned on.
     """
-    facts = find_prior(engine, prior)
+    info = find_prior(engine, prior)
     require_origin(codes.path, codes.header, engine.weights_sha256, "images")
-    books = facts.num_codebooks
-    check_codes(codes.codes, facts.codebook_size, None, books, name=str(codes.path))
+    books = info.num_codebooks
+    check_codes(codes.codes, info.codebook_size, None, books, name=str(codes.path))
     rows, height, width = codes.codes.shape[:3]
     if not rows:
         raise VqtrtError(f"{codes.path}: holds no rows: there is nothing to score")
-    labels = _labels(codes, facts.classes)
-    if max(height, width) > facts.reach + 1:
+    labels = _labels(codes, info.classes)
+    if max(height, width) > info.reach + 1:
         raise VqtrtError(
             f"{codes.path}: grids of {height}x{width} codes; the prior {prior!r} takes up to "
-            f"{facts.reach + 1}x{facts.reach + 1}"
+            f"{info.reach + 1}x{info.reach + 1}"
         )
-    usage = CodeUsage(facts.codebook_size, books)
+    usage = CodeUsage(info.codebook_size, books)
     size = min(batch_size, rows)
     graph = engine.bind(f"priors/{prior}/logits", {"batch": size, "height": height, "width": width})
     total = 0.0
@@ -65,7 +65,7 @@ def score_codes(
         total += nats(graph.outputs["logits"][:count], graph.inputs["codes"][:count])
         progress(start + count, rows)
     bits = total / math.log(2) / (rows * height * width * books)
-    dimensions = engine.facts.stride**2 * 3
+    dimensions = engine.info.stride**2 * 3
     return {
         **gains(bits, usage.unigram_bits),
         "prior_bits_per_dim": bits * books / dimensions,

@@ -44,7 +44,7 @@ class ImageTokenizer(Tokenizer):
     @property
     def num_codebooks(self) -> int:
         """C: codes at each position."""
-        return self.facts.num_codebooks
+        return self.info.num_codebooks
 
     def code_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Shape of one image's codes: (h, w), or (h, w, C) for C > 1 codebooks.

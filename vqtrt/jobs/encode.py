@@ -17,6 +17,7 @@ from vqtrt.data.folder import folders, passed_over
 from vqtrt.data.reading import OnError
 from vqtrt.data.rejects import reject_kinds
 from vqtrt.data.source import Source
+from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Rejected
 from vqtrt.formats.codes_writer import ItemsWriter
@@ -83,20 +84,56 @@ def list_source(source: Source) -> Listing:
 
 
 def header_fields(
-    tokenizer: Tokenizer, source: Source, listing: Listing, options: EncodeOptions
+    engine: Engine,
+    model: ModelLocation,
+    *,
+    classes: tuple[str, ...],
+    root: str,
+    listing_sha256: str,
 ) -> dict[str, Any]:
-    """What the headers of codes of both modalities say alike: which model made which items."""
-    engine, model = tokenizer.engine, options.get("model") or tokenizer.located()
+    """What the header of codes says whatever they are of: which model made what. The only place."""
     return {
-        "codebook_size": engine.facts.codebook_size,
-        "classes": source.classes,
-        "root": options["root"],
-        "listing_sha256": listing.sha256,
+        "codebook_size": engine.info.codebook_size,
+        "classes": classes,
+        "root": root,
+        "listing_sha256": listing_sha256,
         "weights_sha256": engine.weights_sha256,
         "precision": engine.precision,
         "model": {"path": str(model.path), "engine": engine.name},
         "vqtrt_version": __version__,
     }
+
+
+def source_fields(
+    tokenizer: Tokenizer, source: Source, listing: Listing, options: EncodeOptions
+) -> dict[str, Any]:
+    """`header_fields` of a source that is encoded."""
+    return header_fields(
+        tokenizer.engine,
+        options.get("model") or tokenizer.located(),
+        classes=source.classes,
+        root=options["root"],
+        listing_sha256=listing.sha256,
+    )
+
+
+def sample_fields(
+    engine: Engine,
+    model: ModelLocation,
+    names: Sequence[str],
+    classes: tuple[str, ...],
+    *,
+    prior: str,
+    seed: int,
+) -> dict[str, Any]:
+    """`header_fields` of samples of a prior."""
+    return header_fields(
+        engine,
+        model,
+        classes=classes,
+        root=f"prior {prior}, seed {seed}",
+        listing_sha256=hashlib.sha256("\0".join(names).encode()).hexdigest(),
+    )
 
 
 def write_codes(

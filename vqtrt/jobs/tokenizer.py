@@ -18,19 +18,19 @@ class Tokenizer:
         """Where the model lies, for files that say which model made them; None if unknown."""
 
     @property
-    def facts(self) -> ModelInfo:
+    def info(self) -> ModelInfo:
         """Codebook size, number of codebooks, and stride: pixels or samples per code."""
-        return self.engine.facts
+        return self.engine.info
 
     @property
     def codebook_size(self) -> int:
         """K: codes are 0 to K − 1."""
-        return self.facts.codebook_size
+        return self.info.codebook_size
 
     @property
     def stride(self) -> int:
         """Pixels a side, or samples, that one code stands for."""
-        return self.facts.stride
+        return self.info.stride
 
     def located(self) -> ModelLocation:
         """`location`; raises `VqtrtError` if it is not known."""

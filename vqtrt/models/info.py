@@ -1,4 +1,4 @@
-"""The facts of a model that go into its bundle."""
+"""What a bundle says of a model."""
 
 from vqtrt.config.audio import SpeechConfig, WaveNetDecoderConfig
 from vqtrt.config.images import ModelConfig
@@ -24,13 +24,13 @@ def speech_info(model: SpeechVQVAE, config: SpeechConfig) -> tuple[ModelInfo, Sp
     hop, unroll = 1, 1
     if isinstance(decoder, WaveNetDecoderConfig):
         hop, unroll = decoder.hop, decoder.unroll
-    facts = ModelInfo(
+    info = ModelInfo(
         codebook_size=quantizer.codebook_size,
         num_codebooks=1,
         code_dim=quantizer.dim,
         stride=settings.stride,
     )
-    return facts, SpeechInfo(
+    return info, SpeechInfo(
         preprocessing=config.data.preprocessing,
         decoder=decoder.kind,
         speakers=settings.speakers,

@@ -47,17 +47,17 @@ class PriorFolder(ABC, Generic[C]):
         """The trained prior, in evaluation mode, on the CPU."""
 
     @abstractmethod
-    def facts(self) -> PriorInfo:
+    def info(self) -> PriorInfo:
         """What goes into the bundle."""
 
-    def _info(self, **facts: Any) -> PriorInfo:
+    def _info(self, **info: Any) -> PriorInfo:
         prior, codes = self.config.prior, self.config.codes
         return PriorInfo(
             codebook_size=prior.codebook_size,
             classes=codes.classes,
             weights_sha256=file_sha256(self.weights),
             tokenizer_sha256=codes.weights_sha256,
-            **facts,
+            **info,
         )
 
     def _loaded(self, prior: M) -> M:
@@ -76,7 +76,7 @@ class PriorRun(PriorFolder[PriorConfig]):
         """The trained prior, in evaluation mode, on the CPU."""
         return self._loaded(PixelCNN(self.config.prior))
 
-    def facts(self) -> PriorInfo:
+    def info(self) -> PriorInfo:
         """What goes into the bundle."""
         prior, codes = self.config.prior, self.config.codes
         return self._info(
@@ -96,7 +96,7 @@ class SpeechPriorRun(PriorFolder[SpeechPriorConfig]):
         """The trained prior, in evaluation mode, on the CPU."""
         return self._loaded(WaveNetPrior(self.config.prior))
 
-    def facts(self) -> PriorInfo:
+    def info(self) -> PriorInfo:
         """What goes into the bundle."""
         return self._info(
             kind="wavenet",

@@ -48,7 +48,7 @@ def show_clips(
     name without its ending. Of long recordings only the loudest part is taken.
     """
     engine = LiveEngine(partial(speech_graph, model), device)
-    engine.facts, engine.speech = speech_info(model, config)
+    engine.info, engine.speech = speech_info(model, config)
     tokenizer = AudioTokenizer(engine, batch_size=2 * len(clips))
     rate, speakers = tokenizer.preprocessing.sample_rate, tokenizer.speech.speakers
     most = round(SECONDS[tokenizer.speech.decoder] * rate)

@@ -127,7 +127,7 @@ class ImagePriorTask(PriorTask[PriorConfig, Batch]):
         bits = self.held_out_bits(device)
         self._draw(picture, device)
         codes = self.config.codes
-        stride = self.tokenizer.facts.stride
+        stride = self.tokenizer.info.stride
         dimensions = codes.height * codes.width * stride**2 * 3
         count = codes.height * codes.width * self.config.prior.num_codebooks
         return {"bits_per_code": bits, "prior_bits_per_dim": bits * count / dimensions}

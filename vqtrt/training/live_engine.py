@@ -16,7 +16,7 @@ class LiveEngine(Engine):
     """Graphs over a model's present weights, float32, on the device that trains it.
 
     `make` gives a graph by the last part of its name: `step` for `priors/NAME/step`. What the
-    model is (`facts`, `speech`) is for the caller to set, if anything asks for it.
+    model is (`info`, `speech`) is for the caller to set, if anything asks for it.
     """
 
     name, precision, weights_sha256 = "torch", "fp32", ""

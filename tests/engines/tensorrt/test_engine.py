@@ -96,7 +96,7 @@ def test_codes_and_pictures_are_those_of_onnxruntime(bundle, module, package, gr
         TensorRTEngine(bundle, EngineOptions(package), graphs=graphs),
         OnnxRuntimeEngine(bundle),
     )
-    assert (engine.name, engine.facts, engine.num_streams) == (package, reference.facts, 1)
+    assert (engine.name, engine.info, engine.num_streams) == (package, reference.info, 1)
     assert engine.preprocessing == reference.preprocessing
     assert engine.weights_sha256 == reference.weights_sha256
     encode, decode = engine.open("encoder"), engine.open("decoder")

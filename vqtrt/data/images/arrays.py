@@ -143,8 +143,8 @@ def read_header(stream: IO[bytes], name: str) -> Header:
         if len(text) < length:
             raise ValueError("cut short")
         # The limit is on what a plain array needs: literal_eval is slow on nested nonsense.
-        facts = ast.literal_eval(text.decode("utf-8" if version == (3, 0) else "latin-1").strip())
-        descr, shape, fortran = facts["descr"], facts["shape"], facts["fortran_order"]
+        info = ast.literal_eval(text.decode("utf-8" if version == (3, 0) else "latin-1").strip())
+        descr, shape, fortran = info["descr"], info["shape"], info["fortran_order"]
         if not isinstance(fortran, bool) or not isinstance(shape, tuple) or len(shape) > 32:
             raise ValueError("shape or order of the wrong type")
         if not all(type(n) is int and 0 <= n < 2**48 for n in shape):

@@ -95,7 +95,7 @@ class Parts:
             quantizer=own,
         )
 
-    def facts(self, stride: int) -> ModelInfo:
+    def info(self, stride: int) -> ModelInfo:
         """What a user of the codes has to know."""
         return ModelInfo(
             codebook_size=self.form.codebook_size,

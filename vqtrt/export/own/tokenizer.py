@@ -76,7 +76,7 @@ def export_tokenizer(
     with replacing(out) as folder, within_bounds():
         info = BundleInfo(
             vqtrt_version=__version__,
-            model=parts.facts(stride),
+            model=parts.info(stride),
             preprocessing=size,
             graphs=_write_graphs(parts, size, stride, folder, fixed_size=fixed_size),
             opset=OPSET,
