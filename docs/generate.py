@@ -80,18 +80,13 @@ def modules_page() -> str:
         if not files:
             continue
         name = folder.relative_to(package.parent).as_posix()
-        docs = {path.name: ast.get_docstring(ast.parse(path.read_text())) or "" for path in files}
-        lines = {
-            file: _escaped(doc.partition("\n\n")[0].replace("\n", " "))
-            for file, doc in docs.items()
-        }
-        about = lines.pop("__init__.py", "")
+        about = {path.name: _first_lines(path) for path in files}
+        own = about.pop("__init__.py", "")
         parts.append(f"## {name}/\n")
-        if about and folder != package:
-            parts.append(f"{about}\n")
-        parts.append(
-            _table(("module", "about"), [(f"`{file}`", text) for file, text in lines.items()])
-        )
+        if own and folder != package:
+            parts.append(f"{own}\n")
+        rows = [(f"`{file}`", text) for file, text in about.items()]
+        parts.append(_table(("module", "about"), rows))
     return "\n".join(parts)
 
 
