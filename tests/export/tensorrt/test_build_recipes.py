@@ -1,6 +1,7 @@
 """Every recipe of images, and of their priors, compiles at its full size, in every precision."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -35,6 +36,13 @@ IMAGE_PRIORS = [
     for name in recipe_names(RECIPES / "priors")
     if isinstance(load_prior_config(name), PriorConfig)
 ]
+
+
+def by_default(names: list[str], default: str) -> list[Any]:
+    """One recipe as it is, the others marked slow."""
+    assert default in names
+    slow = pytest.mark.slow
+    return [name if name == default else pytest.param(name, marks=slow) for name in names]
 
 
 @pytest.fixture
@@ -88,8 +96,7 @@ def build_all(bundle: Bundle, package: Package) -> dict[str, dict]:
     return made
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", IMAGE_RECIPES)
+@pytest.mark.parametrize("recipe", by_default(IMAGE_RECIPES, "cifar10-small"))
 def test_every_recipe_compiles_at_full_size(recipe, package, tmp_path):
     config = load_config(recipe)
     torch.manual_seed(0)
@@ -109,8 +116,7 @@ def test_every_recipe_compiles_at_full_size(recipe, package, tmp_path):
     assert all(0 < need < 2**30 for need in needs), needs
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", IMAGE_PRIORS)
+@pytest.mark.parametrize("recipe", by_default(IMAGE_PRIORS, "pixelcnn"))
 def test_every_recipe_of_a_prior_compiles_at_full_size(recipe, package, tmp_path):
     config = load_config("cifar10-small")
     prior = load_prior_config(recipe).prior
