@@ -123,7 +123,8 @@ def _commands(group: Any, path: str) -> Iterator[str]:
 def _argument(parameter: Any) -> str:
     """An argument in the usage line: in brackets if it may be left out."""
     name = str(parameter.metavar or parameter.name).upper()
-    return name if parameter.required else f"[{name}]"
+    name = name if parameter.required else f"[{name}]"
+    return f"{name}..." if parameter.nargs == -1 else name
 
 
 def _option(parameter: Any, annotation: Any) -> tuple[str, str, str, str]:

@@ -27,7 +27,7 @@ def test_the_pages_are_up_to_date():
 
 def test_an_option_has_its_type_default_and_meaning():
     options = {cells[0]: cells[1:] for cells in rows("cli.md")["vqtrt encode"]}
-    assert options["`PATH...`"][:2] == ["text", "required"]
+    assert options["`PATH`"][:2] == ["text", "required"]
     assert options["`--out`, `-o`"][:2] == ["path", "required"]
     assert options["`--model`, `-m`"][0] == "path"
     assert options["`--model`, `-m`"][1].startswith("$VQTRT_MODEL")

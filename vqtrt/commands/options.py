@@ -230,9 +230,11 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter)
             continue
         groups[parameter.name] = parameter.annotation
+        # Which model comes before how its engine is opened, which the class inherits.
+        own = sorted(fields(parameter.annotation), key=lambda field: field.name != "model")
         parameters += [
             parameter.replace(name=name, annotation=annotation, default=default)
-            for name, annotation, default in map(_option, fields(parameter.annotation))
+            for name, annotation, default in map(_option, own)
         ]
 
     @functools.wraps(command)

@@ -43,7 +43,7 @@ def encode(
     data: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH...",
+            metavar="PATH",
             help="Folders of images or recordings, or single files; or one .npy/.npz, CIFAR, or "
             "`shapes`.",
         ),
