@@ -46,7 +46,7 @@ class PriorEngine(EngineDouble):
 
     name = "double"
     weights_sha256 = SHA
-    facts = ModelInfo(codebook_size=K, num_codebooks=1, code_dim=1, stride=STRIDE)
+    info = ModelInfo(codebook_size=K, num_codebooks=1, code_dim=1, stride=STRIDE)
 
     def __init__(
         self, prior: WaveNetPrior, voices: tuple[str, ...] = SPEAKERS, names=SPEAKERS

@@ -1,4 +1,4 @@
-"""The conv decoder over any engine: codes in chunks, those of several clips in one batch.
+"""The conv decoder over any engine; chunks of several clips share a batch.
 
 `wavenet_decoder.py` has the same methods for the other decoder.
 """

@@ -21,15 +21,13 @@ from vqtrt.data.reading import OnError
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.formats.audio_codes import ClipHeader, read_clip_codes
-from vqtrt.formats.codes_writer import ClipWriter, check_codes_out, is_complete
+from vqtrt.formats.codes_writer import ClipWriter
 from vqtrt.jobs.encode import (
     EncodeOptions,
+    EncodeParts,
     EncodeResult,
-    already_done,
-    list_source,
     require_outside,
-    source_fields,
-    write_codes,
+    run_encode,
 )
 
 _AHEAD = 4
@@ -49,23 +47,16 @@ def encode_source(
     this very job has finished stays. Raises `VqtrtError` if no recording at all can be read.
     """
     require_outside(out, source)
-    resume = options.get("resume", False)
     how: AudioPreprocessing = options.get("preprocessing") or tokenizer.preprocessing
     if how.sample_rate != tokenizer.preprocessing.sample_rate:
         raise VqtrtError(
             f"sample rate {how.sample_rate}: the model takes {tokenizer.preprocessing.sample_rate}"
         )
-    check_codes_out(out)
-    listing = list_source(source)
-    header = ClipHeader(
-        sample_rate=how.sample_rate,
-        stride=tokenizer.stride,
-        preprocessing=how.model_dump(mode="json"),
-        **source_fields(tokenizer, source, listing, options),
-    )
-    if resume and is_complete(out, header):
-        done = read_clip_codes(out)
-        return already_done(out, len(done), done.rejected, listing)
+
+    def header(fields: dict[str, Any]) -> ClipHeader:
+        preprocessing = how.model_dump(mode="json")
+        rate, stride = how.sample_rate, tokenizer.stride
+        return ClipHeader(sample_rate=rate, stride=stride, preprocessing=preprocessing, **fields)
 
     def steps(writer: ClipWriter, skip: int) -> Generator[None]:
         on_error = options.get("on_error", "stop")
@@ -80,8 +71,14 @@ def encode_source(
                     writer.write([clip.item.name], [clip.item.label], [clip.codes], [clip.samples])
                 yield
 
-    writer = ClipWriter(out, header=header, resume=resume)
-    return write_codes(writer, steps, listing, "a recording", options)
+    parts = EncodeParts(
+        item="a recording",
+        header=header,
+        writer=lambda path, header, resume: ClipWriter(path, header=header, resume=resume),
+        read=lambda path: (len(codes := read_clip_codes(path)), codes.rejected),
+        steps=steps,
+    )
+    return run_encode(tokenizer, source, out, options, parts)
 
 
 class Encoded(NamedTuple):

@@ -167,7 +167,7 @@ def sample_clips(
 
 
 def find_clip_prior(engine: Engine, name: str) -> tuple[PriorInfo, SpeechInfo]:
-    """As `find_prior`, with the model's info; `VqtrtError` for a model of images, too."""
+    """As `find_prior`, with the model's info; also raises `VqtrtError` for a model of images."""
     speech = require_speech(engine)
     return find_prior(engine, name), speech
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from vqtrt.config.parts import (
-    FilesConfig,
+    CachedFilesConfig,
     ModelledCodes,
     PriorDataConfig,
     QuantizerConfig,
@@ -202,7 +202,7 @@ class SpeechModelConfig(Settings):
         return self
 
 
-class SpeechDataConfig(FilesConfig):
+class SpeechDataConfig(CachedFilesConfig):
     """What is trained on."""
 
     path: str = "speech"
@@ -219,10 +219,6 @@ class SpeechDataConfig(FilesConfig):
     for `train.batch_size`."""
     holdout: int = Field(200, ge=1)
     """Recordings set aside for evaluation, drawn by seed; at most a tenth of the data."""
-    workers: int = Field(2, ge=1, le=256)
-    """Threads that read recordings, each one at a time."""
-    cache_mib: int = Field(1024, ge=0)
-    """Recordings stay in memory, as 16 bit, up to this many MiB."""
 
 
 class SpeechConfig(RunSettings):

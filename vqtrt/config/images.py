@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vqtrt.config.audio import SpeechConfig, SpeechPriorConfig
 from vqtrt.config.parts import (
-    FilesConfig,
+    CachedFilesConfig,
     ModelledCodes,
     PriorDataConfig,
     QuantizerConfig,
@@ -101,7 +101,7 @@ class PixelCNNConfig(Settings):
         return self.model_copy(update={"kernel": kernel})
 
 
-class DataConfig(FilesConfig):
+class DataConfig(CachedFilesConfig):
     """What is trained on."""
 
     path: str = "shapes"
@@ -110,10 +110,6 @@ class DataConfig(FilesConfig):
     """Size that images are brought to; height and width are multiples of the stride."""
     holdout: int = Field(500, ge=1)
     """Images set aside for evaluation, drawn by seed; at most a tenth of the data."""
-    workers: int = Field(2, ge=1, le=256)
-    """Threads that read images."""
-    cache_mib: int = Field(1024, ge=0)
-    """Decoded images stay in memory if all of them fit in this many MiB; 0 for never."""
 
 
 class Config(RunSettings):

@@ -97,6 +97,16 @@ class FilesConfig(Settings):
         return Selection(self.include, self.exclude)
 
 
+class CachedFilesConfig(FilesConfig):
+    """How files are read while a tokenizer is trained on them."""
+
+    workers: int = Field(2, ge=1, le=256)
+    """Threads that read files, each one at a time."""
+    cache_mib: int = Field(1024, ge=0)
+    """Memory for decoded files in MiB. Images stay in memory if all of them fit, recordings (as
+    16 bit) up to this size; 0 for never."""
+
+
 class PriorDataConfig(FilesConfig):
     """What a prior is trained on."""
 

@@ -13,7 +13,7 @@ S = TypeVar("S", bound=Source)
 
 
 def open_each(paths: Sequence[str], open_one: Callable[[str], S]) -> S:
-    """The source of one path, or those of several as one. Raises what `open_one` raises."""
+    """The source of one path, or of several paths as one. Raises what `open_one` raises."""
     if len(paths) == 1:
         return open_one(paths[0])
     # A source of several has the methods of those that it is made of, whatever their kind.

@@ -1,4 +1,4 @@
-"""All that an exported graph follows from, as one hash: an export can tell which are as before."""
+"""One hash of all that an exported graph depends on, so that an export copies unchanged graphs."""
 
 import hashlib
 import itertools

@@ -6,22 +6,20 @@ before. Memory holds a few batches, however many images there are.
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from vqtrt.data.images.batches import read_batches
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import ImageSource
 from vqtrt.formats.codes import CodesHeader, read_codes
-from vqtrt.formats.codes_writer import CodesWriter, check_codes_out, is_complete
+from vqtrt.formats.codes_writer import CodesWriter
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.jobs.encode import (
     EncodeOptions,
+    EncodeParts,
     EncodeResult,
-    already_done,
-    list_source,
     require_outside,
-    source_fields,
-    write_codes,
+    run_encode,
 )
 
 
@@ -36,21 +34,17 @@ def encode_source(
     no image at all can be read.
     """
     require_outside(out, source)
-    resume = options.get("resume", False)
     size: Preprocessing = options.get("preprocessing") or tokenizer.preprocessing
     height, width = tokenizer.code_shape(size.height, size.width)[:2]
-    check_codes_out(out)
-    listing = list_source(source)
-    header = CodesHeader(
-        num_codebooks=tokenizer.num_codebooks,
-        code_shape=(height, width),
-        image_size=(size.height, size.width),
-        preprocessing=size.model_dump(mode="json"),
-        **source_fields(tokenizer, source, listing, options),
-    )
-    if resume and is_complete(out, header):
-        done = read_codes(out)
-        return already_done(out, len(done.codes), done.rejected, listing)
+
+    def header(fields: dict[str, Any]) -> CodesHeader:
+        return CodesHeader(
+            num_codebooks=tokenizer.num_codebooks,
+            code_shape=(height, width),
+            image_size=(size.height, size.width),
+            preprocessing=size.model_dump(mode="json"),
+            **fields,
+        )
 
     def steps(writer: CodesWriter, skip: int) -> Generator[None]:
         for batch in read_batches(
@@ -68,5 +62,11 @@ def encode_source(
                 writer.reject(item.name, reason)
             yield
 
-    writer = CodesWriter(out, header=header, resume=resume)
-    return write_codes(writer, steps, listing, "an image", options)
+    parts = EncodeParts(
+        item="an image",
+        header=header,
+        writer=lambda path, header, resume: CodesWriter(path, header=header, resume=resume),
+        read=lambda path: (len((codes := read_codes(path)).codes), codes.rejected),
+        steps=steps,
+    )
+    return run_encode(tokenizer, source, out, options, parts)

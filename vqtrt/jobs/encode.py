@@ -9,8 +9,9 @@ import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Required, TypedDict, TypeVar
+from typing import Any, Generic, NamedTuple, Required, TypedDict, TypeVar
 
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.folder import folders, passed_over
@@ -20,7 +21,7 @@ from vqtrt.data.source import Source
 from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Rejected
-from vqtrt.formats.codes_writer import ItemsWriter
+from vqtrt.formats.codes_writer import ItemsWriter, check_codes_out, is_complete
 from vqtrt.jobs.progress import Progress, ignore
 from vqtrt.jobs.tokenizer import Tokenizer
 from vqtrt.version import __version__
@@ -57,6 +58,22 @@ class Listing(NamedTuple):
     """Of the names in their order."""
     passed_over: Mapping[str, int] = {}
     """Files of a folder that are no items, by kind."""
+
+
+@dataclass(frozen=True)
+class EncodeParts(Generic[W]):
+    """What a modality gives to the job that encodes."""
+
+    item: str
+    """What an item is, for errors: `an image`."""
+    header: Callable[[dict[str, Any]], Any]
+    """The header of the codes, of the fields that all codes have."""
+    writer: Callable[[Path, Any, bool], W]
+    """The writer of codes to a path, with a header, that resumes or begins anew."""
+    read: Callable[[Path], tuple[int, Sequence[Rejected]]]
+    """Rows and rejected items of a codes file."""
+    steps: Callable[[W, int], Generator[None]]
+    """Writes all items after the first so many, or rejects them, and yields after each batch."""
 
 
 class EncodeResult(NamedTuple):
@@ -104,19 +121,6 @@ def header_fields(
     }
 
 
-def source_fields(
-    tokenizer: Tokenizer, source: Source, listing: Listing, options: EncodeOptions
-) -> dict[str, Any]:
-    """`header_fields` of a source that is encoded."""
-    return header_fields(
-        tokenizer.engine,
-        options.get("model") or tokenizer.located(),
-        classes=source.classes,
-        root=options["root"],
-        listing_sha256=listing.sha256,
-    )
-
-
 def sample_fields(
     engine: Engine,
     model: ModelLocation,
@@ -136,32 +140,51 @@ def sample_fields(
     )
 
 
-def write_codes(
-    writer: W,
-    steps: Callable[[W, int], Generator[None]],
-    listing: Listing,
-    item: str,
+def run_encode(
+    tokenizer: Tokenizer,
+    source: Source,
+    out: Path,
     options: EncodeOptions,
+    parts: EncodeParts[W],
 ) -> EncodeResult:
-    """Run the steps of a job until all items are written, and put the codes into place.
-
-    `steps(writer, skip)` writes all items after the first `skip`, or rejects them, and yields after
-    each batch. `item` says in an error what an item is ("an image").
+    """Write the codes of a source to `out`; an `out` that this very job has finished stays.
 
     Raises `VqtrtError`, and leaves nothing, if no item can be read, or if the source changed.
     """
+    check_codes_out(out)
+    listing, resume = list_source(source), options.get("resume", False)
+    header = parts.header(
+        header_fields(
+            tokenizer.engine,
+            options.get("model") or tokenizer.located(),
+            classes=source.classes,
+            root=options["root"],
+            listing_sha256=listing.sha256,
+        )
+    )
+    if resume and is_complete(out, header):
+        rows, rejected = parts.read(out)
+        kinds = reject_kinds((reject.file, reject.reason) for reject in rejected)
+        return EncodeResult(out, rows, len(rejected), listing.items, listing.passed_over, kinds)
+    return _write_codes(parts.writer(out, header, resume), parts, listing, options)
+
+
+def _write_codes(
+    writer: W, parts: EncodeParts[W], listing: Listing, options: EncodeOptions
+) -> EncodeResult:
+    """Run the steps of a job until all items are written, and put the codes into place."""
     root, progress = options["root"], options.get("progress", ignore)
     with writer:
         resumed_at, committed = writer.files_done, time.monotonic()
         progress(resumed_at, listing.items)
         # Closed at an error too, and not only when its traceback is gone: threads stop then.
-        with closing(steps(writer, resumed_at)) as running:
+        with closing(parts.steps(writer, resumed_at)) as running:
             for _ in running:
                 if time.monotonic() - committed > _COMMIT_SECONDS:
                     writer.commit()
                     committed = time.monotonic()
                 progress(writer.files_done, listing.items)
-        return _finish(writer, listing, resumed_at, root, item)
+        return _finish(writer, listing, resumed_at, root, parts.item)
 
 
 def _finish(
@@ -182,14 +205,6 @@ def _finish(
         )
     kinds = writer.rejected_kinds() if rows < total else {}
     return EncodeResult(writer.finish(), rows, total - rows, resumed_at, listing.passed_over, kinds)
-
-
-def already_done(
-    out: Path, rows: int, rejected: Sequence[Rejected], listing: Listing
-) -> EncodeResult:
-    """The result of an encode that an earlier job has finished."""
-    kinds = reject_kinds((reject.file, reject.reason) for reject in rejected)
-    return EncodeResult(out, rows, len(rejected), listing.items, listing.passed_over, kinds)
 
 
 def require_outside(out: Path, source: object) -> None:

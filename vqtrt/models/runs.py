@@ -3,6 +3,7 @@
 Training writes a run (`training/run.py` says what lies in it).
 """
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -20,7 +21,7 @@ C = TypeVar("C", bound=Config | SpeechConfig)
 M = TypeVar("M", bound=nn.Module)
 
 
-class TrainedRun(Generic[C]):
+class TrainedRun(ABC, Generic[C]):
     """What runs of both modalities have in common."""
 
     def __init__(self, path: Path, config: C) -> None:
@@ -35,8 +36,9 @@ class TrainedRun(Generic[C]):
         return cls(path, cls._read(path / CONFIG))
 
     @staticmethod
+    @abstractmethod
     def _read(path: Path) -> C:
-        raise NotImplementedError
+        """The config in a file."""
 
     @property
     def weights(self) -> Path:
