@@ -65,7 +65,8 @@ def python_page() -> str:
     """The page of the public names, which mkdocstrings fills in; errors come last."""
     names = [name for name in vqtrt.__all__ if not name.startswith("_")]
     names.sort(key=lambda name: (name.endswith("Error"), name))
-    return "\n".join([PYTHON_HEAD, *(f"::: vqtrt.{name}" for name in names), ""])
+    shown = [*(f"vqtrt.{name}" for name in names), "vqtrt.jobs.files.FileOptions"]
+    return "\n".join([PYTHON_HEAD, *(f"::: {name}" for name in shown), ""])
 
 
 # The modules

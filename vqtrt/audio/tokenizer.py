@@ -206,14 +206,9 @@ class AudioTokenizer(Tokenizer):
         Args:
             paths: What the command takes: folders of recordings, recordings; one or several.
             out: Codes file to write, .npy.
-            preprocessing: In place of the model's own, for another level.
             speaker_pattern: Regular expression with a group `speaker`, searched in file names.
-            include: Patterns of files to take; all by default.
-            exclude: Patterns of files and folders to leave out.
-            workers: Threads that read files; None for one per usable core, at most 16.
-            on_error: `stop` at a file that cannot be read, or `skip` it.
-            resume: Continue this job if it was interrupted.
-            progress: Called with the number of items done, and of all.
+            options: As `vqtrt.jobs.files.FileOptions`: `preprocessing`, `include`, `exclude`,
+                `workers`, `on_error`, `resume`, `progress`.
 
         Raises `VqtrtError` or `AudioError` as the command.
         """

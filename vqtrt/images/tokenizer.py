@@ -131,14 +131,9 @@ class ImageTokenizer(Tokenizer):
         Args:
             paths: What the command takes: folders, images, arrays, CIFAR, `shapes`; one or several.
             out: Codes file to write, .npy.
-            preprocessing: In place of the model's own, such as `preprocessing.with_size("64")`.
             split: Part of a data set that has parts: `train`, `test` or `all`.
-            include: Patterns of files to take; all by default.
-            exclude: Patterns of files and folders to leave out.
-            workers: Threads that read files; None for one per usable core, at most 16.
-            on_error: `stop` at a file that cannot be read, or `skip` it.
-            resume: Continue this job if it was interrupted.
-            progress: Called with the number of items done, and of all.
+            options: As `vqtrt.jobs.files.FileOptions`: `preprocessing`, `include`, `exclude`,
+                `workers`, `on_error`, `resume`, `progress`.
 
         Raises `VqtrtError` or `ImageError` as the command.
         """

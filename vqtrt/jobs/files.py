@@ -15,15 +15,22 @@ S = TypeVar("S", bound=Source)
 
 
 class FileOptions(TypedDict, total=False):
-    """Which files are encoded, and how; see `encode_files` of a tokenizer."""
+    """Which files `encode_files` of a tokenizer encodes, and how."""
 
     preprocessing: Any
+    """In place of the model's own, such as `tokenizer.preprocessing.with_size("64")`."""
     include: Sequence[str]
+    """Patterns of files to take; all by default."""
     exclude: Sequence[str]
+    """Patterns of files and folders to leave out."""
     workers: int | None
+    """Threads that read files; one per usable core by default, at most 16."""
     on_error: OnError
+    """`stop` at a file that cannot be read (the default), or `skip` it."""
     resume: bool
+    """Continue this job if it was interrupted."""
     progress: Progress
+    """Called with the number of items done, and of all."""
 
 
 def selection(options: FileOptions) -> Selection:
