@@ -83,19 +83,21 @@ def export(
     options = None
     if target is not None:
         options = engine_options(target.value, batch, size, compute_capability, device)
+    compiled_as_it_stands = options is not None and is_bundle(run)
+    if not compiled_as_it_stands:
+        require_training()
     model, figures = find(run), dict[str, Any]()
-    if options is not None and is_bundle(run):
+    if compiled_as_it_stands:
         if out is not None:
             raise VqtrtError(f"--out is for a run, and {run} is a bundle: leave it out")
     else:
-        require_training()
         from vqtrt.export.run import export_bundle, verify_bundle
 
         kept: list[str] = []
         with waiting("exporting"):
             model = export_bundle(model, out, precisions, kept.append)
         count = len(model.open_bundle().info.graphs)
-        same = f"; {len(kept)} of its {count} graphs are as before" if kept else ""
+        same = f"; {len(kept)} of its {count} graphs are unchanged" if kept else ""
         terminal.note(f"wrote {model.bundle}{same}")
         if check:
             with waiting("verifying"):

@@ -112,7 +112,7 @@ def test_the_command_exports_a_run_and_builds(tiny_prior, tmp_path, capfd):
     command = ["export", tiny_prior, "--out", out, "--no-verify", "--target", RTX, "--json"]
     assert vqtrt(*command, "--precision", "fp16", "--batch", "4") == 0
     shown, said = capfd.readouterr()
-    assert "6 of its 12 graphs are as before" in said
+    assert "6 of its 12 graphs are unchanged" in said
     built = json.loads(shown)["engines"]
     assert len(built) == 6
     assert all(name.startswith("fp16/") for name in built)
