@@ -44,8 +44,8 @@ def export_run(
     """Write the bundle of a run into the folder `out`; a bundle that stood there is replaced.
 
     The fp32 graphs are always written; `precisions` (of `PRECISIONS`) says which others are, too.
-    Graphs that would be as before are copied, and `kept` is called with the name of each. TensorRT
-    engines of graphs that are as before stay.
+    Unchanged graphs are copied, and `kept` is called with the name of each. TensorRT engines of
+    unchanged graphs stay.
     """
     size = run.config.data.preprocessing
     model, priors = run.load_model(), trained_priors(run.path)
