@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vqtrt.audio.sampler import ClipSampler
 from vqtrt.config.location import ModelLocation
@@ -14,6 +15,7 @@ from vqtrt.engines.noise import noise
 from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.engines.torch import TorchEngine
 from vqtrt.errors import VqtrtError
+from vqtrt.formats.bundle import PriorInfo
 from vqtrt.formats.sampling import SamplingParams
 from vqtrt.images.sampler import BatchSampler
 from vqtrt.priors.pixelcnn import PixelCNN
@@ -66,41 +68,50 @@ def _of_images(
     tested: Engine, reference: Engine, name: str, prior: PixelCNN, size: int
 ) -> tuple[float, float]:
     """The largest difference of a logit, and the share of codes that are drawn alike."""
-    info = tested.priors[name]
-    labels = np.arange(size, dtype=np.int32) % (len(info.classes) or 1)
-    conditional = labels if info.classes else None
-    drawn = []
-    for opened in (tested, reference):
-        sampler = BatchSampler(opened, name, info.codebook_size, size, info.width)
-        drawn.append(sampler.sample(SamplingParams(), range(size), info.height, labels=conditional))
-    codes = drawn[0].astype(np.int32)
-    with torch.inference_mode():
-        condition = torch.from_numpy(labels) if info.classes else None
-        expected = prior(torch.from_numpy(codes), condition).numpy()
-    difference = float(np.abs(cached_logits(tested, name, codes, conditional) - expected).max())
-    return difference, float((drawn[0] == drawn[1]).mean())
+    info, labels = tested.priors[name], _in_turn(tested.priors[name], size)
+
+    def draw(engine: Engine) -> NDArray[np.int32]:
+        sampler = BatchSampler(engine, name, info.codebook_size, size, info.width)
+        drawn = sampler.sample(SamplingParams(), range(size), info.height, labels=labels)
+        return drawn.astype(np.int32)
+
+    codes, others = draw(tested), draw(reference)
+    found = cached_logits(tested, name, codes, labels)
+    return _difference(prior, codes, labels, found), float((codes == others).mean())
 
 
 def _of_speech(
     tested: Engine, reference: Engine, name: str, prior: WaveNetPrior, size: int
 ) -> tuple[float, float]:
     """The same of clips, over more codes than the prior sees."""
-    info = tested.priors[name]
-    speakers = np.arange(size, dtype=np.int32) % (len(info.classes) or 1)
-    conditional = speakers if info.classes else None
-    drawn = []
-    for opened in (tested, reference):
-        sampler = ClipSampler(partial(opened.bind_steps, threads=1), name, info.codebook_size, size)
-        drawn.append(
-            sampler.sample(SamplingParams(), range(size), info.reach + _BEYOND, conditional).astype(
-                np.int32
-            )
-        )
+    info, speakers = tested.priors[name], _in_turn(tested.priors[name], size)
+
+    def draw(engine: Engine) -> NDArray[np.int32]:
+        bind = partial(engine.bind_steps, threads=1)
+        sampler, length = ClipSampler(bind, name, info.codebook_size, size), info.reach + _BEYOND
+        return sampler.sample(SamplingParams(), range(size), length, speakers).astype(np.int32)
+
+    codes, others = draw(tested), draw(reference)
+    found = cached_clip_logits(tested, name, codes, speakers)
+    return _difference(prior, codes, speakers, found), float((codes == others).mean())
+
+
+def _in_turn(info: PriorInfo, size: int) -> NDArray[np.int32] | None:
+    """Labels or speakers of samples, all in turn; None for a prior without."""
+    return np.arange(size, dtype=np.int32) % len(info.classes) if info.classes else None
+
+
+def _difference(
+    prior: PixelCNN | WaveNetPrior,
+    codes: NDArray[np.int32],
+    labels: NDArray[np.int32] | None,
+    found: NDArray[np.float32],
+) -> float:
+    """The largest difference between logits and those of the full pass in torch."""
+    condition = None if labels is None else torch.from_numpy(labels)
     with torch.inference_mode():
-        condition = torch.from_numpy(speakers) if info.classes else None
-        expected = prior(torch.from_numpy(drawn[0]), condition).numpy()
-    found = cached_clip_logits(tested, name, drawn[0], conditional)
-    return float(np.abs(found - expected).max()), float((drawn[0] == drawn[1]).mean())
+        expected = prior(torch.from_numpy(codes), condition).numpy()
+    return float(np.abs(found - expected).max())
 
 
 def cached_logits(engine: Any, name: str, codes: Any, labels: Any) -> Any:

@@ -18,7 +18,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -77,26 +77,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-@contextmanager
-def replacing_folder(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `out` when all went well.
-
-    Raises `VqtrtError` if `out` cannot be written.
-    """
-    target = followed(out)
-    with _placed_folder(out, target, _swap) as stage:
-        yield stage
+def replacing_folder(out: Path) -> AbstractContextManager[Path]:
+    """A new folder that takes the place of `out` when all went well; see `_placed_folder`."""
+    return _placed_folder(out, _swap)
 
 
-@contextmanager
-def merging_folder(out: Path) -> Iterator[Path]:
-    """A new folder whose content moves into `out` when all went well; what is there stays.
-
-    Raises `VqtrtError` if `out` cannot be written.
-    """
-    target = followed(out)
-    with _placed_folder(out, target, merge) as stage:
-        yield stage
+def merging_folder(out: Path) -> AbstractContextManager[Path]:
+    """A new folder whose content moves into `out` when all went well; what is there stays."""
+    return _placed_folder(out, merge)
 
 
 def merge(stage: Path, target: Path) -> None:
@@ -218,8 +206,12 @@ def _stage(target: Path, kind: str = "partial") -> Path:
 
 
 @contextmanager
-def _placed_folder(out: Path, target: Path, place: Callable[[Path, Path], None]) -> Iterator[Path]:
-    """A new folder beside `target` that is put into place once all of it is on disk."""
+def _placed_folder(out: Path, place: Callable[[Path, Path], None]) -> Iterator[Path]:
+    """A new folder that is put into the place of `out` once all of it is on disk.
+
+    Raises `VqtrtError` if `out` cannot be written.
+    """
+    target = followed(out)
     with _stage_folder(out, target) as stage:
         yield stage
         try:
