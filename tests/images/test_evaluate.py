@@ -16,7 +16,7 @@ SIZE = Preprocessing(height=16, width=16)
 
 def figures(source, *, batch_size: int = 4, engine=None, **options):
     tokenizer = ImageTokenizer(engine or FakeEngine(), batch_size=batch_size)
-    return evaluate(tokenizer, source, **{"workers": 2} | options)
+    return evaluate(tokenizer, source, root="data", **{"workers": 2} | options)
 
 
 def images(source, size: Preprocessing = SIZE) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_stops_at_what_is_no_image():
 
 
 def test_nothing_that_can_be_read():
-    with pytest.raises(VqtrtError, match="nothing to evaluate"):
+    with pytest.raises(VqtrtError, match="data: none of its 3 files"):
         figures(FakeSource(3, range(3)), on_error="skip")
 
 
@@ -96,5 +96,5 @@ def test_a_grid_that_cannot_be_written_is_known_before_any_work(tmp_path):
 
 def test_progress():
     calls = []
-    figures(FakeSource(10, [1]), on_error="skip", progress=calls.append)
-    assert calls == [4, 8, 10]
+    figures(FakeSource(10, [1]), on_error="skip", progress=lambda *call: calls.append(call))
+    assert calls == [(0, 10), (4, 10), (8, 10), (10, 10)]

@@ -13,8 +13,10 @@ from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import EngineOptions
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import read_codes
-from vqtrt.images.score import score_codes, score_data
+from vqtrt.images.encode import encode_source
+from vqtrt.images.score import score_codes
 from vqtrt.images.tokenizer import ImageTokenizer
+from vqtrt.jobs.score import score_data
 from vqtrt.priors.runs import trained_priors
 
 
@@ -54,16 +56,15 @@ def test_equals_the_cross_entropy(request, run, name):
 
 def test_images_are_encoded_first(tiny_prior):
     model = find_model(tiny_prior)
-    tokenizer = ImageTokenizer(open_engine(model))
+    tokenizer = ImageTokenizer(open_engine(model), location=model)
     codes = str(tiny_prior / "priors" / "pixelcnn.npy")
     found, expected = (
         score_data(
-            tokenizer,
-            "pixelcnn",
-            lambda: open_images("shapes:200", "train"),
-            root=data,
-            model=model,
-            workers=1,
+            data,
+            lambda out: encode_source(
+                tokenizer, open_images("shapes:200", "train"), out, root="shapes", workers=1
+            ),
+            lambda path: score_codes(tokenizer.engine, "pixelcnn", read_codes(path)),
         )
         for data in ("shapes:200", codes)
     )

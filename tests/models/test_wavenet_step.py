@@ -30,13 +30,13 @@ def drawn(wavenet, unroll, batch=3, steps=192, bias=None, temperature=1.0, dtype
     ]
     uniform = torch.from_numpy(np.random.default_rng(0).random((16, steps))[:batch]).to(outer)
     previous = torch.full((batch,), K, dtype=torch.int32)
-    heat = torch.tensor([temperature], dtype=outer)
+    sampling = {"temperature": torch.tensor([temperature], dtype=outer)}
     classes, logits = [], []
     for start in range(0, steps, unroll):
         made, last, kept = step(
             previous,
             uniform[:, start : start + unroll],
-            heat,
+            sampling,
             [queue.pop(0) for queue in queues],
             None if bias is None else bias[:, start // HOP],
         )
@@ -120,7 +120,8 @@ def test_the_step_keeps_weights_of_its_own():
     wavenet = make()
     step = WaveNetStep(wavenet, 1)
     caches = [torch.ones(cache.resolve({"batch": 1})).double() for cache in step.caches()]
-    arguments = torch.tensor([3], dtype=torch.int32), torch.ones(1, 1).double() / 2, torch.ones(1)
+    noise, sampling = torch.ones(1, 1).double() / 2, {"temperature": torch.ones(1)}
+    arguments = torch.tensor([3], dtype=torch.int32), noise, sampling
     before = step(*arguments, caches)[1]
     with torch.no_grad():
         wavenet.layers[2].gates.weight.zero_()

@@ -48,7 +48,9 @@ def cached_logits(prior, codes, labels=None, dtype=None):
                 column = torch.tensor([c], dtype=torch.int32)
                 noise = torch.full((n, books), 0.5, dtype=kind)
                 for book in range(books):
-                    drawn, logits, kept = step(code, column, bias, noise, one, caches)
+                    drawn, logits, kept = step(
+                        code, column, bias, noise, {"temperature": one}, caches
+                    )
                     if book + 1 == books:
                         break
                     share = torch.softmax(logits[:, book], -1)

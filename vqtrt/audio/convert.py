@@ -4,7 +4,6 @@ Codes are small, an hour of speech a megabyte at most: all recordings are encode
 decoder can take those of like length together. Audio lies in memory as for encode and decode.
 """
 
-from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, Unpack
@@ -12,7 +11,7 @@ from typing import NamedTuple, Unpack
 import numpy as np
 
 from vqtrt.audio.decode import decode_codes
-from vqtrt.audio.encode import encoded_clips
+from vqtrt.audio.encode import Encoded, encode_each
 from vqtrt.audio.speakers import speaker_number
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import write_stream
@@ -21,7 +20,7 @@ from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes
 from vqtrt.jobs.encode import EncodeOptions, require_outside
-from vqtrt.jobs.progress import Note, Resumed, ignore
+from vqtrt.jobs.loop import Note, Resumed, ignore, nothing_read
 from vqtrt.system.atomic import check_file, check_folder
 
 
@@ -53,35 +52,19 @@ def encode_all(
     Raises `AudioError` for the first that cannot be read; with `on_error="skip"` it is rejected
     instead. Raises `VqtrtError` where none is left.
     """
-    total = sum(1 for _ in source.items())
-    items, clips, samples = list[Item](), [], list[int]()
-    rejected = list[tuple[str, str]]()
-    root, how = options["root"], options.get("preprocessing") or tokenizer.preprocessing
-    on_error = options.get("on_error", "stop")
-    encoded = encoded_clips(tokenizer, source, how, workers=options["workers"], on_error=on_error)
-    progress = options.get("progress", ignore)
-    with closing(encoded):
-        for clip in encoded:
-            if clip.codes is None:
-                rejected.append((clip.item.name, str(clip.error)))
-            else:
-                items.append(clip.item)
-                clips.append(clip.codes)
-                samples.append(clip.samples)
-            progress(len(items) + len(rejected), total)
-    if not items:
-        raise VqtrtError(
-            f"{root}: none of its {total} files is a recording that can be read; check the path "
-            "(without --on-error skip, the first file's fault is named)"
-        )
+    taken = list[Encoded]()
+    rejected = encode_each(tokenizer, source, taken.append, options)
+    root = options["root"]
+    if not taken:
+        raise nothing_read(root, len(rejected), "a recording")
     codes = ClipCodes(
         path=Path(root),
-        codes=np.concatenate(clips),
-        offsets=tuple(accumulate(map(len, clips), initial=0)),
-        files=tuple(item.name for item in items),
-        samples=tuple(samples),
+        codes=np.concatenate([clip.codes for clip in taken]),
+        offsets=tuple(accumulate((len(clip.codes) for clip in taken), initial=0)),
+        files=tuple(clip.item.name for clip in taken),
+        samples=tuple(clip.samples for clip in taken),
     )
-    return EncodedSource(tuple(items), codes, tuple(rejected))
+    return EncodedSource(tuple(clip.item for clip in taken), codes, rejected)
 
 
 def convert_source(

@@ -1,6 +1,6 @@
 """Codes of clips to a folder of wavs, by a tokenizer or by a WaveNet's loop (`vqtrt decode`)."""
 
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.formats.folder_writer import FolderWriter
 from vqtrt.formats.output_names import name_limits, output_names
 from vqtrt.jobs.decode import codes_sha256, write_files
-from vqtrt.jobs.progress import Note, Progress, Resumed, ignore
+from vqtrt.jobs.loop import Note, Progress, Resumed, Steps, ignore
 from vqtrt.system.atomic import check_folder
 
 
@@ -81,14 +81,14 @@ def decode_codes(
         **decoder.fingerprint(),
     }
 
-    def steps(writer: FolderWriter) -> Generator[None]:
+    def steps(writer: FolderWriter) -> Steps:
         clips = [codes.clip(index) for index in range(count)]
         rate = decoder.speech.preprocessing.sample_rate
         for index, blocks in decoder.stream(clips, numbers, done=frozenset(writer.done)):
             samples = codes.samples[index] if codes.samples else None
             write_blocks(writer.path(index), blocks, samples, rate)
             writer.wrote([index])
-            yield
+            yield len(writer.done)
 
     return write_files(
         out, job, names, steps, resume=resume, resumed=resumed, keep=keep, progress=progress

@@ -5,11 +5,12 @@ chunk, however many recordings there are and however long.
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
+import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.audio.chunks import Audio
@@ -29,7 +30,9 @@ from vqtrt.jobs.encode import (
     require_outside,
     run_encode,
 )
+from vqtrt.jobs.loop import Steps, ignore, run_steps
 
+_NO_CODES = np.zeros(0, np.uint8)
 _AHEAD = 4
 """Batches of recordings that are read before they are needed."""
 _WHOLE = 8
@@ -58,18 +61,14 @@ def encode_source(
         rate, stride = how.sample_rate, tokenizer.stride
         return ClipHeader(sample_rate=rate, stride=stride, preprocessing=preprocessing, **fields)
 
-    def steps(writer: ClipWriter, skip: int) -> Generator[None]:
-        on_error = options.get("on_error", "stop")
-        clips = encoded_clips(
-            tokenizer, source, how, workers=options["workers"], on_error=on_error, skip=skip
-        )
-        with closing(clips):
+    def steps(writer: ClipWriter, skip: int) -> Steps:
+        with closing(encoded_clips(tokenizer, source, options, skip=skip)) as clips:
             for clip in clips:
-                if clip.codes is None:
+                if clip.error is not None:
                     writer.reject(clip.item.name, str(clip.error))
                 else:
                     writer.write([clip.item.name], [clip.item.label], [clip.codes], [clip.samples])
-                yield
+                yield writer.files_done
 
     parts = EncodeParts(
         item="a recording",
@@ -85,28 +84,55 @@ class Encoded(NamedTuple):
     """What became of a recording: its codes, or why there are none."""
 
     item: Item
-    codes: NDArray[Any] | None
-    """(t,) in the smallest unsigned dtype."""
+    codes: NDArray[Any]
+    """(t,) in the smallest unsigned dtype; none if there is an error."""
     samples: int
     error: AudioError | None = None
 
 
-def encoded_clips(
+def encode_each(
     tokenizer: AudioTokenizer,
     source: AudioSource,
-    preprocessing: AudioPreprocessing,
-    *,
-    workers: int,
-    on_error: OnError = "stop",
-    skip: int = 0,
-) -> Generator[Encoded, None, None]:
+    take: Callable[[Encoded], None],
+    options: EncodeOptions,
+) -> tuple[tuple[str, str], ...]:
+    """Encode all recordings of a source, and give each one that has codes to `take`.
+
+    Returns the names of the others, each with the reason: those that could not be read, and those
+    for which `take` raised `AudioError`. With `on_error="stop"` the first such error is raised.
+    """
+    rejected = list[tuple[str, str]]()
+
+    def steps() -> Steps:
+        with closing(encoded_clips(tokenizer, source, options)) as clips:
+            for done, clip in enumerate(clips, 1):
+                try:
+                    if clip.error is not None:
+                        raise clip.error
+                    take(clip)
+                except AudioError as error:
+                    if options.get("on_error", "stop") == "stop":
+                        raise
+                    rejected.append((clip.item.name, str(error)))
+                yield done
+
+    total = sum(1 for _ in source.items())
+    run_steps(steps(), total, options.get("progress", ignore))
+    return tuple(rejected)
+
+
+def encoded_clips(
+    tokenizer: AudioTokenizer, source: AudioSource, options: EncodeOptions, *, skip: int = 0
+) -> Generator[Encoded]:
     """All recordings of a source in its order, after its first `skip`, encoded.
 
     Chunks of several recordings share a batch, so they come some recordings after they were read.
     Raises `AudioError` for the first that cannot be read, after those before it; or gives it with
     `on_error="skip"`.
     """
-    clips = clips_ahead(tokenizer, source, preprocessing, workers=workers, skip=skip)
+    on_error = options.get("on_error", "stop")
+    how = options.get("preprocessing") or tokenizer.preprocessing
+    clips = clips_ahead(tokenizer, source, how, workers=options["workers"], skip=skip)
     begun: deque[_Begun] = deque()
 
     def recordings() -> Iterator[Iterator[Audio]]:
@@ -120,7 +146,7 @@ def encoded_clips(
     def unread() -> Iterator[Encoded]:
         """Those that come next and of which there was nothing to encode."""
         while begun and begun[0].unread:
-            yield begun.popleft().result(None, on_error)
+            yield begun.popleft().result(_NO_CODES, on_error)
 
     with closing(clips):
         for codes in tokenizer.encode_stream(recordings()):
@@ -136,7 +162,7 @@ def clips_ahead(
     *,
     workers: int,
     skip: int = 0,
-) -> Generator[Clip, None, None]:
+) -> Generator[Clip]:
     """`read_clips`, as far ahead as a tokenizer works on recordings together."""
     return read_clips(
         source,
@@ -165,10 +191,10 @@ class _Begun:
         except AudioError as error:
             self.error = error
 
-    def result(self, codes: NDArray[Any] | None, on_error: OnError) -> Encoded:
+    def result(self, codes: NDArray[Any], on_error: OnError) -> Encoded:
         """What became of it. Raises its error with `on_error="stop"`."""
         if self.error is None:
             return Encoded(self._item, codes, self._blocks.samples)
         if on_error == "stop":
             raise self.error
-        return Encoded(self._item, None, 0, self.error)
+        return Encoded(self._item, _NO_CODES, 0, self.error)

@@ -24,7 +24,7 @@ from vqtrt.data.grid import check_png, spread
 from vqtrt.data.rejects import reject_kinds
 from vqtrt.errors import VqtrtError
 from vqtrt.jobs.encode import EncodeOptions
-from vqtrt.jobs.progress import ignore
+from vqtrt.jobs.loop import Steps, ignore, run_steps
 from vqtrt.metrics import CodeUsage
 from vqtrt.system.names import brief
 
@@ -123,21 +123,24 @@ def evaluate(
     twice: EncodeOptions = {**options, "progress": lambda done, n: progress(done, 2 * n)}
     encoded = encode_all(tokenizer, source, **twice)
     codes, count = encoded.codes, len(encoded.items)
-    done, total = len(encoded.rejected) + count, 2 * len(encoded.rejected) + 2 * count
+    lost = len(encoded.rejected)
     metrics = AudioMetrics(how.sample_rate)
     wanted = spread(count, _SHOWN) if grid is not None else set()
     shown: dict[int, _Shown] = {}
     numbers = [voices[item.label] for item in encoded.items]
     clips = [codes.clip(index) for index in range(count)]
-    for index, blocks in tokenizer.stream(clips, numbers):
-        done += 1
-        with closing(_read(source, encoded, index, how)) as original:
-            for first, (x, y) in enumerate(_pieces(original, blocks)):
-                metrics.update(x, y)
-                if index in wanted and not first:
-                    most = round(_SHOWN_SECONDS * how.sample_rate)
-                    shown[index] = _Shown(index, x[:most].copy(), y[:most].copy())
-        progress(done + len(encoded.rejected), total)
+
+    def steps() -> Steps:
+        for done, (index, blocks) in enumerate(tokenizer.stream(clips, numbers), 1):
+            with closing(_read(source, encoded, index, how)) as original:
+                for first, (x, y) in enumerate(_pieces(original, blocks)):
+                    metrics.update(x, y)
+                    if index in wanted and not first:
+                        most = round(_SHOWN_SECONDS * how.sample_rate)
+                        shown[index] = _Shown(index, x[:most].copy(), y[:most].copy())
+            yield count + 2 * lost + done
+
+    run_steps(steps(), 2 * (count + lost), progress, first=count + 2 * lost)
     if grid is not None:
         _write_grid(grid, tokenizer, encoded, numbers, [shown[index] for index in sorted(shown)])
     usage = CodeUsage(tokenizer.codebook_size)
@@ -153,7 +156,7 @@ def evaluate(
         "bits_per_second": rate * math.log2(tokenizer.codebook_size),
         "clips": count,
         "seconds": metrics.seconds,
-        "rejected": len(encoded.rejected),
+        "rejected": lost,
         "rejected_kinds": reject_kinds(encoded.rejected),
     }
 

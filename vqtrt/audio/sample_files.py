@@ -27,7 +27,7 @@ def sampled_codes(
     info, speech = find_clip_prior(engine, request.prior)
     names = tuple(f"sample-{number:06d}" for number in range(len(samples.codes)))
     speakers = known_speakers(info, speech)
-    prior, seed = request.prior, request.draw.seed
+    prior, seed = request.prior, request.params.seed
     header = ClipHeader(
         sample_rate=speech.preprocessing.sample_rate,
         stride=engine.info.stride,
@@ -50,7 +50,7 @@ def sampled_audio(engine: Engine, request: ClipRequest, samples: ClipSamples) ->
     known = require_speech(engine).speakers
     voices = [known.index(name) if name in known else 0 for name in samples.speakers if known]
     voices = voices or [0] * len(samples.codes)
-    decoder = AudioTokenizer(engine, batch_size=len(voices), seed=request.draw.seed)
+    decoder = AudioTokenizer(engine, batch_size=len(voices), seed=request.params.seed)
     return decoder.decode(samples.codes, voices, samples=[samples.samples] * len(voices))
 
 

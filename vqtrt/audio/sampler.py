@@ -40,7 +40,7 @@ class ClipRequest:
     prior: str
     num: int
     seconds: float
-    draw: SamplingParams = field(default_factory=SamplingParams)
+    params: SamplingParams = field(default_factory=SamplingParams)
     speaker: str | None = None
     """Who speaks in all clips; None goes through the speakers in turn, where there are any."""
 
@@ -71,18 +71,18 @@ class ClipSampler:
         self._bind, self._name = bind, name
         self._steps: Opened[str, StepLoop] = Opened()
 
-    def _step(self, draw: SamplingParams) -> StepLoop:
-        """The graph that a draw needs, told what it asks for."""
-        graph = f"priors/{self._name}/{draw.step}"
+    def _step(self, params: SamplingParams) -> StepLoop:
+        """The graph for the sampling parameters, which are written into it."""
+        graph = f"priors/{self._name}/{params.step}"
         # Before the first code is none, which is what the code K stands for.
         how = {"runs": _RUNS, "start": self.codebook_size}
         step = self._steps.get(graph, partial(self._bind, graph, self.batch_size, **how))
-        draw.write(step.inputs, self.codebook_size)
+        params.write(step.inputs, self.codebook_size)
         return step
 
     def sample(
         self,
-        draw: SamplingParams,
+        params: SamplingParams,
         samples: range,
         length: int,
         speakers: NDArray[np.int32] | None = None,
@@ -93,12 +93,12 @@ class ClipSampler:
         `speakers` (n,), where the prior is conditioned on them; `progress` is called for each code.
         """
         with self._steps.lock:
-            return self._sample(self._step(draw), draw, samples, length, speakers, progress)
+            return self._sample(self._step(params), params, samples, length, speakers, progress)
 
     def _sample(
         self,
         step: StepLoop,
-        draw: SamplingParams,
+        params: SamplingParams,
         samples: range,
         length: int,
         speakers: NDArray[np.int32] | None,
@@ -106,7 +106,7 @@ class ClipSampler:
     ) -> NDArray[Any]:
         count = len(samples)
         uniform = np.full((length, self.batch_size), 0.5, np.float32)
-        uniform[:, :count] = noise(draw.seed, samples, length).T
+        uniform[:, :count] = noise(params.seed, samples, length).T
         if speakers is not None:
             step.inputs["speakers"][:] = 0
             step.inputs["speakers"][:count] = speakers
@@ -136,7 +136,7 @@ def sample_clips(
     the prior cannot meet.
     """
     info, speech = find_clip_prior(engine, request.prior)
-    request.draw.check(info.codebook_size)
+    request.params.check(info.codebook_size)
     samples, length = _length(request, speech.preprocessing.sample_rate, engine.info.stride)
     names = _speakers(request, known_speakers(info, speech))
     labels = None
@@ -156,7 +156,7 @@ def sample_clips(
     for start in starts:
         numbers = range(start, min(start + batch_size, request.num))
         drawn = sampler.sample(
-            request.draw,
+            request.params,
             numbers,
             length,
             None if labels is None else labels[numbers.start : numbers.stop],

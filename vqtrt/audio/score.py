@@ -1,26 +1,20 @@
 """How well a prior predicts codes of audio, in bits per code (`vqtrt eval --prior`)."""
 
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.audio.code_crops import code_crops, take_crops
-from vqtrt.audio.encode import encode_source
 from vqtrt.audio.sampler import find_clip_prior
-from vqtrt.audio.tokenizer import AudioTokenizer
-from vqtrt.data.audio.open import AudioSource
 from vqtrt.engines.base import Engine
 from vqtrt.engines.lengths import grid_length, length_batches
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes, read_clip_codes
+from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes
 from vqtrt.formats.origin import require_origin
-from vqtrt.jobs.encode import EncodeOptions
-from vqtrt.jobs.progress import Progress, ignore
-from vqtrt.jobs.score import codes_of, gains
+from vqtrt.jobs.loop import Progress, Steps, ignore, run_steps
+from vqtrt.jobs.score import gains
 from vqtrt.metrics import CodeUsage, nats
 
 _CROP = 1024
@@ -56,21 +50,27 @@ def score_codes(
     usage = CodeUsage(info.codebook_size)
     usage.update(codes.codes)
     graph = engine.open(f"priors/{prior}/logits")
-    total, done = 0.0, 0
-    for indices in length_batches([crop.length for crop in crops], batch_size, most=_MOST):
-        batch = [crops[i] for i in indices]
-        length = grid_length(batch[0].length)
-        taken = take_crops(codes, batch, length)
-        inputs = [taken.codes]
-        if speakers is not None:
-            inputs.append(speakers[[crop.clip for crop in batch]])
-        if engine.shape_specialized:
-            rows = max(len(batch), min(batch_size, _MOST // length))
-            inputs = [np.resize(array, (rows, *array.shape[1:])) for array in inputs]
-        logits = graph(*inputs)[: len(batch)]
-        total += nats(logits[taken.loss_mask], taken.codes[taken.loss_mask])
-        done += len(batch)
-        progress(done, len(crops))
+    total = 0.0
+
+    def steps() -> Steps:
+        nonlocal total
+        done = 0
+        for indices in length_batches([crop.length for crop in crops], batch_size, most=_MOST):
+            batch = [crops[i] for i in indices]
+            length = grid_length(batch[0].length)
+            taken = take_crops(codes, batch, length)
+            inputs = [taken.codes]
+            if speakers is not None:
+                inputs.append(speakers[[crop.clip for crop in batch]])
+            if engine.shape_specialized:
+                rows = max(len(batch), min(batch_size, _MOST // length))
+                inputs = [np.resize(array, (rows, *array.shape[1:])) for array in inputs]
+            logits = graph(*inputs)[: len(batch)]
+            total += nats(logits[taken.loss_mask], taken.codes[taken.loss_mask])
+            done += len(batch)
+            yield done
+
+    run_steps(steps(), len(crops), progress)
     bits = total / math.log(2) / sum(lengths)
     rate = speech.preprocessing.sample_rate / engine.info.stride
     return {
@@ -80,24 +80,6 @@ def score_codes(
         "prior": prior,
         "engine": engine.name,
     }
-
-
-def score_data(
-    tokenizer: AudioTokenizer,
-    prior: str,
-    open_source: Callable[[], AudioSource],
-    **options: Unpack[EncodeOptions],
-) -> dict[str, Any]:
-    """`score_codes` of the codes file `root`, or of the recordings of a source, encoded for it."""
-    find_clip_prior(tokenizer.engine, prior)
-
-    def encode(out: Path) -> None:
-        encode_source(tokenizer, open_source(), out, **options)
-
-    with codes_of(options["root"], encode) as path:
-        progress, size = options.get("progress", ignore), tokenizer.batch_size
-        codes = read_clip_codes(path)
-        return score_codes(tokenizer.engine, prior, codes, batch_size=size, progress=progress)
 
 
 def _speakers(codes: ClipCodes, classes: tuple[str, ...]) -> NDArray[np.int32] | None:

@@ -33,7 +33,7 @@ from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import ModelInfo, SpeechInfo
 from vqtrt.formats.sampling import SamplingParams
-from vqtrt.jobs.progress import ignore
+from vqtrt.jobs.loop import ignore
 
 _STREAM_BATCH = 4
 """Clips that a stream has at least: with fewer, a step is mostly what it costs to start one."""

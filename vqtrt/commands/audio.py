@@ -11,6 +11,7 @@ from vqtrt.commands import terminal
 from vqtrt.commands.options import (
     RECORDINGS,
     ClipBatch,
+    DataOptions,
     FileOptions,
     JobOptions,
     Json,
@@ -67,13 +68,12 @@ def convert(
             out,
             root=data,
             speaker=speaker,
-            preprocessing=preprocessing(tokenizer, level_db),
-            workers=options.num_workers,
-            on_error=options.on_error.value,
+            preprocessing=preprocessing(tokenizer, DataOptions(level_db=level_db)),
             note=terminal.note,
             resume=job.resume,
             resumed=written.resumed,
             progress=counter,
+            **options.reading,
         )
     tell_passed_over(passed_over(source), audio=True)
     _tell(result.rejected)
@@ -121,29 +121,27 @@ def probe(
     from vqtrt.audio.probe import Split
     from vqtrt.audio.probe_corpus import probe_source
     from vqtrt.audio.probe_picture import probe_picture
-    from vqtrt.audio.source import open_recordings
-    from vqtrt.audio.tokenizer import AudioTokenizer
     from vqtrt.commands.bars import counting
-    from vqtrt.commands.on_audio import tell_speaker
+    from vqtrt.commands.on_audio import open_source, open_tokenizer
     from vqtrt.data.grid import check_png
     from vqtrt.data.rejects import reject_kinds
 
     if picture is not None:
         check_png(picture)
     found, opened = use.open()
-    tokenizer = AudioTokenizer(opened, batch_size=batch_size)
-    source = open_recordings(found, data, speaker_pattern, options.selection)
-    tell_speaker(source)
+    tokenizer = open_tokenizer(opened, batch_size)
+    chosen = DataOptions(**vars(options), speaker_pattern=speaker_pattern)
+    source = open_source(found, [data], chosen)
     with counting("probing") as counter, skippable():
         result = probe_source(
             tokenizer,
             source,
             alignments,
+            root=data,
             tier=tier,
             split=Split(train_split, by.value, seed),
-            workers=options.num_workers,
-            on_error=options.on_error.value,
             progress=counter,
+            **options.reading,
         )
     _tell(result.rejected)
     if picture is not None:

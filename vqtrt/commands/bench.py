@@ -1,6 +1,5 @@
 """`vqtrt bench`: encode, engine (every engine that works here), decode (audio) and sample."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from vqtrt.commands.options import (
     Json,
     Model,
     ModelOptions,
+    ModelOrRandom,
     PrecisionName,
     Repeat,
     SampleBatch,
@@ -75,10 +75,7 @@ def bench_decode(
     recipe: Annotated[
         str, typer.Option(help="Recipe whose decoder is measured, with random weights.")
     ] = "digits",
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", "-m", help="Run or bundle, in place of a recipe."),
-    ] = None,
+    model: ModelOrRandom = None,
     batch_size: ClipBatch = RECORDINGS,
     seconds: Annotated[float, typer.Option(min=0.01, help="Length of a clip in seconds.")] = 1.0,
     repeat: Repeat = 3,
@@ -136,10 +133,7 @@ def bench_sample(
         str | None, typer.Option(help="Grid of codes, HxW (default: as trained).")
     ] = None,
     batch_size: SampleBatch = 16,
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", "-m", help="Run or bundle; without it, random weights."),
-    ] = None,
+    model: ModelOrRandom = None,
     prior: PriorName = None,
     layers: Annotated[int, typer.Option(min=2, help="Layers of random weights.")] = 15,
     channels: Annotated[int, typer.Option(min=1, help="Channels of random weights.")] = 64,

@@ -54,6 +54,9 @@ Model = Annotated[
         help="Run or bundle (default: $VQTRT_MODEL, else the newest run under ./runs).",
     ),
 ]
+ModelOrRandom = Annotated[
+    Path | None, typer.Option("--model", "-m", help="Run or bundle; without it, random weights.")
+]
 IMAGES = 64
 """Default batch size of images."""
 RECORDINGS = 16
@@ -194,6 +197,11 @@ class FileOptions:
         return worker_count(self.workers)
 
     @property
+    def reading(self) -> dict[str, Any]:
+        """What a job is told of how to read."""
+        return {"workers": self.num_workers, "on_error": self.on_error.value}
+
+    @property
     def selection(self) -> "Selection":
         """Which files of a folder `--include` and `--exclude` choose."""
         from vqtrt.data.selection import Selection
@@ -210,14 +218,11 @@ class DataOptions(FileOptions):
     level_db: LevelDb = None
     speaker_pattern: SpeakerPattern = None
 
-    def require_images(self) -> None:
-        """Raise `VqtrtError` for an option of audio."""
-        only = {"level-db": self.level_db, "speaker-pattern": self.speaker_pattern}
-        refuse(only, "audio", "images")
-
-    def require_audio(self) -> None:
-        """Raise `VqtrtError` for an option of images."""
-        refuse({"size": self.size, "split": self.split}, "images", "audio")
+    def require_fit(self, engine: "Engine", speaker: str | None = None) -> None:
+        """Raise `VqtrtError` for an option of the modality that the model is not of."""
+        audio = {"level-db": self.level_db, "speaker-pattern": self.speaker_pattern}
+        images = {"size": self.size, "split": self.split}
+        refuse_other(engine, images=images, audio={"speaker": speaker, **audio})
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
@@ -359,6 +364,21 @@ def refuse(options: Mapping[str, object], of: str, model: str) -> None:
     for name, value in options.items():
         if value is not None:
             raise VqtrtError(f"--{name} is for {of}, and the model is of {model}: leave it out")
+
+
+def given(**options: object) -> dict[str, Any]:
+    """The options that were given on the command line: those that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def refuse_other(
+    engine: "Engine", *, images: Mapping[str, object], audio: Mapping[str, object]
+) -> None:
+    """`refuse` the options of images to a model of audio, and those of audio to one of images."""
+    if engine.speech is None:
+        refuse(audio, "audio", "images")
+    else:
+        refuse(images, "images", "audio")
 
 
 class Written:

@@ -7,7 +7,7 @@ import typer
 
 from vqtrt.commands import terminal
 from vqtrt.commands.complete import priors
-from vqtrt.commands.options import Json, ModelOptions, SampleBatch, expanded
+from vqtrt.commands.options import Json, ModelOptions, SampleBatch, expanded, given, refuse_other
 from vqtrt.commands.tokenize import modality
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.sampling import SamplingParams
@@ -66,16 +66,11 @@ def sample(
         (check_codes_out if out.suffix == ".npy" else check_folder)(out)
     found, opened = use.open()
     name = prior_name(opened, prior)
-    options = {
-        "grid": grid,
-        "label": label,
-        "shape": shape,
-        "prefix": prefix,
-        "rows": rows,
-        "seconds": seconds,
-        "speaker": speaker,
-    }
-    modality(opened).sample(found, opened, name, num, params, out, options, batch_size=batch_size)
+    images = {"grid": grid, "label": label, "shape": shape, "prefix": prefix, "rows": rows}
+    audio = {"seconds": seconds, "speaker": speaker}
+    refuse_other(opened, images=images, audio=audio)
+    options = given(**images, **audio)
+    modality(opened).sample(found, opened, name, num, params, out, batch_size, **options)
     written = [str(path) for path in (out, grid) if path is not None]
     terminal.note(f"wrote {num} samples: {', '.join(written)}")
     if as_json:

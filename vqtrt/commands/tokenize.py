@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from vqtrt.commands.options import (
     Workers,
     Written,
     expanded,
+    given,
+    refuse_other,
+    skippable,
     tell_passed_over,
     with_kinds,
 )
@@ -57,15 +60,28 @@ def encode(
     job: JobOptions = JobOptions(),
 ) -> None:
     """Encode images or recordings to codes."""
+    from vqtrt.commands.bars import counting
     from vqtrt.data.selection import in_words
     from vqtrt.formats.codes_writer import check_codes_out
 
     check_codes_out(out)
     found, opened = use.open()
     twin = modality(opened)
-    result = twin.encode(
-        found, opened, data, out, options, batch_size=batch_size, resume=job.resume
-    )
+    options.require_fit(opened)
+    tokenizer = twin.open_tokenizer(opened, batch_size)
+    source = twin.open_source(found, data, options, "all")
+    with counting("encoding") as counter, skippable():
+        result = twin.encode_source(
+            tokenizer,
+            source,
+            out,
+            root=" ".join(data),
+            model=found,
+            preprocessing=twin.preprocessing(tokenizer, options),
+            resume=job.resume,
+            progress=counter,
+            **options.reading,
+        )
     tell_passed_over(result.passed_over, audio=opened.speech is not None)
     kinds = in_words(result.rejected_kinds)
     rejected = f", {result.rejected} rejected (see the .json): {kinds}" if result.rejected else ""
@@ -101,23 +117,29 @@ def decode(
     job: JobOptions = JobOptions(),
 ) -> None:
     """Decode codes to images (PNG) or recordings (wav)."""
+    from vqtrt.commands.bars import counting
+    from vqtrt.formats.origin import warn_of_others
     from vqtrt.system.atomic import check_folder
 
     check_folder(out)
     written = Written()
     _, opened = use.open()
     twin = modality(opened)
-    count = twin.decode(
-        opened,
-        codes,
-        out,
-        batch_size=batch_size,
-        workers=workers,
-        speaker=speaker,
-        sound=sound,
-        resume=job.resume,
-        written=written,
-    )
+    only_audio = {"speaker": speaker, **sound.given()}
+    refuse_other(opened, images={"workers": workers}, audio=only_audio)
+    tokenizer, items = twin.open_tokenizer(opened, batch_size, sound), twin.read_codes(codes)
+    warn_of_others(codes, items.header, opened.weights_sha256, terminal.note)
+    with counting("decoding") as counter:
+        count = twin.decode_codes(
+            tokenizer,
+            items,
+            out,
+            note=terminal.note,
+            resume=job.resume,
+            resumed=written.resumed,
+            progress=counter,
+            **given(workers=workers, speaker=speaker),
+        )
     written.tell(out, count, twin.FILES, f"wrote {count} {twin.FILES} into {out}")
     if job.as_json:
         terminal.show({"out": str(out), twin.FILES: count}, True)
@@ -141,17 +163,40 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure reconstruction quality and codebook usage."""
+    from vqtrt.commands.bars import counting
+    from vqtrt.engines.priors import find_prior
+    from vqtrt.jobs.score import score_data
+
     found, opened = use.open()
-    figures, source = modality(opened).evaluate(
-        found,
-        opened,
-        data,
-        options,
-        batch_size=batch_size,
-        speaker=speaker,
-        grid=grid,
-        prior=prior,
-    )
-    if source is not None:
-        figures = with_kinds(figures, source, as_json, audio=opened.speech is not None)
-    terminal.show(figures, as_json)
+    twin = modality(opened)
+    options.require_fit(opened, speaker)
+    tokenizer = twin.open_tokenizer(opened, batch_size)
+
+    def open_source() -> Any:
+        return twin.open_source(found, [data], options, "test")
+
+    if prior is not None:
+        find_prior(opened, prior)
+        with counting("scoring") as counter:
+            told = {"root": data, "model": found, "progress": counter, **options.reading}
+            how = {"batch_size": tokenizer.batch_size, "progress": counter}
+            figures = score_data(
+                data,
+                lambda out: twin.encode_source(tokenizer, open_source(), out, **told),
+                lambda codes: twin.score_codes(opened, prior, twin.read_codes(codes), **how),
+            )
+        terminal.show(figures, as_json)
+        return
+    source = open_source()
+    with counting("evaluating") as counter, skippable():
+        figures = twin.evaluate(
+            tokenizer,
+            source,
+            root=data,
+            preprocessing=twin.preprocessing(tokenizer, options),
+            grid=grid,
+            progress=counter,
+            **options.reading,
+            **given(speaker=speaker),
+        )
+    terminal.show(with_kinds(figures, source, as_json, audio=opened.speech is not None), as_json)

@@ -67,8 +67,8 @@ def write_deployed(
         dims = ((i, size) for i, size in enumerate(tensor.shape) if isinstance(size, str))
         return {i: _dim(size, free) for i, size in dims}
 
-    arguments: dict[str, Any] = {tensor.name: tensor_of(tensor) for tensor in graph.inputs}
-    shapes: dict[str, Any] = {tensor.name: axes(tensor) for tensor in graph.inputs}
+    arguments = graph.arguments({tensor.name: tensor_of(tensor) for tensor in graph.inputs})
+    shapes = graph.arguments({tensor.name: axes(tensor) for tensor in graph.inputs})
     if graph.caches:
         arguments["caches"] = [tensor_of(tensor) for tensor in graph.caches]
         shapes["caches"] = [axes(tensor) for tensor in graph.caches]

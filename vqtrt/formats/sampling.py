@@ -67,19 +67,21 @@ class SamplingParams:
     @property
     def step(self) -> str:
         """The step graph that draws so: `step`, or `step_filtered` if a parameter filters codes."""
-        filtered = any(getattr(self, each.name) != each.default for each in _inputs(filters=True))
+        plain = _inputs(filters=False)
+        filters = (each for each in _inputs(filters=True) if each not in plain)
+        filtered = any(getattr(self, each.name) != each.default for each in filters)
         return "step_filtered" if filtered else "step"
 
     def write(self, inputs: "Mapping[str, NDArray[Any]]", codebook_size: int) -> None:
-        """Write the parameters into those of a step graph's inputs (1,) that hold them."""
-        for each in (*_inputs(filters=False), *_inputs(filters=True)):
+        """Write the parameters into a step graph's inputs; it has an input (1,) for each."""
+        for each in _inputs(filters=True):
             if each.name in inputs:
                 value = getattr(self, each.name)
                 inputs[each.name][:] = codebook_size if value is None else value
 
 
 def sampling_inputs(*, filters: bool) -> "tuple[TensorSpec, ...]":
-    """The inputs (1,) of a step graph for the parameters that filter codes, or for the others."""
+    """The inputs (1,) of a step graph, with or without the parameters that filter codes."""
     from vqtrt.formats.bundle import TensorSpec
 
     return tuple(
@@ -89,13 +91,10 @@ def sampling_inputs(*, filters: bool) -> "tuple[TensorSpec, ...]":
 
 
 def _inputs(*, filters: bool) -> "list[Field[Any]]":
-    """The parameters that step graphs take."""
-    return [
-        each
-        for each in fields(SamplingParams)
-        if "dtype" in each.metadata and each.metadata.get("filters", False) == filters
-    ]
+    """The parameters that step graphs take, in the order of their inputs."""
+    of_graphs = [each for each in fields(SamplingParams) if "dtype" in each.metadata]
+    return [each for each in of_graphs if filters or not each.metadata.get("filters", False)]
 
 
-SAMPLING_INPUTS = tuple(each.name for each in (*_inputs(filters=False), *_inputs(filters=True)))
+SAMPLING_INPUTS = tuple(each.name for each in _inputs(filters=True))
 """Names of the inputs of step graphs that hold parameters."""

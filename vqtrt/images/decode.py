@@ -1,18 +1,18 @@
 """A codes file through a tokenizer, to a folder of pictures (`vqtrt decode`)."""
 
-from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 from vqtrt.data.images.source import Images
+from vqtrt.data.reading import default_workers
 from vqtrt.formats.codes import Codes, check_codes
 from vqtrt.formats.folder_writer import FolderWriter
 from vqtrt.formats.output_names import NameLimits, name_limits, output_names
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.jobs.decode import codes_sha256, write_files
-from vqtrt.jobs.progress import Note, Progress, Resumed, ignore
+from vqtrt.jobs.loop import Note, Progress, Resumed, Steps, ignore
 from vqtrt.system.atomic import check_folder
 
 
@@ -21,7 +21,7 @@ def decode_codes(
     codes: Codes,
     out: Path,
     *,
-    workers: int,
+    workers: int | None = None,
     note: Note = lambda text: None,
     resume: bool = False,
     resumed: Resumed = lambda count: None,
@@ -47,8 +47,8 @@ def decode_codes(
         "precision": tokenizer.engine.precision,
     }
 
-    def steps(writer: FolderWriter) -> Generator[None]:
-        with ThreadPoolExecutor(workers) as pool:
+    def steps(writer: FolderWriter) -> Steps:
+        with ThreadPoolExecutor(workers or default_workers()) as pool:
             for start in range(0, rows, size):
                 batch = range(start, min(start + size, rows))
                 # The whole batch or nothing of it, so that each picture is what it would have been.
@@ -59,7 +59,7 @@ def decode_codes(
                 # The list waits for the batch: at most one batch of pictures is in memory.
                 list(pool.map(_write_picture, targets, images))
                 writer.wrote(batch)
-                yield
+                yield len(writer.done)
 
     return write_files(out, job, names, steps, resume=resume, resumed=resumed, progress=progress)
 

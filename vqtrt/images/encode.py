@@ -4,7 +4,6 @@ Images are read ahead in threads (`data/images/batches.py`) while the engine wor
 before. Memory holds a few batches, however many images there are.
 """
 
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,6 +20,7 @@ from vqtrt.jobs.encode import (
     require_outside,
     run_encode,
 )
+from vqtrt.jobs.loop import Steps
 
 
 def encode_source(
@@ -46,7 +46,7 @@ def encode_source(
             **fields,
         )
 
-    def steps(writer: CodesWriter, skip: int) -> Generator[None]:
+    def steps(writer: CodesWriter, skip: int) -> Steps:
         for batch in read_batches(
             source,
             size,
@@ -60,7 +60,7 @@ def encode_source(
                 writer.write(names, labels, tokenizer.encode(batch.images))
             for item, reason in batch.rejected:
                 writer.reject(item.name, reason)
-            yield
+            yield writer.files_done
 
     parts = EncodeParts(
         item="an image",

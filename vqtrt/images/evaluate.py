@@ -1,21 +1,19 @@
 """How well a tokenizer keeps pictures, over a whole set, on any engine (`vqtrt eval`)."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from vqtrt.data.grid import check_png, pairs_grid, save_png, spread
 from vqtrt.data.images.batches import read_batches
-from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images, ImageSource
-from vqtrt.data.reading import OnError
 from vqtrt.data.rejects import reject_kind
 from vqtrt.data.selection import add_kind
-from vqtrt.errors import VqtrtError
 from vqtrt.images.tokenizer import ImageTokenizer
+from vqtrt.jobs.encode import EncodeOptions
+from vqtrt.jobs.loop import Steps, ignore, nothing_read, run_steps
 from vqtrt.metrics import CodeUsage, ImageMetrics
 
 _GRID_IMAGES = 64
@@ -25,11 +23,8 @@ def evaluate(
     tokenizer: ImageTokenizer,
     source: ImageSource,
     *,
-    preprocessing: Preprocessing | None = None,
-    workers: int,
-    on_error: OnError = "stop",
     grid: Path | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    **options: Unpack[EncodeOptions],
 ) -> dict[str, Any]:
     """Encode and decode every image; the figures of `ImageMetrics` and `CodeUsage`.
 
@@ -46,39 +41,43 @@ def evaluate(
     usage = CodeUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
     images = rejected = 0
     kinds = Counter[str]()
+    total = sum(1 for _ in source.items())
     # Of the whole set, not of its first class alone.
-    wanted = spread(sum(1 for _ in source.items()), _GRID_IMAGES) if grid else set()
+    wanted = spread(total, _GRID_IMAGES) if grid else set()
     shown: list[tuple[Images, Images]] = []
-    for batch in read_batches(
-        source,
-        preprocessing or tokenizer.preprocessing,
-        batch_size=tokenizer.batch_size,
-        workers=workers,
-        on_error=on_error,
-    ):
-        rejected += len(batch.rejected)
-        for item, reason in batch.rejected:
-            add_kind(kinds, reject_kind(item.name, reason))
-        if batch.items:
-            codes = tokenizer.encode(batch.images)
-            decoded = tokenizer.decode(codes)
-            metrics.update(batch.images, decoded)
-            rows = [row for row in range(len(decoded)) if images + row in wanted]
-            if rows:
-                shown.append((batch.images[rows], decoded[rows]))
-            usage.update(codes)
-            images += len(batch.items)
-        progress(images + rejected)
+
+    def steps() -> Steps:
+        nonlocal images, rejected
+        for batch in read_batches(
+            source,
+            options.get("preprocessing") or tokenizer.preprocessing,
+            batch_size=tokenizer.batch_size,
+            workers=options["workers"],
+            on_error=options.get("on_error", "stop"),
+        ):
+            rejected += len(batch.rejected)
+            for item, reason in batch.rejected:
+                add_kind(kinds, reject_kind(item.name, reason))
+            if batch.items:
+                codes = tokenizer.encode(batch.images)
+                decoded = tokenizer.decode(codes)
+                metrics.update(batch.images, decoded)
+                rows = [row for row in range(len(decoded)) if images + row in wanted]
+                if rows:
+                    shown.append((batch.images[rows], decoded[rows]))
+                usage.update(codes)
+                images += len(batch.items)
+            yield images + rejected
+
+    run_steps(steps(), total, options.get("progress", ignore))
     if not images:
-        raise VqtrtError("none of the images could be read: there is nothing to evaluate")
+        raise nothing_read(options["root"], total, "an image")
     if grid is not None:
         originals, decoded = (np.concatenate(part) for part in zip(*shown, strict=True))
         save_png(grid, pairs_grid(originals, decoded))
-    return metrics.result() | {
-        "perplexity": usage.perplexity,
-        "usage": usage.usage,
-        "codes_used": usage.codes_used,
-        "unigram_bits": usage.unigram_bits,
+    return {
+        **metrics.result(),
+        **usage.result(),
         "images": images,
         "rejected": rejected,
         "rejected_kinds": dict(kinds),

@@ -23,7 +23,7 @@ class Request:
 
     prior: str
     num: int
-    draw: SamplingParams = field(default_factory=SamplingParams)
+    params: SamplingParams = field(default_factory=SamplingParams)
     label: int | None = None
     """Class of all samples; None goes through the classes in turn, where there are any."""
     shape: tuple[int, int] | None = None
@@ -68,7 +68,7 @@ def sample_codes(
     the prior cannot meet.
     """
     info = find_prior(engine, request.prior)
-    request.draw.check(info.codebook_size)
+    request.params.check(info.codebook_size)
     height, width = _grid(request, info)
     labels = _labels(request, info)
     prefix = _prefix(request, info, height, width)
@@ -82,7 +82,7 @@ def sample_codes(
         samples = range(start, min(start + batch_size, request.num))
         parts.append(
             sampler.sample(
-                request.draw,
+                request.params,
                 samples,
                 height,
                 labels=None if labels is None else labels[samples.start : samples.stop],

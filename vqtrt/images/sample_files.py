@@ -33,7 +33,7 @@ def write_codes(
     names = _names(len(samples.codes))
     height, width = samples.codes.shape[1:3]
     stride = tokenizer.info.stride
-    engine, prior, seed = tokenizer.engine, request.prior, request.draw.seed
+    engine, prior, seed = tokenizer.engine, request.prior, request.params.seed
     header = CodesHeader(
         num_codebooks=info.num_codebooks,
         code_shape=(height, width),

@@ -71,25 +71,25 @@ class PixelCNNSampler:
         self._sizes = {"batch": batch_size, "width": width}
         self._loops: Opened[str, RowLoop] = Opened()
 
-    def _loop(self, draw: SamplingParams) -> RowLoop:
-        """The loop that a draw needs, told what it asks for."""
-        step = draw.step
+    def _loop(self, params: SamplingParams) -> RowLoop:
+        """The loop for the sampling parameters, which are written into it."""
+        step = params.step
         make = partial(
             self._bind_rows, self._name, step, self._sizes, start_code=self.codebook_size
         )
         loop = self._loops.get(step, make)
-        draw.write(loop.inputs, self.codebook_size)
+        params.write(loop.inputs, self.codebook_size)
         return loop
 
     def sample(
-        self, draw: SamplingParams, samples: range, height: int, **given: Unpack[Given]
+        self, params: SamplingParams, samples: range, height: int, **given: Unpack[Given]
     ) -> NDArray[Any]:
         """Codes (n, height, width, C) of the sample numbers `samples`, n at most the batch size."""
         with self._loops.lock:
-            return self._sample(self._loop(draw), draw, samples, height, given)
+            return self._sample(self._loop(params), params, samples, height, given)
 
     def _sample(
-        self, loop: RowLoop, draw: SamplingParams, samples: range, height: int, given: Given
+        self, loop: RowLoop, params: SamplingParams, samples: range, height: int, given: Given
     ) -> NDArray[Any]:
         labels, prefix = given.get("labels"), given.get("prefix")
         count = len(samples)
@@ -101,7 +101,7 @@ class PixelCNNSampler:
         if prefix is not None:
             out[:count, :known] = prefix
         uniform = np.full((height, width, self.batch_size, books), 0.5, np.float32)
-        drawn = noise(draw.seed, samples, height * width * books)
+        drawn = noise(params.seed, samples, height * width * books)
         uniform[:, :, :count] = drawn.reshape(count, height, width, books).transpose(1, 2, 0, 3)
         if labels is not None:
             loop.inputs["labels"][:] = 0
@@ -139,7 +139,7 @@ class BatchSampler:
         ]
 
     def sample(
-        self, draw: SamplingParams, samples: range, height: int, **given: Unpack[Given]
+        self, params: SamplingParams, samples: range, height: int, **given: Unpack[Given]
     ) -> NDArray[Any]:
         """As `PixelCNNSampler.sample`; `progress` is called by the first stream."""
         labels, prefix = given.get("labels"), given.get("prefix")
@@ -154,7 +154,7 @@ class BatchSampler:
         def run(stream: int) -> NDArray[Any]:
             part = parts[stream]
             return self._streams[stream].sample(
-                draw,
+                params,
                 samples[part],
                 height,
                 labels=None if labels is None else labels[part],

@@ -1,24 +1,18 @@
 """How well a prior predicts codes: bits a code on a held-out set (`vqtrt eval --prior`)."""
 
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.data.images.source import ImageSource
 from vqtrt.engines.base import Engine
 from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.codes import Codes, check_codes, read_codes
+from vqtrt.formats.codes import Codes, check_codes
 from vqtrt.formats.origin import require_origin
-from vqtrt.images.encode import encode_source
-from vqtrt.images.tokenizer import ImageTokenizer
-from vqtrt.jobs.encode import EncodeOptions
-from vqtrt.jobs.progress import Progress, ignore
-from vqtrt.jobs.score import codes_of, gains
+from vqtrt.jobs.loop import Progress, Steps, ignore, run_steps
+from vqtrt.jobs.score import gains
 from vqtrt.metrics import CodeUsage, nats
 
 
@@ -54,16 +48,21 @@ def score_codes(
     size = min(batch_size, rows)
     graph = engine.bind(f"priors/{prior}/logits", {"batch": size, "height": height, "width": width})
     total = 0.0
-    for start in range(0, rows, size):
-        batch = np.asarray(codes.codes[start : start + size])
-        count = len(batch)
-        graph.inputs["codes"][:count] = batch.reshape(count, height, width, books)
-        if labels is not None:
-            graph.inputs["labels"][:count] = labels[start : start + count]
-        graph.run()
-        usage.update(batch)
-        total += nats(graph.outputs["logits"][:count], graph.inputs["codes"][:count])
-        progress(start + count, rows)
+
+    def steps() -> Steps:
+        nonlocal total
+        for start in range(0, rows, size):
+            batch = np.asarray(codes.codes[start : start + size])
+            count = len(batch)
+            graph.inputs["codes"][:count] = batch.reshape(count, height, width, books)
+            if labels is not None:
+                graph.inputs["labels"][:count] = labels[start : start + count]
+            graph.run()
+            usage.update(batch)
+            total += nats(graph.outputs["logits"][:count], graph.inputs["codes"][:count])
+            yield start + count
+
+    run_steps(steps(), rows, progress)
     bits = total / math.log(2) / (rows * height * width * books)
     dimensions = engine.info.stride**2 * 3
     return {
@@ -73,24 +72,6 @@ def score_codes(
         "prior": prior,
         "engine": engine.name,
     }
-
-
-def score_data(
-    tokenizer: ImageTokenizer,
-    prior: str,
-    open_source: Callable[[], ImageSource],
-    **options: Unpack[EncodeOptions],
-) -> dict[str, Any]:
-    """`score_codes` of the codes file `root`, or of the images of a source, encoded for it."""
-    find_prior(tokenizer.engine, prior)
-
-    def encode(out: Path) -> None:
-        encode_source(tokenizer, open_source(), out, **options)
-
-    with codes_of(options["root"], encode) as path:
-        progress, size = options.get("progress", ignore), tokenizer.batch_size
-        codes = read_codes(path)
-        return score_codes(tokenizer.engine, prior, codes, batch_size=size, progress=progress)
 
 
 def _labels(codes: Codes, classes: tuple[str, ...]) -> NDArray[np.int32] | None:

@@ -1,8 +1,7 @@
 """The job that decodes codes into a folder of files, one for each row or clip; it resumes."""
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.formats.folder_writer import FolderWriter, is_finished
-from vqtrt.jobs.progress import Progress, Resumed
+from vqtrt.jobs.loop import Progress, Resumed, Steps, run_steps
 
 _HASHED = 1 << 12
 """Rows of codes that are hashed at once."""
@@ -20,7 +19,7 @@ def write_files(
     out: Path,
     job: Mapping[str, Any],
     names: Sequence[str],
-    steps: Callable[[FolderWriter], Generator[None]],
+    steps: Callable[[FolderWriter], Steps],
     *,
     resume: bool,
     resumed: Resumed,
@@ -30,7 +29,7 @@ def write_files(
     """Run the steps of a job until every file of `names` is written, and put the folder into place.
 
     `job` identifies what the files depend on. `steps(writer)` writes the files that are not in
-    `writer.done`, says so by `writer.wrote`, and yields after each batch. With `keep`, what was
+    `writer.done`, and says so by `writer.wrote`. With `keep`, what was
     done when a job stopped is kept for `resume`. An `out` that this job has finished stays.
     Returns the number of files.
     """
@@ -39,10 +38,7 @@ def write_files(
         return len(names)
     with FolderWriter(out, job, names, resume=resume, keep=keep) as writer:
         resumed(len(writer.done))
-        progress(len(writer.done), len(names))
-        with closing(steps(writer)) as running:
-            for _ in running:
-                progress(len(writer.done), len(names))
+        run_steps(steps(writer), len(names), progress, first=len(writer.done))
         writer.finish()
     return len(names)
 

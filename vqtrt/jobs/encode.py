@@ -7,8 +7,7 @@ when they are safe on disk, is decided here.
 import hashlib
 import os
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Required, TypedDict, TypeVar
@@ -22,7 +21,7 @@ from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Rejected
 from vqtrt.formats.codes_writer import ItemsWriter, check_codes_out, is_complete
-from vqtrt.jobs.progress import Progress, ignore
+from vqtrt.jobs.loop import Progress, Steps, ignore, nothing_read, run_steps
 from vqtrt.jobs.tokenizer import Tokenizer
 from vqtrt.version import __version__
 
@@ -72,8 +71,8 @@ class EncodeParts(Generic[W]):
     """The writer of codes to a path, with a header, that resumes or begins anew."""
     read: Callable[[Path], tuple[int, Sequence[Rejected]]]
     """Rows and rejected items of a codes file."""
-    steps: Callable[[W, int], Generator[None]]
-    """Writes all items after the first so many, or rejects them, and yields after each batch."""
+    steps: Callable[[W, int], Steps]
+    """Writes all items after the first so many, or rejects them."""
 
 
 class EncodeResult(NamedTuple):
@@ -173,18 +172,19 @@ def _write_codes(
     writer: W, parts: EncodeParts[W], listing: Listing, options: EncodeOptions
 ) -> EncodeResult:
     """Run the steps of a job until all items are written, and put the codes into place."""
-    root, progress = options["root"], options.get("progress", ignore)
+    progress, committed = options.get("progress", ignore), time.monotonic()
+
+    def step_done(done: int, total: int) -> None:
+        nonlocal committed
+        if time.monotonic() - committed > _COMMIT_SECONDS:
+            writer.commit()
+            committed = time.monotonic()
+        progress(done, total)
+
     with writer:
-        resumed_at, committed = writer.files_done, time.monotonic()
-        progress(resumed_at, listing.items)
-        # Closed at an error too, and not only when its traceback is gone: threads stop then.
-        with closing(parts.steps(writer, resumed_at)) as running:
-            for _ in running:
-                if time.monotonic() - committed > _COMMIT_SECONDS:
-                    writer.commit()
-                    committed = time.monotonic()
-                progress(writer.files_done, listing.items)
-        return _finish(writer, listing, resumed_at, root, parts.item)
+        resumed_at = writer.files_done
+        run_steps(parts.steps(writer, resumed_at), listing.items, step_done, first=resumed_at)
+        return _finish(writer, listing, resumed_at, options["root"], parts.item)
 
 
 def _finish(
@@ -198,11 +198,7 @@ def _finish(
         )
     if not rows:
         writer.discard()
-        raise VqtrtError(
-            f"{root}: none of its {total} files is {item} that can be read: there is nothing "
-            "to encode; check the path (without --on-error skip, the first file's fault is "
-            "named)"
-        )
+        raise nothing_read(root, total, item)
     kinds = writer.rejected_kinds() if rows < total else {}
     return EncodeResult(writer.finish(), rows, total - rows, resumed_at, listing.passed_over, kinds)
 

@@ -9,7 +9,7 @@ from vqtrt.data.selection import Selection
 from vqtrt.data.several import open_each
 from vqtrt.data.source import Source
 from vqtrt.jobs.encode import EncodeOptions
-from vqtrt.jobs.progress import Progress, ignore
+from vqtrt.jobs.loop import Progress, ignore
 
 S = TypeVar("S", bound=Source)
 

@@ -1,24 +1,23 @@
 """The job that scores a prior: on a codes file, or on data that are encoded for it."""
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vqtrt.formats.codes import is_codes
 
 
-@contextmanager
-def codes_of(data: str, encode: Callable[[Path], object]) -> Iterator[Path]:
-    """The codes file that `data` is, or one that `encode` writes, as long as the block runs."""
+def score_data(
+    data: str, encode: Callable[[Path], object], score: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `score` gives of the codes file that `data` is, or of one that `encode` writes."""
     if is_codes(Path(data)):
-        yield Path(data)
-        return
+        return score(Path(data))
     with tempfile.TemporaryDirectory(prefix="vqtrt-score-") as scratch:
         path = Path(scratch) / "codes.npy"
         encode(path)
-        yield path
+        return score(path)
 
 
 def gains(bits: float, unigram_bits: float) -> dict[str, Any]:

@@ -5,18 +5,23 @@ One description serves the exporter and the torch engine, so that both mean the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from vqtrt.formats.bundle import TensorSpec
 from vqtrt.formats.caches import CACHE, KEPT
+from vqtrt.formats.sampling import SAMPLING_INPUTS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class DeployedGraph:
-    """A module that takes its inputs by name, and `caches` where it has any, and gives its outputs.
+    """A module that takes its inputs by name, and gives its outputs.
 
-    One with caches gives the list of new ones last.
+    The inputs that hold sampling parameters go in together, as `sampling`, by name. A module with
+    caches takes them as the list `caches`, and gives the list of new ones last.
     """
 
     module: nn.Module
@@ -47,12 +52,18 @@ class DeployedGraph:
         """Run the module: its outputs by name, and its new caches."""
         kept: list[Tensor] = []
         if self.caches:
-            *made, kept = self.module(**inputs, caches=caches)
+            *made, kept = self.module(**self.arguments(inputs), caches=caches)
         else:
-            out = self.module(**inputs)
+            out = self.module(**self.arguments(inputs))
             made = [out] if isinstance(out, Tensor) else list(out)
         names = (tensor.name for tensor in self.outputs)
         return dict(zip(names, made, strict=True)), kept
+
+    def arguments(self, inputs: Mapping[str, T]) -> dict[str, Any]:
+        """Inputs by name as the module takes them."""
+        sampling = {name: value for name, value in inputs.items() if name in SAMPLING_INPUTS}
+        others = {name: value for name, value in inputs.items() if name not in sampling}
+        return {**others, "sampling": sampling} if sampling else others
 
 
 def int32(name: str, *shape: int | str) -> TensorSpec:

@@ -12,7 +12,7 @@ change of shape: a step is some hundred small operations, and each more is felt.
 Shapes: N sequences, p channels, L layers, K classes, which also stands for "nothing before".
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -66,16 +66,14 @@ class WaveNetStep(nn.Module):
         self,
         previous: Tensor,
         noise: Tensor,
-        temperature: Tensor,
+        sampling: Mapping[str, Tensor],
         caches: Sequence[Tensor],
         bias: Tensor | None = None,
-        top_k: Tensor | None = None,
-        top_p: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The next classes int32 (N, u), the logits of the last (N, K), and the new caches.
 
-        `previous` int32 (N,): the class before; `noise` (N, u), uniform in (0, 1); `temperature`
-        (1,), 0 for the most likely class; `bias` (N, L·2p), the same for all u steps, or None.
+        `previous` int32 (N,): the class before; `noise` (N, u), uniform in (0, 1); `sampling`: the
+        parameters of `draw`, (1,) each; `bias` (N, L·2p), the same for all u steps, or None.
         """
         layers, p = self.wavenet.wavenet_layers(), self.wavenet.config.channels
         summed = self.get_buffer("biases")
@@ -108,7 +106,7 @@ class WaveNetStep(nn.Module):
                     h = torch.addmm(h, gated, self.get_buffer(f"residual{index}"))
             features = F.relu(self.wavenet.skip(torch.cat(gates, 1)))
             logits = self.wavenet.out(features).to(self.outer)
-            previous = draw(logits, noise[:, step], temperature, top_k, top_p).to(torch.int32)
+            previous = draw(logits, noise[:, step], **sampling).to(torch.int32)
             drawn.append(previous)
         kept = [
             torch.cat(stream[-(cache.shape[1] // p) :], 1).to(self.outer)

@@ -11,7 +11,7 @@ With a `dtype` of half precision embeddings, products and gates are in half; wha
 out, softmax and draw stay in the prior's own, float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -119,17 +119,14 @@ class StepGraph(nn.Module):
         column: Tensor,
         bias: Tensor,
         noise: Tensor,
-        temperature: Tensor,
+        sampling: Mapping[str, Tensor],
         caches: Sequence[Tensor],
-        top_k: Tensor | None = None,
-        top_p: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """One position of every sample.
 
         `code` int32 (N, C): the codes at the place to the left; `column` int32 (1,); `bias` of the
-        row; `noise` float32 (N, C), uniform in (0, 1); `temperature` float32 (1,), 0 for the most
-        likely code; `top_k` int32 (1,) and `top_p` float32 (1,), or None for both. Gives the codes
-        int32 (N, C), their logits (N, C, K) and the new caches.
+        row; `noise` float32 (N, C), uniform in (0, 1); `sampling`: the parameters of
+        `draw`, (1,) each. Gives the codes int32 (N, C), their logits (N, C, K) and the new caches.
         """
         p = self.prior.config.channels
         h = self.prior.embed(code)
@@ -153,7 +150,7 @@ class StepGraph(nn.Module):
         for index in range(self.prior.config.num_codebooks):
             before = torch.stack(codes, 1) if codes else code
             logits.append(self.prior.head(index, features, before).to(self.outer))
-            codes.append(draw(logits[-1], noise[:, index], temperature, top_k, top_p))
+            codes.append(draw(logits[-1], noise[:, index], **sampling))
         return torch.stack(codes, 1).to(torch.int32), torch.stack(logits, 1), kept
 
     def _mix(self, skips: Tensor) -> Tensor:

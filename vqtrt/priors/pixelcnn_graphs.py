@@ -59,14 +59,12 @@ def pixelcnn_graph(prior: PixelCNN, name: str, dtype: torch.dtype | None = None)
         return DeployedGraph(module, inputs, (logits,))
     if name not in GRAPHS:
         raise ValueError(f"a PixelCNN has no graph {name!r}")
-    filters = sampling_inputs(filters=True) if name == "step_filtered" else ()
     inputs = (
         int32("code", "batch", c),
         int32("column", 1),
         bias,
         float32("noise", "batch", c),
-        *sampling_inputs(filters=False),
-        *filters,
+        *sampling_inputs(filters=name == "step_filtered"),
     )
     columns = [("batch", (layer.columns - 1) * p) for layer in layers if layer.columns > 1]
     outputs = (int32("codes", "batch", c), float32("logits", "batch", c, k))

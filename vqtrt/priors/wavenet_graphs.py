@@ -7,7 +7,7 @@ As `graphs.py` for PixelCNN, without its row graph: a step depends on the steps 
 `logits`         the full forward pass, for scoring
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,18 +33,16 @@ class PriorStep(nn.Module):
         self,
         previous: Tensor,
         noise: Tensor,
-        temperature: Tensor,
+        sampling: Mapping[str, Tensor],
         caches: Sequence[Tensor],
         speakers: Tensor | None = None,
-        top_k: Tensor | None = None,
-        top_p: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Codes int32 (N, 1), their logits (N, K), and the new caches; as `WaveNetStep`.
 
         `previous` int32 (N,), K before the first; `speakers` int32 (N,), where there are any.
         """
         bias = None if self.speakers is None else self.speakers(speakers)
-        codes, logits, kept = self.step(previous, noise, temperature, caches, bias, top_k, top_p)
+        codes, logits, kept = self.step(previous, noise, sampling, caches, bias)
         return codes, logits, kept
 
 
@@ -77,14 +75,12 @@ def wavenet_graph(
         return DeployedGraph(module, inputs, (float32("logits", "batch", "t", k),))
     if name not in WAVENET_GRAPHS:
         raise ValueError(f"a WaveNet prior has no graph {name!r}")
-    filters = sampling_inputs(filters=True) if name == "step_filtered" else ()
     step = PriorStep(prior, dtype)
     inputs = (
         int32("previous", "batch"),
         *speakers,
         float32("noise", "batch", 1),
-        *sampling_inputs(filters=False),
-        *filters,
+        *sampling_inputs(filters=name == "step_filtered"),
     )
     outputs = (int32("codes", "batch", 1), float32("logits", "batch", k))
     return DeployedGraph(step, inputs, outputs, step.step.caches())

@@ -26,7 +26,7 @@ from vqtrt.formats.origin import of_another
 from vqtrt.images import encode as image_encode
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.jobs.encode import list_source
-from vqtrt.jobs.progress import Progress
+from vqtrt.jobs.loop import Progress
 from vqtrt.models.runs import AudioRun, ImageRun
 from vqtrt.priors.runs import PriorFolder
 from vqtrt.training.audio_prior import fit_speech_config, train_speech_prior
