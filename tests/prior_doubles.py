@@ -64,7 +64,7 @@ class PriorEngine(EngineDouble):
             codebook_size=K,
             num_codebooks=1,
             width=8,
-            reach=prior.config.receptive_field,
+            receptive_field=prior.config.receptive_field,
             classes=names if prior.config.num_classes else (),
             weights_sha256=SHA,
             tokenizer_sha256=SHA,

@@ -33,7 +33,7 @@ def test_every_prior_of_the_recipes_sees_all_of_its_grid_or_a_good_part_of_its_c
         assert 32 <= config.prior.receptive_field <= config.data.crop
     else:
         prior = config.prior.fitted(8, 8)
-        assert prior.reach(prior.kernel) >= 7
+        assert prior.receptive_field(prior.kernel) >= 7
 
 
 @pytest.mark.parametrize("name", recipe_names(RECIPES))

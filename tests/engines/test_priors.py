@@ -13,7 +13,7 @@ def prior(tokenizer: str = "f") -> PriorInfo:
         num_codebooks=1,
         width=8,
         classes=(),
-        reach=4,
+        receptive_field=4,
         tokenizer_sha256=tokenizer * 64,
         weights_sha256="0" * 64,
     )
@@ -49,3 +49,10 @@ def test_a_prior_of_another_tokenizer():
     double.priors = {"small": prior("e")}
     with pytest.raises(VqtrtError, match="another tokenizer"):
         find_prior(double, "small")
+
+
+def test_a_prior_of_the_first_bundles_opens():
+    stored = prior().model_dump()
+    assert "reach" not in stored
+    stored["reach"] = stored.pop("receptive_field")
+    assert PriorInfo.model_validate(stored).receptive_field == 4

@@ -91,7 +91,7 @@ def test_sees_all_that_is_earlier_at_every_place_of_32x32():
 def test_the_reach_is_what_it_says():
     # A kernel that is too small: what lies beyond its reach is a blind spot, and only that.
     prior = make(9, 9, kernel=3, first_kernel=5, layers=3)
-    far = prior.config.reach(3)
+    far = prior.config.receptive_field(3)
     assert far == 4
     reach = Reach(prior, (9, 9, 1))
     rows, columns = np.mgrid[:9, :9]
@@ -148,8 +148,8 @@ def test_the_chosen_kernel_is_the_smallest_that_reaches():
     for side in (4, 8, 16, 32, 64):
         config = PixelCNNConfig(layers=8)
         kernel = config.fitted(3, side).kernel
-        assert config.reach(kernel) >= side - 1
-        assert kernel == 3 or config.reach(kernel - 2) < side - 1
+        assert config.receptive_field(kernel) >= side - 1
+        assert kernel == 3 or config.receptive_field(kernel - 2) < side - 1
     assert PixelCNNConfig(kernel=3).fitted(99, 99).kernel == 3
 
 

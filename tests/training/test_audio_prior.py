@@ -100,7 +100,11 @@ def test_what_it_leaves(tmp_path, make_codes, make_log):
     assert opened.config.prior.num_classes == 2
     facts = trained_speech_priors(tmp_path)["wavenet"].info()
     assert (facts.kind, facts.codebook_size, facts.height, facts.width) == ("wavenet", K, 1, 8)
-    assert (facts.reach, facts.classes, facts.tokenizer_sha256) == (8, ("ann", "bob"), SHA)
+    assert (facts.receptive_field, facts.classes, facts.tokenizer_sha256) == (
+        8,
+        ("ann", "bob"),
+        SHA,
+    )
     assert facts.weights_sha256 != SHA
     prior = opened.load()
     assert not prior.training

@@ -63,7 +63,7 @@ def test_what_it_leaves(tiny_prior):
     assert prior.config.prior.num_classes == len(prior.config.codes.classes) > 1
     assert (prior.config.codes.height, prior.config.codes.width) == (4, 4)
     facts = trained_priors(tiny_prior)["pixelcnn"].info()
-    assert (facts.codebook_size, facts.num_codebooks, facts.reach) == (16, 1, 4)
+    assert (facts.codebook_size, facts.num_codebooks, facts.receptive_field) == (16, 1, 4)
 
 
 def test_a_resumed_prior_is_the_unbroken_one(run, make_prior, make_log):

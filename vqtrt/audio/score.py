@@ -44,7 +44,9 @@ def score_codes(
     speakers = _speakers(codes, info.classes)
     lengths = codes.lengths()
     # A receptive field to the left, and each code is scored as in the whole clip.
-    crops = code_crops(lengths, range(len(codes)), max(_CROP, info.reach), info.reach)
+    crops = code_crops(
+        lengths, range(len(codes)), max(_CROP, info.receptive_field), info.receptive_field
+    )
     if not crops:
         raise VqtrtError(f"{codes.path}: holds no codes: there is nothing to score")
     usage = CodeUsage(info.codebook_size)

@@ -171,7 +171,7 @@ def _torch_opener(
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        # Convolutions in TF32 are no fp32: the other engines do without, too.
+        # Convolutions in TF32 are no fp32: the other engines also do without.
         torch.backends.cudnn.allow_tf32 = False
     weights, dtype = ImageRun.open(model.run).load_model(), torch_dtype(precision)
 

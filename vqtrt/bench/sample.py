@@ -126,7 +126,7 @@ def random_prior(
         num_codebooks=1,
         height=height,
         width=width,
-        reach=config.reach(config.kernel or 3),
+        receptive_field=config.receptive_field(config.kernel or 3),
         weights_sha256="",
         tokenizer_sha256="",
     )

@@ -20,12 +20,9 @@ from vqtrt.commands.options import (
     Recordings,
     SoundOptions,
     SpeakerPattern,
-    Written,
     expanded,
-    skippable,
-    tell_passed_over,
-    with_kinds,
 )
+from vqtrt.commands.outcome import Written, skippable, tell_passed_over, with_kinds
 
 
 class SplitByName(StrEnum):

@@ -8,8 +8,7 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +18,7 @@ import typer
 
 from vqtrt.commands import terminal
 from vqtrt.engines.options import ENGINES, PRECISIONS, EngineOptions
-from vqtrt.errors import AudioError, ImageError, VqtrtError
+from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
     from vqtrt.config.location import ModelLocation
@@ -312,51 +311,11 @@ class TrainOptions:
         ]
 
 
-def tell_passed_over(kinds: Mapping[str, int], *, audio: bool) -> None:
-    """Say which files of a folder are no items; for recordings, also how to convert them."""
-    from vqtrt.data.selection import in_words
-
-    if not kinds:
-        return
-    hint = ""
-    if audio:
-        from vqtrt.data.audio.open import conversion_hint
-
-        hint = conversion_hint(kinds)
-    mend = f"; {hint}" if hint else ""
-    terminal.note(f"passed over {sum(kinds.values())} files: {in_words(kinds)}{mend}")
-
-
-def with_kinds(
-    figures: dict[str, Any], source: object, as_json: bool, *, audio: bool
-) -> dict[str, Any]:
-    """Figures with what was passed over and rejected, by kind; without JSON, in notes."""
-    from vqtrt.data.folder import passed_over
-    from vqtrt.data.selection import in_words
-
-    over, kinds = passed_over(source), figures.get("rejected_kinds", {})
-    if as_json:
-        return figures | {"passed_over": over}
-    tell_passed_over(over, audio=audio)
-    if kinds:
-        terminal.note(f"rejected {figures['rejected']}: {in_words(kinds)}")
-    return {name: value for name, value in figures.items() if name != "rejected_kinds"}
-
-
 def worker_count(workers: int | None) -> int:
     """What `--workers` comes to."""
     from vqtrt.data.reading import default_workers
 
     return workers or default_workers()
-
-
-@contextmanager
-def skippable() -> Iterator[None]:
-    """Name `--on-error skip` in the error of a file that cannot be read."""
-    try:
-        yield
-    except (ImageError, AudioError) as error:
-        raise type(error)(f"{error}; pass --on-error skip to skip such files") from error
 
 
 def refuse(options: Mapping[str, object], of: str, model: str) -> None:
@@ -379,26 +338,6 @@ def refuse_other(
         refuse(audio, "audio", "images")
     else:
         refuse(images, "images", "audio")
-
-
-class Written:
-    """What a job that fills a folder says at its end."""
-
-    def __init__(self) -> None:
-        self._before = 0
-
-    def resumed(self, count: int) -> None:
-        """Take note of the files that an earlier, interrupted job had made."""
-        self._before = count
-
-    def tell(self, out: Path, count: int, what: str, wrote: str) -> None:
-        """Say that `out` has all files; `wrote` tells of them if there was anything to do."""
-        if 0 < count == self._before:
-            terminal.note(f"{out} is complete already: {count} {what}; nothing was left to do")
-            return
-        if self._before:
-            terminal.note(f"resumed after {self._before} files")
-        terminal.note(wrote)
 
 
 def main_process() -> bool:

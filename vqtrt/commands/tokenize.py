@@ -17,14 +17,11 @@ from vqtrt.commands.options import (
     SoundOptions,
     Speaker,
     Workers,
-    Written,
     expanded,
     given,
     refuse_other,
-    skippable,
-    tell_passed_over,
-    with_kinds,
 )
+from vqtrt.commands.outcome import Written, skippable, tell_passed_over, with_kinds
 
 if TYPE_CHECKING:
     from vqtrt.engines.base import Engine

@@ -18,9 +18,9 @@ from vqtrt.commands.options import (
     find,
     main_process,
     require_training,
-    skippable,
     worker_count,
 )
+from vqtrt.commands.outcome import skippable
 
 if TYPE_CHECKING:
     from vqtrt.commands.bars import TrainingBar

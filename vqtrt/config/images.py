@@ -87,7 +87,7 @@ class PixelCNNConfig(Settings):
             raise ValueError("must be odd")
         return value
 
-    def reach(self, kernel: int) -> int:
+    def receptive_field(self, kernel: int) -> int:
         """Rows and columns that a position sees in each direction, with that kernel."""
         return self.first_kernel // 2 + (self.layers - 1) * (kernel // 2)
 
@@ -96,7 +96,7 @@ class PixelCNNConfig(Settings):
         if self.kernel is not None:
             return self
         kernel = 3
-        while self.reach(kernel) < max(height, width) - 1:
+        while self.receptive_field(kernel) < max(height, width) - 1:
             kernel += 2
         return self.model_copy(update={"kernel": kernel})
 

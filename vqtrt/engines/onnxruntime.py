@@ -87,7 +87,7 @@ class OnnxRuntimeEngine(BundleEngine):
         onnxruntime = load_onnxruntime()
         content = self.bundle.graph_bytes(graph)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # its errors are raised, too
+        options.log_severity_level = 4  # its errors are raised as well
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Its own choice, a thread for each physical core, knows no affinity and no quota.
         threads = threads or core_limit()

@@ -90,7 +90,7 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
             ("CPUExecutionProvider", {}),
         ]
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 4  # its errors are raised, too
+        settings.log_severity_level = 4  # its errors are raised as well
         with self.turn, _native_errors() as said:
             try:
                 # Its fallback would print, and run on the CPU.

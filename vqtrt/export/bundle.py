@@ -43,7 +43,7 @@ def export_run(
 ) -> Bundle:
     """Write the bundle of a run into the folder `out`; a bundle that stood there is replaced.
 
-    The fp32 graphs are always written; `precisions` (of `PRECISIONS`) says which others are, too.
+    The fp32 graphs are always written; `precisions` (of `PRECISIONS`) names the others to write.
     Unchanged graphs are copied, and `kept` is called with the name of each. TensorRT engines of
     unchanged graphs stay.
     """

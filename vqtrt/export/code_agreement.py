@@ -5,7 +5,7 @@ and to the nearest one. Float32 rounding can decide only between entries that ar
 beyond a margin of 1e-5 every code has to agree. (Expected codes are those of torch in float64: in
 float32 torch's own rounding would be the larger part of what is measured.)
 
-The encoder rounds, too, and an error δ of its vector makes another entry the nearest where the
+The encoder also rounds. If its vector is off by δ, another entry can become the nearest if the
 margin is below 4·|δ| / √d. In a model whose activations are large, that can be more than 1e-5. It
 is measured where codes differ, as the distance of torch in float32 from torch in float64: a code
 may then differ within twice that bound (engines add up in another order), but never beyond 1e-3.

@@ -46,14 +46,14 @@ def fingerprint(graph: DeployedGraph, example: Mapping[str, int]) -> str | None:
     digest = hashlib.sha256(json.dumps(info, sort_keys=True).encode())
     tensors = itertools.chain(
         module.named_parameters(remove_duplicate=False),
-        module.named_buffers(remove_duplicate=False),  # those that are in no file, too
+        module.named_buffers(remove_duplicate=False),  # also those that are in no file
     )
     update_with(digest, tensors)
     return digest.hexdigest()
 
 
 def _code() -> list[str] | None:
-    """Versions, and a hash of the package's sources: what is edited in place has a version, too.
+    """Versions, and a hash of the package's sources: what is edited in place also has one.
 
     None where they cannot be read.
     """

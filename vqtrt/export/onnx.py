@@ -26,7 +26,7 @@ from vqtrt.models.deployed import DeployedGraph
 OPSET = 20
 """The exporter's own in torch 2.11 to 2.13; ONNX Runtime 1.17 and TensorRT 10.13 read it."""
 BF16_OPSET = 22
-"""Of graphs with bfloat16: the first whose convolutions take it. TensorRT 10.13 reads it, too."""
+"""Of graphs with bfloat16: the first whose convolutions take it. TensorRT 10.13 also reads it."""
 
 _TYPES: dict[int, str] = {
     onnx.TensorProto.UINT8: "uint8",

@@ -1,6 +1,6 @@
 """Does a model of speech on an engine do what torch does? As `verify.py`, on recordings.
 
-The codes are the contract here, too: those of torch in float64, beyond a margin; the same whatever
+The codes are also the contract here: those of torch in float64, beyond a margin; the same whatever
 else is in the batch, and however a recording is cut into chunks. A conv decoder's samples are those
 of torch; a WaveNet's cached steps have the logits of its full form.
 """

@@ -88,7 +88,10 @@ def _of_speech(
 
     def draw(engine: Engine) -> NDArray[np.int32]:
         bind = partial(engine.bind_steps, threads=1)
-        sampler, length = ClipSampler(bind, name, info.codebook_size, size), info.reach + _BEYOND
+        sampler, length = (
+            ClipSampler(bind, name, info.codebook_size, size),
+            info.receptive_field + _BEYOND,
+        )
         return sampler.sample(SamplingParams(), range(size), length, speakers).astype(np.int32)
 
     codes, others = draw(tested), draw(reference)
@@ -107,7 +110,7 @@ def _difference(
     labels: NDArray[np.int32] | None,
     found: NDArray[np.float32],
 ) -> float:
-    """The largest difference between logits and those of the full pass in torch."""
+    """The largest difference of `found` from the logits of torch's full forward pass."""
     condition = None if labels is None else torch.from_numpy(labels)
     with torch.inference_mode():
         expected = prior(torch.from_numpy(codes), condition).numpy()

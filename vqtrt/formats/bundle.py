@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -186,8 +187,13 @@ class PriorInfo(_Part):
     """Rows of the grids that it was trained on; 1 for speech."""
     width: int = Field(ge=1, le=_MAX_SAMPLES)
     """Columns of the same; for speech, codes of the crops."""
-    reach: int = Field(ge=1, le=_MAX_SAMPLES)
-    """Positions in each direction that one can see: larger grids have blind spots."""
+    receptive_field: int = Field(
+        ge=1, le=_MAX_SAMPLES, validation_alias=AliasChoices("receptive_field", "reach")
+    )
+    """Positions in each direction that one can see: larger grids have blind spots.
+
+    `reach` in the first bundles.
+    """
     classes: Names = ()
     """Names of the labels that it is conditioned on; empty for none."""
     weights_sha256: Text

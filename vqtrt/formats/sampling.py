@@ -73,7 +73,7 @@ class SamplingParams:
         return "step_filtered" if filtered else "step"
 
     def write(self, inputs: "Mapping[str, NDArray[Any]]", codebook_size: int) -> None:
-        """Write the parameters into a step graph's inputs; it has an input (1,) for each."""
+        """Write each parameter into the input (1,) of its name, if a step graph has one."""
         for each in _inputs(filters=True):
             if each.name in inputs:
                 value = getattr(self, each.name)

@@ -98,11 +98,11 @@ def _grid(request: Request, info: PriorInfo) -> tuple[int, int]:
     if request.num < 1:
         raise VqtrtError(f"num {request.num}: must be at least 1")
     height, width = request.shape or (info.height, info.width)
-    limit = info.reach + 1
+    limit = info.receptive_field + 1
     if not (1 <= height <= limit and 1 <= width <= limit):
         raise VqtrtError(
-            f"shape {height}x{width}: this prior sees {info.reach} positions far, so it takes "
-            f"grids of up to {limit}x{limit}"
+            f"shape {height}x{width}: the prior's receptive field is {info.receptive_field}, so it "
+            f"takes grids of up to {limit}x{limit}"
         )
     return height, width
 

@@ -39,10 +39,10 @@ def score_codes(
     if not rows:
         raise VqtrtError(f"{codes.path}: holds no rows: there is nothing to score")
     labels = _labels(codes, info.classes)
-    if max(height, width) > info.reach + 1:
+    if max(height, width) > info.receptive_field + 1:
         raise VqtrtError(
             f"{codes.path}: grids of {height}x{width} codes; the prior {prior!r} takes up to "
-            f"{info.reach + 1}x{info.reach + 1}"
+            f"{info.receptive_field + 1}x{info.receptive_field + 1}"
         )
     usage = CodeUsage(info.codebook_size, books)
     size = min(batch_size, rows)

@@ -104,7 +104,7 @@ class ConvDecoder(nn.Module):
     def __init__(self, config: SpeechModelConfig, decoder: ConvDecoderConfig) -> None:
         super().__init__()
         strides = (*((config.front.hop,) if config.front else ()), *config.strides)
-        # A front end's hop is taken in strides of at most 4, too.
+        # A front end's hop is also taken in strides of at most 4.
         strides = tuple(part for stride in strides for part in factors(stride))
         layers: list[nn.Module] = []
         channels, step, reach = config.hidden, config.stride, 0
@@ -116,7 +116,7 @@ class ConvDecoder(nn.Module):
             for block in range(decoder.blocks):
                 layers.append(ResidualBlock(channels, channels, 3**block))
                 reach += 3**block * step
-        # Without a bias: where all is silent, the last layer can be, too.
+        # Without a bias: where all is silent, the last layer can also be.
         layers += [nn.ReLU(), nn.Conv1d(channels, 1, 7, padding=3)]
         self.layers = nn.Sequential(*layers)
         self.context = math.ceil((reach + 3) / config.stride)

@@ -120,7 +120,7 @@ class PixelCNN(nn.Module):
         """Start embeddings and heads from the tokenizer's codebooks (C, K, D), by random maps.
 
         Codes whose vectors are near then begin with like embeddings and like logits, so what is
-        learnt of one holds for its neighbours, too, instead of being learnt for each of K.
+        learnt of one also holds for its neighbors, instead of being learnt for each of K.
         """
         parameters = dict(self.named_parameters())
         for index, entries in enumerate(codebooks):

@@ -42,7 +42,7 @@ class RowGraph(nn.Module):
                 self._keep(f"vertical{index}_{ahead}", weight[layer.rows - 1 - ahead])
             link = layer.link.weight.detach()[:, :, 0, 0].T
             self._keep(f"link{index}", link)
-            # The link sees the vertical bias, too; here it is added to its product.
+            # The link also sees the vertical bias; here it is added to its product.
             bias = bias_of(layer.vertical) @ link + bias_of(layer.link) + bias_of(layer.horizontal)
             labels = layer.horizontal_label
             self._keep(f"bias{index}", bias if labels is None else bias + labels.weight.detach())

@@ -83,7 +83,7 @@ class PriorRun(PriorFolder[PriorConfig]):
             num_codebooks=prior.num_codebooks,
             height=codes.height,
             width=codes.width,
-            reach=prior.reach(prior.kernel or 3),
+            receptive_field=prior.receptive_field(prior.kernel or 3),
         )
 
 
@@ -102,7 +102,7 @@ class SpeechPriorRun(PriorFolder[SpeechPriorConfig]):
             kind="wavenet",
             num_codebooks=1,
             width=self.config.data.crop,
-            reach=self.config.prior.receptive_field,
+            receptive_field=self.config.prior.receptive_field,
         )
 
 

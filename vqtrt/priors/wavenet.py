@@ -34,7 +34,7 @@ class WaveNetPrior(nn.Module):
         """Start embeddings and logits from the tokenizer's codebook (1, K, D), by random maps.
 
         Codes whose vectors are near then begin with like embeddings and like logits, so what is
-        learnt of one holds for its neighbours, too, instead of being learnt for each of K.
+        learnt of one also holds for its neighbors, instead of being learnt for each of K.
         """
         entries = codebooks[0]
         k, dim = entries.shape

@@ -83,7 +83,10 @@ def replacing_folder(out: Path) -> AbstractContextManager[Path]:
 
 
 def merging_folder(out: Path) -> AbstractContextManager[Path]:
-    """A new folder whose content moves into `out` when all went well; what is there stays."""
+    """A new folder whose files move into `out` at the end; files that `out` has stay.
+
+    If an error ends the block, `out` is unchanged.
+    """
     return _placed_folder(out, merge)
 
 

@@ -3,7 +3,7 @@
 Notable: every code of the training clips is scored once an epoch, with all the codes before it that
 the prior sees, wherever a crop begins; so a clip is learnt from its first code on, and how it is
 cut makes no difference. Behind the end of a clip others of its speaker may follow (`data.join`),
-which are scored, too: a prior that never saw anything there would fall silent.
+which are also scored: a prior that never saw anything there would fall silent.
 """
 
 from collections.abc import Iterator, Sequence
@@ -130,7 +130,7 @@ class SpeechPriorTask(PriorTask[SpeechPriorConfig, Batch]):
             yield self._take(crops, [self._tail(crop, rng) for crop in crops])
 
     def held_out_batches(self) -> Iterator[Batch]:
-        """Crops that are held out, those of like length together."""
+        """Batches of the held-out crops; crops of similar length share a batch."""
         lengths = [crop.length for crop in self.held_out_crops]
         for indices in length_batches(lengths, _EVALUATION_BATCH):
             yield self._take([self.held_out_crops[i] for i in indices])

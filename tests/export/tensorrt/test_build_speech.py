@@ -80,7 +80,7 @@ def a_prior(**settings):
         codebook_size=prior.config.codebook_size,
         num_codebooks=1,
         width=20,
-        reach=prior.config.receptive_field,
+        receptive_field=prior.config.receptive_field,
         weights_sha256="",
         tokenizer_sha256="",
     )

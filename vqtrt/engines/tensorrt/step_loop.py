@@ -147,7 +147,7 @@ class DeviceStepLoop:
         """Draw; `runs` says how many of them are wanted."""
         try:
             self._repeated.run("launch", self._queue)
-        finally:  # after an error, too: what is queued must not outlive its memory
+        finally:  # also after an error: what is queued must not outlive its memory
             self._stream.wait()
 
     def _queue(self) -> None:

@@ -90,7 +90,7 @@ def _lengths(bundle: Bundle, speech: SpeechInfo, graph: str) -> tuple[int, int, 
     """Codes of a clip: from one to as many as are computed at once; two seconds are usual."""
     stride, prior = bundle.info.model.stride, bundle.info.priors.get(_prior_of(graph))
     if prior is not None:
-        most = longest_run(prior.reach)
+        most = longest_run(prior.receptive_field)
     else:
         context = speech.context if graph == "encoder" else speech.decoder_context
         most = chunk_codes(stride, context)

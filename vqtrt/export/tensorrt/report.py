@@ -89,7 +89,7 @@ def check_precision(
 
     In half precision all do, and there is at least one, but for the last two before a choice, which
     are float32 if from there on everything is: z and distances decide which code it is. With
-    `spectrum`, the first two may be, too, which make a mel spectrogram.
+    `spectrum`, the first two may also be, which make a mel spectrogram.
     """
     wanted = _WANTED[precision]
     products = [layer for layer in layers if layer.type in _PRODUCTS and _float_type(layer)]
