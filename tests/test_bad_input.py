@@ -134,7 +134,7 @@ IMAGES = [
     Case("odd name", text("pics/\x1b[31m\nx"), ENCODE, r"pics/\\x1b\[31m\\nx: " + IMAGE),
     Case("no split", nothing, "encode shapes:x --out new.npy", "shapes:COUNT"),
     Case("eval", text("pics/4.png"), "eval pics --model bundle", r"pics/4\.png: " + IMAGE),
-    Case("eval nothing", text("x/1"), "eval x --on-error skip -m bundle", "nothing to evaluate"),
+    Case("eval nothing", text("x/1"), "eval x --on-error skip -m bundle", NOTHING),
     Case("no image", text("x/1.png"), "encode x --out new.npy -m bundle --on-error skip", NOTHING),
     Case("verify", text("pics/4.png"), "verify runs/tiny pics", r"4\.png: not an image"),
     Case("bench", text("pics/4.png"), "bench encode pics --model bundle", r"4\.png: not an image"),
@@ -143,8 +143,10 @@ IMAGES = [
 ]
 
 OUTPUTS = [
-    Case("no suffix", nothing, "encode pics --out new", r"new: --out must end in \.npy"),
-    Case("a folder", nothing, "encode pics --out pics", "is a folder; give --out a file name"),
+    Case("no suffix", nothing, "encode pics --out new.bin", r"new\.bin: --out must end in \.npy"),
+    Case(
+        "a folder", nothing, "encode pics --out pics -m bundle", "pics: is inside|holds other files"
+    ),
     Case("no parent", nothing, "encode pics --out x/new.npy", "x: no such folder; create it"),
     Case("below a file", nothing, "encode pics --out file/new.npy", "file: no such folder"),
     Case("/proc", nothing, "encode pics --out /proc/new.npy", r"cannot be written .*change --out"),
@@ -321,7 +323,7 @@ def test_no_memory(capfd, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("vqtrt.images.decode.decode_codes", fail)
+    monkeypatch.setattr("vqtrt.commands.on_images.decode_codes", fail)
     refused(capfd, DECODE.split(), "out of memory; a smaller --batch-size")
 
 

@@ -17,7 +17,7 @@ from vqtrt.commands.look import doctor, info, shapes
 from vqtrt.commands.options import main_process
 from vqtrt.commands.sample import sample
 from vqtrt.commands.terminal import Commands, fail, warnings_shown
-from vqtrt.commands.tokenize import decode, encode, evaluate
+from vqtrt.commands.tokenize import decode, encode, evaluate, merge, plan
 from vqtrt.commands.train import train, train_prior
 from vqtrt.errors import Interrupted, VqtrtError, explain
 from vqtrt.system import interrupts
@@ -35,6 +35,7 @@ bench = typer.Typer(help="Measure the speed of a model on this machine.", no_arg
 _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
     "Train and export": {"train": train, "train-prior": train_prior, "export": export},
     "Run": {"encode": encode, "decode": decode, "sample": sample, "convert": convert},
+    "Shards": {"plan": plan, "merge": merge},
     "Measure": {"eval": evaluate, "verify": verify, "probe": probe},
     "Inspect": {"info": info, "doctor": doctor, "shapes": shapes},
 }

@@ -22,7 +22,8 @@ from vqtrt.data.reading import OnError
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.formats.audio_codes import ClipHeader, read_clip_codes
-from vqtrt.formats.codes_writer import ClipWriter
+from vqtrt.formats.codes_writer import ClipWriter, WritesClips
+from vqtrt.formats.shards import ClipShard
 from vqtrt.jobs.encode import (
     EncodeOptions,
     EncodeParts,
@@ -31,6 +32,7 @@ from vqtrt.jobs.encode import (
     run_encode,
 )
 from vqtrt.jobs.loop import Steps, ignore, run_steps
+from vqtrt.jobs.shards import run_shards
 
 _NO_CODES = np.zeros(0, np.uint8)
 _AHEAD = 4
@@ -43,6 +45,9 @@ def encode_source(
     tokenizer: AudioTokenizer, source: AudioSource, out: Path, **options: Unpack[EncodeOptions]
 ) -> EncodeResult:
     """Write the codes of recordings to `out` (.npy) and a .json beside it, in the source's order.
+
+    An `out` that does not end in .npy becomes a folder of shards (`formats/shards.py`); the same
+    call continues an interrupted one.
 
     The sample rate of a `preprocessing` has to be the model's. If a recording cannot be read,
     raises `AudioError` and leaves no `out`; with `on_error="skip"` the .json lists it as rejected.
@@ -61,7 +66,7 @@ def encode_source(
         rate, stride = how.sample_rate, tokenizer.stride
         return ClipHeader(sample_rate=rate, stride=stride, preprocessing=preprocessing, **fields)
 
-    def steps(writer: ClipWriter, skip: int) -> Steps:
+    def steps(source: AudioSource, writer: WritesClips, skip: int) -> Steps:
         with closing(encoded_clips(tokenizer, source, options, skip=skip)) as clips:
             for clip in clips:
                 if clip.error is not None:
@@ -73,11 +78,13 @@ def encode_source(
     parts = EncodeParts(
         item="a recording",
         header=header,
-        writer=lambda path, header, resume: ClipWriter(path, header=header, resume=resume),
+        writer=ClipWriter,
+        shard=ClipShard,
         read=lambda path: (len(codes := read_clip_codes(path)), codes.rejected),
         steps=steps,
     )
-    return run_encode(tokenizer, source, out, options, parts)
+    run = run_encode if out.suffix == ".npy" else run_shards
+    return run(tokenizer, source, out, options, parts)
 
 
 class Encoded(NamedTuple):

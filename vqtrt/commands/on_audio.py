@@ -21,8 +21,8 @@ from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.data.audio.open import AudioSource, speaker_note
 from vqtrt.data.several import open_each
 from vqtrt.engines.base import Engine
-from vqtrt.formats.audio_codes import read_clip_codes as read_codes
 from vqtrt.formats.sampling import SamplingParams
+from vqtrt.formats.shard_codes import read_clips as read_codes
 
 __all__ = [
     "FILES",

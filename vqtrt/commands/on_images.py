@@ -16,8 +16,8 @@ from vqtrt.data.several import open_each
 from vqtrt.engines.base import Engine
 from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.codes import read_codes
 from vqtrt.formats.sampling import SamplingParams
+from vqtrt.formats.shard_codes import read_images as read_codes
 from vqtrt.images.decode import decode_codes
 from vqtrt.images.encode import encode_source
 from vqtrt.images.evaluate import evaluate

@@ -139,6 +139,9 @@ Settings = Annotated[
     typer.Option("--set", help="Setting as KEY=VALUE, such as train.steps=2000; repeatable."),
 ]
 Repeat = Annotated[int, typer.Option(min=1, help="Rounds of measurement; the median counts.")]
+ShardSize = Annotated[
+    int | None, typer.Option(min=1, help="Items per shard, if --out is a folder (default: 10000).")
+]
 ResumeJob = Annotated[
     bool, typer.Option("--resume", help="Continue this job if it was interrupted.")
 ]

@@ -14,6 +14,7 @@ from vqtrt.commands.options import (
     JobOptions,
     Json,
     ModelOptions,
+    ShardSize,
     SoundOptions,
     Speaker,
     Workers,
@@ -22,9 +23,25 @@ from vqtrt.commands.options import (
     refuse_other,
 )
 from vqtrt.commands.outcome import Written, skippable, tell_passed_over, with_kinds
+from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
     from vqtrt.engines.base import Engine
+
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PATH",
+        help="Folders of images or recordings, tars of them, or single files; or one .npy/.npz, "
+        "CIFAR, or `shapes`.",
+    ),
+]
+CodesOut = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", help="Codes file to write, .npy, with a .json; or a folder for shards."
+    ),
+]
 
 
 def modality(engine: "Engine") -> ModuleType:
@@ -40,28 +57,24 @@ def modality(engine: "Engine") -> ModuleType:
 
 @expanded
 def encode(
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PATH",
-            help="Folders of images or recordings, or single files; or one .npy/.npz, CIFAR, or "
-            "`shapes`.",
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Codes file to write, .npy; a .json lies beside it.")
-    ],
+    data: Paths,
+    out: CodesOut,
     batch_size: BatchSize = None,
     options: DataOptions = DataOptions(),
+    shard_size: ShardSize = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="I/N, from 0: only every Nth shard, from shard I on (job arrays)."),
+    ] = None,
     use: ModelOptions = ModelOptions(),
     job: JobOptions = JobOptions(),
 ) -> None:
     """Encode images or recordings to codes."""
     from vqtrt.commands.bars import counting
     from vqtrt.data.selection import in_words
-    from vqtrt.formats.codes_writer import check_codes_out
 
-    check_codes_out(out)
+    _check_out(out, shard_size, shard)
+    turn = _turn(shard)
     found, opened = use.open()
     twin = modality(opened)
     options.require_fit(opened)
@@ -78,6 +91,7 @@ def encode(
             resume=job.resume,
             progress=counter,
             **options.reading,
+            **given(shard_size=shard_size, turn=turn),
         )
     tell_passed_over(result.passed_over, audio=opened.speech is not None)
     kinds = in_words(result.rejected_kinds)
@@ -103,8 +117,96 @@ def encode(
 
 
 @expanded
+def plan(
+    data: Paths,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of shards to begin.")],
+    options: DataOptions = DataOptions(),
+    shard_size: ShardSize = None,
+    use: ModelOptions = ModelOptions(),
+    as_json: Json = False,
+) -> None:
+    """List the data and write job.json: once, before a job array encodes."""
+    from vqtrt.commands.bars import waiting
+    from vqtrt.formats.shards import read_job
+
+    _check_out(out, shard_size, "")
+    found, opened = use.open()
+    twin = modality(opened)
+    options.require_fit(opened)
+    tokenizer = twin.open_tokenizer(opened, None)
+    source = twin.open_source(found, data, options, "all")
+    with waiting("listing"):
+        result = twin.encode_source(
+            tokenizer,
+            source,
+            out,
+            root=" ".join(data),
+            model=found,
+            preprocessing=twin.preprocessing(tokenizer, options),
+            plan=True,
+            **options.reading,
+            **given(shard_size=shard_size),
+        )
+    tell_passed_over(result.passed_over, audio=opened.speech is not None)
+    job = read_job(out)
+    count, items = len(job.shards), job.items
+    terminal.note(f"{out}: {items} items in {count} shards; encode them with --shard I/N")
+    if as_json:
+        terminal.show({"out": str(out), "items": items, "shards": count}, True)
+
+
+def merge(
+    folder: Annotated[Path, typer.Argument(help="Folder of shards.")],
+    to: Annotated[
+        Path | None, typer.Option(help="Codes file to write, .npy, with the codes of all shards.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read all shards and compare their hashes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check that all shards are there, and write index.json or one codes file."""
+    from vqtrt.formats.codes_writer import check_codes_out
+    from vqtrt.formats.shard_codes import merge as merge_shards
+
+    if to is not None:
+        check_codes_out(to)
+    rows, rejected = merge_shards(folder, to, check=check)
+    without = f", {rejected} rejected" if rejected else ""
+    terminal.note(f"{folder} is complete: {rows} items{without}" + (f"; wrote {to}" if to else ""))
+    if as_json:
+        figures = {"rows": rows, "rejected": rejected, "out": str(to) if to else None}
+        terminal.show(figures, True)
+
+
+def _check_out(out: Path, shard_size: int | None, shard: str | None) -> None:
+    """Raise `VqtrtError` if codes cannot be written to `out`, a file or a folder of shards."""
+    from vqtrt.formats.codes_writer import check_codes_out
+    from vqtrt.system.atomic import check_folder
+
+    if out.suffix == ".npy":
+        if shard_size is not None or shard is not None:
+            raise VqtrtError(f"{out}: is one file; shards need a folder: name one with --out")
+        check_codes_out(out)
+    elif out.suffix and not out.is_dir():
+        raise VqtrtError(f"{out}: --out must end in .npy, or name a folder for shards")
+    else:
+        check_folder(out)
+
+
+def _turn(text: str | None) -> tuple[int, int] | None:
+    """`I/N` as two numbers."""
+    if text is None:
+        return None
+    turn, slash, turns = text.partition("/")
+    if not (slash and turn.isdecimal() and turns.isdecimal() and int(turn) < int(turns)):
+        raise VqtrtError(f"--shard {text}: expected I/N with I from 0 to N - 1, such as 0/16")
+    return int(turn), int(turns)
+
+
+@expanded
 def decode(
-    codes: Annotated[Path, typer.Argument(help="Codes file, .npy.")],
+    codes: Annotated[Path, typer.Argument(help="Codes file, .npy, or folder of shards.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNGs or wavs.")],
     batch_size: BatchSize = None,
     workers: Workers = None,

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vqtrt.data.source import Item, Source
+from vqtrt.data.source import Item, Source, stamp_of
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -32,7 +32,7 @@ class SeveralSources:
     """
 
     def __init__(self, paths: Sequence[str], sources: Sequence[Any]) -> None:
-        self.sources = tuple(sources)
+        self.paths, self.sources = tuple(paths), tuple(sources)
         places = [Path(path).resolve() for path in paths]
         seen = set[Path]()
         for path, place in zip(paths, places, strict=True):
@@ -55,12 +55,16 @@ class SeveralSources:
 
     def items(self) -> Iterator[Item]:
         """All items of the first source, then all of the second, and so on."""
+        for place in range(len(self.sources)):
+            yield from self.items_of(place)
+
+    def items_of(self, place: int) -> Iterator[Item]:
+        """The items of one of the sources."""
         numbers = {name: index for index, name in enumerate(self.classes)}
-        for place, source in enumerate(self.sources):
-            labels = [numbers[name] for name in source.classes]
-            for item in source.items():
-                label = labels[item.label] if item.label >= 0 else -1
-                yield Item(f"{self._prefixes[place]}{item.name}", label, (place, item))
+        labels = [numbers[name] for name in self.sources[place].classes]
+        for item in self.sources[place].items():
+            label = labels[item.label] if item.label >= 0 else -1
+            yield Item(f"{self._prefixes[place]}{item.name}", label, (place, item))
 
     def read(self, item: Item, preprocessing: Any = None) -> Any:
         """As the source of the item."""
@@ -77,6 +81,11 @@ class SeveralSources:
         place, own = item.key
         path: Path = self.sources[place].path(own)
         return path
+
+    def stamp(self, item: Item) -> str:
+        """As the source of the item, if it has stamps."""
+        place, own = item.key
+        return stamp_of(self.sources[place], own)
 
     def text(self, item: Item) -> str | None:
         """As the source of the item, of recordings."""

@@ -1,7 +1,8 @@
 """What every collection offers: items in a fixed order, the same on every machine."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 class Item(NamedTuple):
@@ -13,6 +14,27 @@ class Item(NamedTuple):
     """Index into the source's `classes`; -1 where there is none."""
     key: Any
     """What the source itself needs to find the item again; opaque to others."""
+
+
+def file_stamp(path: Path) -> str:
+    """What tells of a file without reading it whether its bytes changed: its size."""
+    try:
+        return str(path.stat().st_size)
+    except OSError:
+        return "unreadable"
+
+
+@runtime_checkable
+class Stamped(Protocol):
+    """A source that can tell, without reading an item, that its bytes changed."""
+
+    def stamp(self, item: Item) -> str:
+        """Its size, for example."""
+
+
+def stamp_of(source: object, item: Item) -> str:
+    """The stamp of an item; empty if its source has none."""
+    return source.stamp(item) if isinstance(source, Stamped) else ""
 
 
 class Source(Protocol):

@@ -7,7 +7,7 @@ renamed into place last: if it exists, it is whole.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, Self
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vqtrt.data.rejects import reject_kinds
 from vqtrt.errors import VqtrtError, add_hint, unwritable
 from vqtrt.formats.audio_codes import ClipHeader, codes_in, read_clip_codes
-from vqtrt.formats.codes import FORMAT_VERSION, CodesHeader, H, Numbers, read_codes
+from vqtrt.formats.codes import FORMAT_VERSION, CodesHeader, H, Header, Numbers, read_codes
 from vqtrt.formats.journal import Appender, Commit, last_commit, rejects, require_same, write_json
 from vqtrt.system.atomic import check_file, followed, sync_folder
 from vqtrt.system.interrupts import check, noted
@@ -77,6 +77,33 @@ def is_complete(out: Path, header: CodesHeader | ClipHeader) -> bool:
         with suppress(VqtrtError), only_writer(journal, out):
             pass
     return True
+
+
+def item_lines(
+    out: Path,
+    header: Header,
+    names: Sequence[str],
+    numbers: Sequence[Numbers],
+    codes: NDArray[Any],
+) -> bytes:
+    """What is known of some items, a line of JSON each; their codes and labels are checked."""
+    low, high = int(codes.min()), int(codes.max())
+    if low < 0 or high >= header.codebook_size:
+        raise VqtrtError(
+            f"{out}: the encoder gave code {low if low < 0 else high}, but the codebook "
+            f"has {header.codebook_size} entries; run `vqtrt verify` on the bundle"
+        )
+    labels = [label for label, *_ in numbers]
+    if header.classes and not -1 <= min(labels) <= max(labels) < len(header.classes):
+        raise ValueError(f"labels outside -1 to {len(header.classes) - 1}")
+    # json's ASCII escapes keep names that are not UTF-8, and newlines, on one line.
+    lines = [json.dumps([n, *more]) for n, more in zip(names, numbers, strict=True)]
+    return ("\n".join(lines) + "\n").encode("ascii")
+
+
+def reject_line(name: str, reason: str) -> bytes:
+    """The line of an item without a row."""
+    return (json.dumps({"reject": name, "reason": reason}) + "\n").encode("ascii")
 
 
 class ItemsWriter(Generic[H]):
@@ -144,29 +171,18 @@ class ItemsWriter(Generic[H]):
         header = self.header
         if not len(names):
             return
-        low, high = int(codes.min()), int(codes.max())
-        if low < 0 or high >= header.codebook_size:
-            raise VqtrtError(
-                f"{self.out}: the encoder gave code {low if low < 0 else high}, but the codebook "
-                f"has {header.codebook_size} entries; run `vqtrt verify` on the bundle"
-            )
-        labels = [label for label, *_ in numbers]
-        if header.classes and not -1 <= min(labels) <= max(labels) < len(header.classes):
-            raise ValueError(f"labels outside -1 to {len(header.classes) - 1}")
-        # json's ASCII escapes keep names that are not UTF-8, and newlines, on one line.
-        lines = [json.dumps([n, *more]) for n, more in zip(names, numbers, strict=True)]
+        lines = item_lines(self.out, header, names, numbers, codes)
         with self._reporting():
             self._data.append(np.ascontiguousarray(codes, header.dtype).tobytes())
-            self._log.append(("\n".join(lines) + "\n").encode("ascii"))
+            self._log.append(lines)
             self._rows += len(codes)
             self._files += len(names)
             self._written += len(names)
 
     def reject(self, name: str, reason: str) -> None:
         """Record that an item has no row, and why."""
-        line = json.dumps({"reject": name, "reason": reason}) + "\n"
         with self._reporting():
-            self._log.append(line.encode("ascii"))
+            self._log.append(reject_line(name, reason))
             self._files += 1
 
     def commit(self) -> None:
@@ -282,8 +298,13 @@ class ItemsWriter(Generic[H]):
             raise unwritable(self.out, err) from err
 
 
-class CodesWriter(ItemsWriter[CodesHeader]):
-    """Writes the codes of images, each of which is one row."""
+class WritesImages:
+    """`write` of a writer of images, each of which is one row."""
+
+    header: CodesHeader
+    files_done: Any
+    reject: Callable[[str, str], None]
+    _append: Callable[[Sequence[str], Sequence[Numbers], NDArray[Any]], None]
 
     def write(self, names: Sequence[str], labels: Sequence[int], codes: NDArray[Any]) -> None:
         """Append n rows: names and labels (-1 for none) of length n, integers (n, h, w[, C])."""
@@ -293,8 +314,13 @@ class CodesWriter(ItemsWriter[CodesHeader]):
         self._append(names, [(int(label),) for label in labels], codes)
 
 
-class ClipWriter(ItemsWriter[ClipHeader]):
-    """Writes the codes of clips, each of which is as many rows as it has codes."""
+class WritesClips:
+    """`write` of a writer of clips, each of which is as many rows as it has codes."""
+
+    header: ClipHeader
+    files_done: Any
+    reject: Callable[[str, str], None]
+    _append: Callable[[Sequence[str], Sequence[Numbers], NDArray[Any]], None]
 
     def write(
         self,
@@ -318,3 +344,11 @@ class ClipWriter(ItemsWriter[ClipHeader]):
         ]
         if clips:
             self._append(names, numbers, np.concatenate(clips))
+
+
+class CodesWriter(WritesImages, ItemsWriter[CodesHeader]):
+    """Writes the codes of images."""
+
+
+class ClipWriter(WritesClips, ItemsWriter[ClipHeader]):
+    """Writes the codes of clips."""

@@ -11,7 +11,8 @@ from vqtrt.data.images.batches import read_batches
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import ImageSource
 from vqtrt.formats.codes import CodesHeader, read_codes
-from vqtrt.formats.codes_writer import CodesWriter
+from vqtrt.formats.codes_writer import CodesWriter, WritesImages
+from vqtrt.formats.shards import ImageShard
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.jobs.encode import (
     EncodeOptions,
@@ -21,12 +22,16 @@ from vqtrt.jobs.encode import (
     run_encode,
 )
 from vqtrt.jobs.loop import Steps
+from vqtrt.jobs.shards import run_shards
 
 
 def encode_source(
     tokenizer: ImageTokenizer, source: ImageSource, out: Path, **options: Unpack[EncodeOptions]
 ) -> EncodeResult:
     """Write the codes of a source to `out` (.npy) and a .json beside it, in the source's order.
+
+    An `out` that does not end in .npy becomes a folder of shards (`formats/shards.py`); the same
+    call continues an interrupted one.
 
     If an image cannot be read, raises `ImageError` and leaves no `out`; with `on_error="skip"` the
     .json lists the image as rejected. What was done when a job stopped is kept beside `out`, and
@@ -46,7 +51,7 @@ def encode_source(
             **fields,
         )
 
-    def steps(writer: CodesWriter, skip: int) -> Steps:
+    def steps(source: ImageSource, writer: WritesImages, skip: int) -> Steps:
         for batch in read_batches(
             source,
             size,
@@ -65,8 +70,10 @@ def encode_source(
     parts = EncodeParts(
         item="an image",
         header=header,
-        writer=lambda path, header, resume: CodesWriter(path, header=header, resume=resume),
+        writer=CodesWriter,
+        shard=ImageShard,
         read=lambda path: (len((codes := read_codes(path)).codes), codes.rejected),
         steps=steps,
     )
-    return run_encode(tokenizer, source, out, options, parts)
+    run = run_encode if out.suffix == ".npy" else run_shards
+    return run(tokenizer, source, out, options, parts)

@@ -5,7 +5,6 @@ when they are safe on disk, is decided here.
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, Generic, NamedTuple, Required, TypedDict, TypeVar
 
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.folder import folders, passed_over
+from vqtrt.data.parts import survey
 from vqtrt.data.reading import OnError
 from vqtrt.data.rejects import reject_kinds
 from vqtrt.data.source import Source
@@ -21,6 +21,7 @@ from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Rejected
 from vqtrt.formats.codes_writer import ItemsWriter, check_codes_out, is_complete
+from vqtrt.formats.shards import Job
 from vqtrt.jobs.loop import Progress, Steps, ignore, nothing_read, run_steps
 from vqtrt.jobs.tokenizer import Tokenizer
 from vqtrt.version import __version__
@@ -45,6 +46,12 @@ class EncodeOptions(TypedDict, total=False):
     """At an item that cannot be read: raise its error (the default), or list it as rejected."""
     resume: bool
     """Continue a job that was interrupted; what was done is kept beside the output."""
+    shard_size: int
+    """Items per shard (default 10,000), if the output is a folder of shards."""
+    turn: tuple[int, int]
+    """(i, n): of those, only shards i, i + n, i + 2n and so on."""
+    plan: bool
+    """Only write `job.json` of a folder of shards."""
     progress: Progress
     """Called with the number of items done, and of all."""
 
@@ -67,12 +74,14 @@ class EncodeParts(Generic[W]):
     """What an item is, for errors: `an image`."""
     header: Callable[[dict[str, Any]], Any]
     """The header of the codes, of the fields that all codes have."""
-    writer: Callable[[Path, Any, bool], W]
-    """The writer of codes to a path, with a header, that resumes or begins anew."""
+    writer: Callable[..., W]
+    """The writer of codes to a path, with a `header`, and with `resume`."""
     read: Callable[[Path], tuple[int, Sequence[Rejected]]]
     """Rows and rejected items of a codes file."""
-    steps: Callable[[W, int], Steps]
-    """Writes all items after the first so many, or rejects them."""
+    shard: Callable[[Path, Job, int], Any]
+    """The writer of a shard of a folder."""
+    steps: Callable[[Any, Any, int], Steps]
+    """Writes all items of a source after the first so many to a writer, or rejects them."""
 
 
 class EncodeResult(NamedTuple):
@@ -92,11 +101,8 @@ class EncodeResult(NamedTuple):
 
 def list_source(source: Source) -> Listing:
     """Count a source's items and hash their names; they are not read."""
-    digest, count = hashlib.sha256(), 0
-    for item in source.items():
-        digest.update(os.fsencode(item.name) + b"\0")
-        count += 1
-    return Listing(count, digest.hexdigest(), passed_over(source))
+    found = survey(source.items())
+    return Listing(found.items, found.sha256, passed_over(source))
 
 
 def header_fields(
@@ -165,11 +171,12 @@ def run_encode(
         rows, rejected = parts.read(out)
         kinds = reject_kinds((reject.file, reject.reason) for reject in rejected)
         return EncodeResult(out, rows, len(rejected), listing.items, listing.passed_over, kinds)
-    return _write_codes(parts.writer(out, header, resume), parts, listing, options)
+    writer = parts.writer(out, header=header, resume=resume)
+    return _write_codes(source, writer, parts, listing, options)
 
 
 def _write_codes(
-    writer: W, parts: EncodeParts[W], listing: Listing, options: EncodeOptions
+    source: Source, writer: W, parts: EncodeParts[W], listing: Listing, options: EncodeOptions
 ) -> EncodeResult:
     """Run the steps of a job until all items are written, and put the codes into place."""
     progress, committed = options.get("progress", ignore), time.monotonic()
@@ -183,7 +190,8 @@ def _write_codes(
 
     with writer:
         resumed_at = writer.files_done
-        run_steps(parts.steps(writer, resumed_at), listing.items, step_done, first=resumed_at)
+        steps = parts.steps(source, writer, resumed_at)
+        run_steps(steps, listing.items, step_done, first=resumed_at)
         return _finish(writer, listing, resumed_at, options["root"], parts.item)
 
 

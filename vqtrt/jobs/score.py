@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from vqtrt.formats.codes import is_codes
+from vqtrt.formats.shards import is_sharded
 
 
 def score_data(
     data: str, encode: Callable[[Path], object], score: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
     """What `score` gives of the codes file that `data` is, or of one that `encode` writes."""
-    if is_codes(Path(data)):
+    if is_codes(Path(data)) or is_sharded(Path(data)):
         return score(Path(data))
     with tempfile.TemporaryDirectory(prefix="vqtrt-score-") as scratch:
         path = Path(scratch) / "codes.npy"

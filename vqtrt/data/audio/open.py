@@ -13,7 +13,7 @@ from typing import Protocol
 from vqtrt.data.audio.decode import Audio, AudioPreprocessing, read_audio, read_blocks
 from vqtrt.data.folder import FileTree, name_text
 from vqtrt.data.selection import Selection, suffix_of
-from vqtrt.data.source import Item
+from vqtrt.data.source import Item, file_stamp
 from vqtrt.data.suffixes import CONVERTIBLE_AUDIO, READ_AUDIO
 from vqtrt.errors import VqtrtError
 from vqtrt.system.files import open_file
@@ -124,6 +124,10 @@ class AudioFolder(FileTree):
     def path(self, item: Item) -> Path:
         """Where a recording is."""
         return self.root if self.root.is_file() else self.root / str(item.key)
+
+    def stamp(self, item: Item) -> str:
+        """The size of a recording's file."""
+        return file_stamp(self.path(item))
 
     def blocks(self, item: Item, preprocessing: AudioPreprocessing) -> Iterator[Audio]:
         """Samples in blocks (n,)."""

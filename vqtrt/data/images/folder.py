@@ -10,7 +10,7 @@ from vqtrt.data.images.decode import decode_image
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images
 from vqtrt.data.selection import Selection, suffix_of
-from vqtrt.data.source import Item
+from vqtrt.data.source import Item, file_stamp
 from vqtrt.data.suffixes import ARCHIVES, NO_IMAGES
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
@@ -75,6 +75,10 @@ class ImageFolder(FileTree):
         """Where an image is."""
         return self.root / str(item.key or item.name)
 
+    def stamp(self, item: Item) -> str:
+        """The size of an image's file."""
+        return file_stamp(self.path(item))
+
 
 class ImageFile:
     """One image file as a source. Raises nothing before it is read."""
@@ -95,6 +99,10 @@ class ImageFile:
     def path(self, item: Item) -> Path:
         """Where the image is."""
         return self._path
+
+    def stamp(self, item: Item) -> str:
+        """The size of its file."""
+        return file_stamp(self._path)
 
 
 def image_kind(name: str) -> str:

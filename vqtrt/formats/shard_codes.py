@@ -1,0 +1,304 @@
+"""Reading a folder of shards: as one array, checked, or merged into one codes file.
+
+Notable: arrays are memory-mapped when they are asked for, and names are read shard by shard, so
+that a folder of 100 million rows costs no memory.
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqtrt.data.images.arrays import open_npy
+from vqtrt.errors import VqtrtError
+from vqtrt.formats.audio_codes import ClipCodes, ClipHeader, read_clip_codes
+from vqtrt.formats.codes import Codes, Numbers, Rejected, read_codes
+from vqtrt.formats.codes_writer import ClipWriter, CodesWriter
+from vqtrt.formats.shards import (
+    Job,
+    ShardDone,
+    done_shards,
+    is_sharded,
+    paths_of,
+    read_job,
+    read_lines,
+    write_index,
+)
+
+_OPEN = 64
+"""Shards that are memory-mapped at once."""
+_HASHED = 16 << 20
+_MERGED = 4096
+"""Items that are merged at once."""
+
+
+def complete_shards(folder: Path, *, check: bool = False) -> tuple[Job, dict[int, ShardDone]]:
+    """The job of a folder and all its shards; with `check`, every file is hashed and counted.
+
+    Raises `VqtrtError` that names what is missing, of another job, cut or damaged.
+    """
+    job = read_job(folder)
+    done = done_shards(folder, job)
+    missing = [shard.number for shard in job.shards if shard.number not in done]
+    if missing:
+        few = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+        raise VqtrtError(
+            f"{folder}: {len(missing)} of {len(job.shards)} shards are missing ({few}); run the "
+            "command that makes them once more"
+        )
+    for shard in job.shards:
+        end = done[shard.number]
+        if end.rows + end.rejected != shard.items:
+            raise _damaged(folder, shard.number, f"{end.rows + end.rejected} of its items")
+        if check:
+            _check_shard(folder, job, shard.number, end)
+    return job, done
+
+
+def _check_shard(folder: Path, job: Job, number: int, end: ShardDone) -> None:
+    array, lines = paths_of(folder, number)
+    digest = hashlib.sha256()
+    try:
+        with array.open("rb") as file:
+            while block := file.read(_HASHED):
+                digest.update(block)
+    except OSError as error:
+        raise _damaged(folder, number, f"no .npy that can be read ({error.strerror})") from error
+    if digest.hexdigest() != end.sha256:
+        raise _damaged(folder, number, "another .npy than its last line says")
+    listed = hashlib.sha256()
+    with lines.open("rb") as file:
+        line = file.readline()
+        for following in file:
+            listed.update(line)
+            line = following
+    if listed.hexdigest() != end.lines_sha256:
+        raise _damaged(folder, number, "other items than its last line says")
+
+
+def _rows_of(job: Job, numbers: Numbers) -> int:
+    rows = job.header.rows_of(numbers)
+    if rows is None:
+        raise ValueError(numbers)
+    return rows
+
+
+def _damaged(folder: Path, number: int, what: str) -> VqtrtError:
+    lines = paths_of(folder, number)[1]
+    return VqtrtError(
+        f"{folder}: shard {number} has {what}; remove {lines} and run the command that makes it "
+        "once more"
+    )
+
+
+def _open(folder: Path, job: Job, number: int) -> NDArray[Any]:
+    """The rows of a shard, memory-mapped."""
+    path = paths_of(folder, number)[0]
+    array = open_npy(path)
+    if array.dtype != job.header.dtype or array.shape[1:] != job.header.row_shape:
+        raise _damaged(folder, number, f"rows {array.dtype} {array.shape[1:]}")
+    return array
+
+
+class ShardedArray:
+    """The rows of all shards as one array that is never in memory as a whole.
+
+    It has a shape, a dtype and a length; an index gives a row, a slice a copy of rows.
+    """
+
+    def __init__(self, folder: Path, job: Job, rows: list[int]) -> None:
+        self._folder, self._job = folder, job
+        self._ends = [0, *accumulate(rows)]
+        self._arrays: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self.dtype = job.header.dtype
+        self.shape = (self._ends[-1], *job.header.row_shape)
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> NDArray[Any]: ...
+
+    def __getitem__(self, index: int | slice) -> NDArray[Any]:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            return self._rows(start, max(start, stop))[::step] if step > 0 else self[:][index]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        row: NDArray[Any] = self._rows(place, place + 1)[0]
+        return row
+
+    def _rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Copies of consecutive rows."""
+        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        number, filled = bisect_right(self._ends, start) - 1, 0
+        while filled < len(out):
+            first = start + filled - self._ends[number]
+            part = self._array(number)[first : first + len(out) - filled]
+            out[filled : filled + len(part)] = part
+            number, filled = number + 1, filled + len(part)
+        return out
+
+    def _array(self, number: int) -> NDArray[Any]:
+        if number not in self._arrays:
+            if len(self._arrays) >= _OPEN:
+                self._arrays.popitem(last=False)
+            self._arrays[number] = _open(self._folder, self._job, number)
+        return self._arrays[number]
+
+
+class ShardedCodes:
+    """The codes in a folder of shards: `codes[i]` of an item, `codes[a:b]` of several.
+
+    `header` says what made them. Of images an item is (h, w[, C]) and a slice (n, h, w[, C]); of
+    audio an item is (t,), and a slice is a list of these. Raises `VqtrtError` if shards are
+    missing.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder)
+        self.job, done = complete_shards(self.path)
+        self.header = self.job.header
+        self._ends = [0, *accumulate(done[number].rows for number in range(len(done)))]
+        counts = [len(_open(self.path, self.job, number)) for number in range(len(done))]
+        self.array = ShardedArray(self.path, self.job, counts)
+        self._first = [0, *accumulate(counts)]
+
+    def __len__(self) -> int:
+        """Items that have codes."""
+        return self._ends[-1]
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if not isinstance(self.header, ClipHeader):
+            return self.array[index]
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        number = bisect_right(self._ends, place) - 1
+        start = self._first[number]
+        for own, (_, numbers) in enumerate(self._items_of(number)):
+            length = _rows_of(self.job, numbers)
+            if own == place - self._ends[number]:
+                return self.array[start : start + length]
+            start += length
+        raise _damaged(self.path, number, "fewer items than its last line says")
+
+    def items(self, start: int = 0) -> Iterator[tuple[str, Numbers]]:
+        """Name and numbers (label, and of audio codes and samples) of each item from `start` on."""
+        number = bisect_right(self._ends, start) - 1
+        skip = start - self._ends[number]
+        for shard in range(number, len(self.job.shards)):
+            for own, item in enumerate(self._items_of(shard)):
+                if shard > number or own >= skip:
+                    yield item
+
+    def rejected(self) -> Iterator[Rejected]:
+        """The items without codes."""
+        for shard in self.job.shards:
+            for name, known in read_lines(self.path, shard.number):
+                if isinstance(known, str):
+                    yield Rejected(name, known)
+
+    def _items_of(self, number: int) -> Iterator[tuple[str, Numbers]]:
+        for name, known in read_lines(self.path, number):
+            if not isinstance(known, str):
+                yield name, known
+
+
+def read_sharded(folder: Path) -> Codes | ClipCodes:
+    """A folder of shards as the codes file that `merge` would make; names are in memory."""
+    codes = ShardedCodes(folder)
+    items, array, header = list(codes.items()), codes.array, codes.header
+    files, rejected = tuple(name for name, _ in items), tuple(codes.rejected())
+    labels = tuple(numbers[0] for _, numbers in items) if header.classes else ()
+    rows: Any = array  # an array to all who take slices of it
+    if not isinstance(header, ClipHeader):
+        return Codes(folder, rows, header, files, labels, rejected)
+    offsets = tuple(accumulate((numbers[1] for _, numbers in items), initial=0))
+    samples = tuple(numbers[2] for _, numbers in items)
+    return ClipCodes(folder, array[:], offsets, header, files, labels, samples, rejected)
+
+
+def read_images(path: Path) -> Codes:
+    """Codes of images in one file or in a folder of shards; raises as `read_codes`."""
+    if not is_sharded(path):
+        return read_codes(path)
+    codes = read_sharded(path)
+    if isinstance(codes, Codes):
+        return codes
+    raise _other_kind(path, "images")
+
+
+def read_clips(path: Path) -> ClipCodes:
+    """Codes of clips in one file or in a folder of shards; raises as `read_clip_codes`."""
+    if not is_sharded(path):
+        return read_clip_codes(path)
+    codes = read_sharded(path)
+    if isinstance(codes, ClipCodes):
+        return codes
+    raise _other_kind(path, "audio")
+
+
+def _other_kind(path: Path, wanted: str) -> VqtrtError:
+    found = "audio" if wanted == "images" else "images"
+    return VqtrtError(f"{path}: holds codes of {found}, and the model is of {wanted}; give others")
+
+
+def merge(folder: Path, to: Path | None = None, *, check: bool = False) -> tuple[int, int]:
+    """Write `index.json`, and with `to` one codes file; gives the items with and without codes.
+
+    Raises `VqtrtError` as `complete_shards`, and as the writer of codes.
+    """
+    job, done = complete_shards(folder, check=check or to is not None)
+    write_index(folder, job, done)
+    if to is not None:
+        _write_merged(folder, job, to)
+    return sum(end.rows for end in done.values()), sum(end.rejected for end in done.values())
+
+
+def _write_merged(folder: Path, job: Job, to: Path) -> None:
+    header: Any = job.header
+    kind: Any = ClipWriter if isinstance(header, ClipHeader) else CodesWriter
+    with kind(to, header=header, resume=False) as writer:
+        for shard in job.shards:
+            array, start = _open(folder, job, shard.number), 0
+            items: list[tuple[str, Numbers]] = []
+            for name, known in read_lines(folder, shard.number):
+                if isinstance(known, str) or len(items) == _MERGED:
+                    start, items = _write_items(writer, job, items, array, start), []
+                if isinstance(known, str):
+                    writer.reject(name, known)
+                else:
+                    items.append((name, known))
+            _write_items(writer, job, items, array, start)
+            writer.commit()
+        writer.finish()
+
+
+def _write_items(
+    writer: Any, job: Job, items: list[tuple[str, Numbers]], array: NDArray[Any], start: int
+) -> int:
+    """Write items whose rows begin at `start`; returns where the next begin."""
+    if not items:
+        return start
+    names, labels = [name for name, _ in items], [known[0] for _, known in items]
+    starts = list(accumulate((_rows_of(job, known) for _, known in items), initial=start))
+    if isinstance(job.header, ClipHeader):
+        clips = [array[begin:end] for begin, end in pairwise(starts)]
+        writer.write(names, labels, clips, [known[2] for _, known in items])
+    else:
+        writer.write(names, labels, array[start : starts[-1]])
+    return starts[-1]

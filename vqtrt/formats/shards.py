@@ -1,0 +1,278 @@
+"""Codes as a folder of shards: `job.json` says which there are, `shards/` holds the ones made.
+
+codes/job.json              the header of the codes, the parts of the data, items per shard
+codes/shards/000003.npy     the rows of a shard
+codes/shards/000003.jsonl   a line for each of its items, then one with its counts and hashes
+codes/index.json            the counts and hashes of all shards, once all are there
+
+Notable: what a shard holds follows from `job.json` alone, never from who made it. No file holds a
+time, a host, an engine or a process, and the .jsonl is renamed into place after the .npy, so that a
+shard is there if its .jsonl is. Nothing is locked: whoever makes a shard a second time renames the
+same bytes over it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vqtrt.errors import VqtrtError, unwritable
+from vqtrt.formats.audio_codes import ClipHeader
+from vqtrt.formats.codes import CodesHeader, H, Name, Numbers
+from vqtrt.formats.codes_writer import (
+    WritesClips,
+    WritesImages,
+    item_lines,
+    npy_header,
+    reject_line,
+)
+from vqtrt.formats.journal import require_same
+from vqtrt.system.atomic import write_bytes
+from vqtrt.system.files import read_or_raise
+
+JOB, INDEX = "job.json", "index.json"
+SHARDS = "shards"
+SHARD_SIZE = 10_000
+"""Items per shard by default."""
+_MAX_JOB_BYTES = 256 << 20
+_MAX_SHARDS = 1_000_000
+_TAIL = 4096
+"""Bytes at the end of a .jsonl in which its last line lies."""
+
+
+class JobPart(BaseModel):
+    """A part of the data: a folder, a tar, an array. A shard never crosses the end of one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    items: int = Field(ge=0)
+    sha256: str
+    """Of the names of its items."""
+
+
+class Shard(NamedTuple):
+    """Consecutive items of one part."""
+
+    number: int
+    part: int
+    """Which part of the job."""
+    start: int
+    """Its first item in the part."""
+    stop: int
+
+    @property
+    def items(self) -> int:
+        """How many there are."""
+        return self.stop - self.start
+
+
+class Job(BaseModel):
+    """What all shards follow from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: Literal[1] = 1
+    header: Annotated[CodesHeader | ClipHeader, Field(discriminator="kind")]
+    parts: tuple[JobPart, ...]
+    shard_size: int = Field(ge=1)
+
+    @cached_property
+    def text(self) -> bytes:
+        """The bytes of `job.json`."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of those bytes; each shard holds it."""
+        return hashlib.sha256(self.text).hexdigest()
+
+    @cached_property
+    def shards(self) -> tuple[Shard, ...]:
+        """All shards in order. Raises `VqtrtError` for more than a million."""
+        counts = [-(-part.items // self.shard_size) for part in self.parts]
+        if sum(counts) > _MAX_SHARDS:
+            raise VqtrtError(
+                f"{sum(counts):,} shards of {self.shard_size} items, and {_MAX_SHARDS:,} are the "
+                "most; encode with a larger --shard-size"
+            )
+        made: list[Shard] = []
+        for place, part in enumerate(self.parts):
+            for start in range(0, part.items, self.shard_size):
+                stop = min(start + self.shard_size, part.items)
+                made.append(Shard(len(made), place, start, stop))
+        return tuple(made)
+
+    @property
+    def items(self) -> int:
+        """Items of all parts."""
+        return sum(part.items for part in self.parts)
+
+
+class ShardDone(NamedTuple):
+    """What the last line of a shard's .jsonl says."""
+
+    rows: int
+    """Items that have codes."""
+    rejected: int
+    sha256: str
+    """Of the .npy."""
+    lines_sha256: str
+    """Of the lines before this one."""
+    content_sha256: str
+    """Of its items' names, and sizes or what else tells that their bytes changed."""
+    job_sha256: str
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a path names a folder of shards."""
+    return (path / JOB).is_file()
+
+
+def read_job(folder: Path) -> Job:
+    """The job of a folder; raises `VqtrtError` if there is none or it is damaged."""
+    path = folder / JOB
+    data = read_or_raise(
+        path,
+        _MAX_JOB_BYTES,
+        VqtrtError,
+        missing=f"{folder}: holds no {JOB}; name a folder that `vqtrt encode --out FOLDER` made",
+        large=f"{path}: larger than {_MAX_JOB_BYTES} bytes; encode again",
+    )
+    try:
+        return Job.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise VqtrtError(f"{path}: '{where}': {first['msg']}; encode again") from error
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """Write `job.json`; two processes that begin at once write the same bytes."""
+    try:
+        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / JOB, job.text)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def require_same_job(folder: Path, old: Job, header: CodesHeader | ClipHeader) -> None:
+    """Raise `VqtrtError` if a folder was begun with another header."""
+    wanted = header.model_copy(update={"listing_sha256": old.header.listing_sha256})
+    require_same(old.header.model_dump(mode="json"), wanted, folder)
+
+
+def paths_of(folder: Path, number: int) -> tuple[Path, Path]:
+    """The .npy and the .jsonl of a shard."""
+    return tuple(folder / SHARDS / f"{number:06}{end}" for end in (".npy", ".jsonl"))  # type: ignore[return-value]
+
+
+def read_done(folder: Path, number: int) -> ShardDone | None:
+    """What is known of a shard that is done; None if it is not, or its .jsonl has no last line."""
+    try:
+        with paths_of(folder, number)[1].open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return None
+    try:
+        last = json.loads(lines[-1])
+        done = ShardDone(*(last[field] for field in ShardDone._fields))
+    except (ValueError, IndexError, KeyError, TypeError):
+        return None
+    return done if last.get("shard") == number else None
+
+
+def done_shards(folder: Path, job: Job) -> dict[int, ShardDone]:
+    """The shards that are there, by number; one of another job is not."""
+    try:
+        names = [path.name for path in (folder / SHARDS).iterdir()]
+    except FileNotFoundError:
+        return {}
+    wanted = {f"{shard.number:06}.jsonl": shard.number for shard in job.shards}
+    numbers = sorted(wanted[name] for name in names if name in wanted)
+    found = {number: read_done(folder, number) for number in numbers}
+    return {n: done for n, done in found.items() if done and done.job_sha256 == job.sha256}
+
+
+def write_index(folder: Path, job: Job, done: Mapping[int, ShardDone]) -> None:
+    """Write `index.json`, once all shards are there."""
+    shards = [[done[n].rows, done[n].rejected, done[n].sha256] for n in range(len(job.shards))]
+    lines = ",\n".join(json.dumps(shard) for shard in shards)
+    head = f'{{"format_version": 1, "job_sha256": "{job.sha256}", "shards": [\n'
+    try:
+        write_bytes(folder / INDEX, f"{head}{lines}\n]}}\n".encode())
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+class ShardWriter(Generic[H]):
+    """Takes the codes of a shard's items in their order; `finish` puts the shard into place.
+
+    It holds them in memory: a shard is small beside the images or the audio of a batch.
+    """
+
+    def __init__(self, folder: Path, job: Job, number: int) -> None:
+        self._folder, self._job, self._number = folder, job, number
+        self.header: H = job.header  # type: ignore[assignment]
+        self._codes: list[NDArray[Any]] = []
+        self._lines: list[bytes] = []
+        self._array_rows = self.written = self.files_done = 0
+
+    def _append(
+        self, names: Sequence[str], numbers: Sequence[Numbers], codes: NDArray[Any]
+    ) -> None:
+        if len(names):
+            self._lines.append(item_lines(self._folder, self.header, names, numbers, codes))
+            self._codes.append(np.ascontiguousarray(codes, self.header.dtype))
+            self._array_rows += len(codes)
+            self.written += len(names)
+            self.files_done += len(names)
+
+    def reject(self, name: str, reason: str) -> None:
+        """Record that an item has no codes, and why."""
+        self._lines.append(reject_line(name, reason))
+        self.files_done += 1
+
+    def finish(self, content_sha256: str) -> ShardDone:
+        """Write both files, each whole or not at all; raises `VqtrtError` if that fails."""
+        head = npy_header(self.header.dtype, self.header.row_shape, self._array_rows)
+        data = head + b"".join(part.tobytes() for part in self._codes)
+        digest = hashlib.sha256(data).hexdigest()
+        lines, rejected = b"".join(self._lines), self.files_done - self.written
+        listed = hashlib.sha256(lines).hexdigest()
+        done = ShardDone(self.written, rejected, digest, listed, content_sha256, self._job.sha256)
+        last = json.dumps({"shard": self._number, **done._asdict()}).encode() + b"\n"
+        array, list_file = paths_of(self._folder, self._number)
+        try:
+            write_bytes(array, data)
+            write_bytes(list_file, lines + last)
+        except OSError as error:
+            raise unwritable(self._folder, error) from error
+        return done
+
+
+class ImageShard(WritesImages, ShardWriter[CodesHeader]):
+    """Writes a shard of images."""
+
+
+class ClipShard(WritesClips, ShardWriter[ClipHeader]):
+    """Writes a shard of clips."""
+
+
+def read_lines(folder: Path, number: int) -> Iterator[tuple[str, Numbers | str]]:
+    """The items of a shard in order: name and numbers, or name and reason if it has no codes."""
+    with paths_of(folder, number)[1].open("rb") as file:
+        for line in file:
+            entry = json.loads(line)
+            if isinstance(entry, list):
+                yield str(entry[0]), tuple(entry[1:])
+            elif "reject" in entry:
+                yield str(entry["reject"]), str(entry["reason"])
