@@ -17,6 +17,7 @@ from vqtrt.version import __version__
 if TYPE_CHECKING:
     from vqtrt.api import load, open_audio, open_image, sample
     from vqtrt.audio.tokenizer import AudioTokenizer
+    from vqtrt.formats.items import open_codes
     from vqtrt.images.tokenizer import ImageTokenizer
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "load",
     "open_audio",
+    "open_codes",
     "open_image",
     "sample",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "ImageTokenizer": "images.tokenizer",
     "load": "api",
     "open_audio": "api",
+    "open_codes": "formats.items",
     "open_image": "api",
     "sample": "api",
 }

@@ -11,7 +11,7 @@ from vqtrt.audio import chunks
 from vqtrt.audio.convert import convert_source, encode_all
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
-from vqtrt.data.audio.open import AudioFolder
+from vqtrt.data.audio.folder import AudioFolder
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.formats import folder_writer
 

@@ -14,7 +14,7 @@ from speech_jobs import LENGTHS, PARTIAL, encode, left
 from vqtrt.audio import chunks
 from vqtrt.data.audio.clips import MOST_OPEN
 from vqtrt.data.audio.decode import AudioPreprocessing, read_audio
-from vqtrt.data.audio.open import AudioFolder
+from vqtrt.data.audio.folder import AudioFolder
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.formats.audio_codes import read_clip_codes

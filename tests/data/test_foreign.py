@@ -13,8 +13,7 @@ from vqtrt.errors import ImageError, VqtrtError
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("x.tar", bytes(1024), "a tar archive.*unpack it"),
-        ("x", bytes(257) + b"ustar\0", "a tar archive.*unpack it"),
+        ("x", bytes(257) + b"ustar\0", "a tar archive.*ends in .tar, or unpack it"),
         ("x.parquet", b"PAR1", "a Parquet table.*write its images as files"),
         ("x.PARQUET", bytes(9), "a Parquet table.*write its images as files"),
         ("x.arrow", bytes(9), "an Arrow table"),

@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from PIL import Image
 
 from vqtrt.data.folder import folders, passed_over
 from vqtrt.data.images.open import open_images
-from vqtrt.data.several import open_each
+from vqtrt.data.several import expanded_paths, open_each
 from vqtrt.errors import VqtrtError
 
 
@@ -70,3 +71,50 @@ def test_arrays(tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", np.zeros((2, 4, 4, 3), np.uint8))
     names = [item.name for item in opened(tmp_path / "a.npy", tmp_path / "b.npy").items()]
     assert names == ["a.npy[0]", "a.npy[1]", "b.npy[0]", "b.npy[1]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("x-{0..2}.tar", ["x-0.tar", "x-1.tar", "x-2.tar"]),
+        ("x-{008..010}.tar", ["x-008.tar", "x-009.tar", "x-010.tar"]),
+        ("{8..10}", ["8", "9", "10"]),
+        ("{1..2}/{0..1}", ["1/0", "1/1", "2/0", "2/1"]),
+        ("shapes:20", ["shapes:20"]),
+    ],
+)
+def test_ranges_in_braces(text, wanted):
+    assert expanded_paths([text]) == wanted
+
+
+def test_patterns_lists_and_names_that_look_like_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.tar", "a.tar", "[x].png", "{0..1}.png", "@list"):
+        Path(name).touch()
+    assert expanded_paths(["*.tar"]) == ["a.tar", "b.tar"]
+    both = [str(tmp_path / name) for name in ("a.tar", "b.tar")]
+    assert expanded_paths([str(tmp_path / "?.tar")]) == both
+    assert expanded_paths(["[x].png", "{0..1}.png", "@list"]) == ["[x].png", "{0..1}.png", "@list"]
+    Path("list.txt").write_text("a.tar\n\n b.tar \n")
+    assert expanded_paths(["@list.txt", "c"]) == ["a.tar", "b.tar", "c"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("a.tar\nb.tar\n"))
+    assert expanded_paths(["-"]) == ["a.tar", "b.tar"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("*.tar", r"\*\.tar: no such file or folder"),
+        ("{5..1}", r"\{5\.\.1\} has to ascend"),
+        ("{0..9999999}", r"has to ascend, to 1,000,000 at most"),
+        ("@none.txt", r"@none\.txt: no list of paths that can be read"),
+        ("@empty.txt", r"@empty\.txt: lists no paths"),
+        ("@bytes.txt", r"@bytes\.txt: no list of paths that can be read"),
+    ],
+)
+def test_patterns_and_lists_that_are_wrong(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text("\n \n")
+    Path("bytes.txt").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(VqtrtError, match=message):
+        expanded_paths([text])

@@ -1,7 +1,7 @@
 import pytest
 
 from vqtrt.data import foreign
-from vqtrt.data.audio.open import recording_kind
+from vqtrt.data.audio.folder import recording_kind
 from vqtrt.data.images.folder import image_kind
 from vqtrt.data.selection import suffix_of
 from vqtrt.data.suffixes import ARCHIVES, CONVERTIBLE_AUDIO, NO_IMAGES, READ_AUDIO

@@ -15,7 +15,7 @@ from vqtrt.audio.encode import Encoded, encode_each
 from vqtrt.audio.speakers import speaker_number
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import write_stream
-from vqtrt.data.audio.open import AudioFolder, AudioSource
+from vqtrt.data.audio.folder import AudioFolder, AudioSource
 from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes

@@ -17,7 +17,7 @@ from vqtrt.audio.chunks import Audio
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.clips import Clip, CountedBlocks, read_clips
 from vqtrt.data.audio.decode import AudioPreprocessing
-from vqtrt.data.audio.open import AudioSource
+from vqtrt.data.audio.folder import AudioSource
 from vqtrt.data.reading import OnError
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError

@@ -18,8 +18,8 @@ from vqtrt.audio.convert import EncodedSource, encode_all
 from vqtrt.audio.speakers import speaker_number
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.decode import AudioPreprocessing
+from vqtrt.data.audio.folder import AudioSource
 from vqtrt.data.audio.mel import mel_spectrogram
-from vqtrt.data.audio.open import AudioSource
 from vqtrt.data.grid import check_png, spread
 from vqtrt.data.rejects import reject_kinds
 from vqtrt.errors import VqtrtError

@@ -7,7 +7,7 @@ from vqtrt.audio.encode import Encoded, encode_each
 from vqtrt.audio.probe import Probe, Split, Utterance, code_phones, probe
 from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.data.audio.alignments import Alignments
-from vqtrt.data.audio.open import AudioSource
+from vqtrt.data.audio.folder import AudioSource
 from vqtrt.jobs.encode import EncodeOptions
 
 

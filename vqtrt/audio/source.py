@@ -2,7 +2,8 @@
 
 from vqtrt.config.images import load_speech_config
 from vqtrt.config.location import ModelLocation
-from vqtrt.data.audio.open import AudioSource, open_speech
+from vqtrt.data.audio.folder import AudioSource
+from vqtrt.data.audio.open import open_speech
 from vqtrt.data.selection import Selection
 
 

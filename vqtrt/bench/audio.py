@@ -16,7 +16,7 @@ from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.bench.images import Progress, rates_in_turns, require_torch
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.decode import Audio
-from vqtrt.data.audio.open import AudioSource
+from vqtrt.data.audio.folder import AudioSource
 from vqtrt.engines.choose import open_engine
 from vqtrt.engines.options import AUTO, EngineOptions
 from vqtrt.formats.audio_codes import read_clip_codes

@@ -18,8 +18,9 @@ from vqtrt.commands.bars import counting
 from vqtrt.commands.options import RECORDINGS, DataOptions, SoundOptions, refuse
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.audio.decode import AudioPreprocessing
-from vqtrt.data.audio.open import AudioSource, speaker_note
-from vqtrt.data.several import open_each
+from vqtrt.data.audio.folder import AudioSource
+from vqtrt.data.audio.open import speaker_note
+from vqtrt.data.several import expanded_paths, open_each
 from vqtrt.engines.base import Engine
 from vqtrt.formats.sampling import SamplingParams
 from vqtrt.formats.shard_codes import read_clips as read_codes
@@ -51,7 +52,9 @@ def open_source(
     Says if one speaker stands for all recordings.
     """
     pattern, chosen = options.speaker_pattern, options.selection
-    source = open_each(paths, lambda path: open_recordings(model, path, pattern, chosen))
+    source = open_each(
+        expanded_paths(paths), lambda path: open_recordings(model, path, pattern, chosen)
+    )
     if text := speaker_note(source):
         terminal.note(text)
     return source

@@ -12,7 +12,7 @@ from vqtrt.config.location import ModelLocation
 from vqtrt.data.images.open import open_images
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import ImageSource
-from vqtrt.data.several import open_each
+from vqtrt.data.several import expanded_paths, open_each
 from vqtrt.engines.base import Engine
 from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
@@ -50,7 +50,7 @@ def open_source(
 ) -> ImageSource:
     """The images of one path or several; `split` is the part if `--split` names none."""
     part = options.split.value if options.split else split
-    return open_each(paths, lambda path: open_images(path, part, options.selection))
+    return open_each(expanded_paths(paths), lambda path: open_images(path, part, options.selection))
 
 
 def open_tokenizer(

@@ -17,7 +17,7 @@ def tell_passed_over(kinds: Mapping[str, int], *, audio: bool) -> None:
         return
     hint = ""
     if audio:
-        from vqtrt.data.audio.open import conversion_hint
+        from vqtrt.data.audio.folder import conversion_hint
 
         hint = conversion_hint(kinds)
     mend = f"; {hint}" if hint else ""

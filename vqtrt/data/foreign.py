@@ -14,7 +14,7 @@ class Foreign(NamedTuple):
 
 
 _UNPACK = "unpack it, and give the folder of images"
-_TAR = Foreign("a tar archive", _UNPACK)
+_TAR = Foreign("a tar archive", "give it a name that ends in .tar, or unpack it")
 _GZIP = Foreign("a gzip archive", _UNPACK)
 _ZIP = Foreign("a zip archive", _UNPACK)
 _OTHER_ARCHIVE = Foreign("an archive", _UNPACK)

@@ -1,7 +1,10 @@
 """Several folders or files as one source: `vqtrt encode a/ b/ c.png`."""
 
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from glob import glob
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +13,9 @@ from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
 S = TypeVar("S", bound=Source)
+_RANGE = re.compile(r"\{(?P<first>\d+)\.\.(?P<last>\d+)\}")
+_GLOB = re.compile(r"[*?\[]")
+_MAX_RANGE = 1_000_000
 
 
 def open_each(paths: Sequence[str], open_one: Callable[[str], S]) -> S:
@@ -19,6 +25,63 @@ def open_each(paths: Sequence[str], open_one: Callable[[str], S]) -> S:
     # A source of several has the methods of those that it is made of, whatever their kind.
     several: Any = SeveralSources(paths, [open_one(path) for path in paths])
     return several  # type: ignore[no-any-return]
+
+
+def expanded_paths(texts: Sequence[str]) -> list[str]:
+    """Paths of what a user typed: `x-{000..099}.tar`, `*.tar`, `@list.txt`; `-` lists on stdin.
+
+    A path that exists stands for itself, whatever characters it has. Raises `VqtrtError` for a
+    pattern that nothing matches, and for a list that cannot be read or is empty.
+    """
+    found: list[str] = []
+    for text in texts:
+        if text == "-" or (text.startswith("@") and not Path(text).exists()):
+            found += _listed(text)
+            continue
+        for path in [text] if _exists(text) else _braces(text):
+            found += [path] if _exists(path) or not _GLOB.search(path) else _globbed(path)
+    return found
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _braces(text: str) -> list[str]:
+    """`{000..099}` as the numbers from the first to the last, as wide as they are written."""
+    if not (range_ := _RANGE.search(text)):
+        return [text]
+    first, last = range_["first"], range_["last"]
+    if not 0 <= int(last) - int(first) < _MAX_RANGE:
+        raise VqtrtError(
+            f"{printable(text)}: {{{first}..{last}}} has to ascend, to {_MAX_RANGE:,} at most"
+        )
+    width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+    before, after = text[: range_.start()], text[range_.end() :]
+    numbers = range(int(first), int(last) + 1)
+    return [path for n in numbers for path in _braces(f"{before}{n:0{width}}{after}")]
+
+
+def _globbed(pattern: str) -> list[str]:
+    paths = sorted(glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute path
+    if not paths:
+        raise VqtrtError(f"{printable(pattern)}: no such file or folder; check the path")
+    return paths
+
+
+def _listed(text: str) -> list[str]:
+    """The lines of a list that are not empty."""
+    try:
+        with sys.stdin if text == "-" else Path(text[1:]).open(encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise VqtrtError(f"{printable(text)}: no list of paths that can be read") from error
+    if not any(lines):
+        raise VqtrtError(f"{printable(text)}: lists no paths; write one on each line")
+    return [line for line in lines if line]
 
 
 class SeveralSources:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PositiveInt, ValidationError
 
-from vqtrt.data.images.arrays import open_npy
+from vqtrt.data.npy import open_npy
 from vqtrt.errors import VqtrtError
 from vqtrt.system.files import read_file
 from vqtrt.system.names import brief

@@ -15,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vqtrt.data.images.arrays import open_npy
+from vqtrt.data.npy import open_npy
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader, read_clip_codes
 from vqtrt.formats.codes import Codes, Numbers, Rejected, read_codes

@@ -6,7 +6,7 @@ from typing import Any, TypedDict, TypeVar
 
 from vqtrt.data.reading import OnError, default_workers
 from vqtrt.data.selection import Selection
-from vqtrt.data.several import open_each
+from vqtrt.data.several import expanded_paths, open_each
 from vqtrt.data.source import Source
 from vqtrt.jobs.encode import EncodeOptions
 from vqtrt.jobs.loop import Progress, ignore
@@ -51,4 +51,4 @@ def open_files(
         "resume": options.get("resume", False),
         "progress": options.get("progress", ignore),
     }
-    return open_each(names, open_one), chosen
+    return open_each(expanded_paths(names), open_one), chosen

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from vqtrt.config.audio import SpeechConfig, SpeechDataConfig
 from vqtrt.data.audio.decode import audio_length
-from vqtrt.data.audio.open import AudioSource, open_speech
+from vqtrt.data.audio.folder import AudioSource
+from vqtrt.data.audio.open import open_speech
 from vqtrt.data.grid import spread
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.config.audio import SpeechDataConfig
-from vqtrt.data.audio.open import AudioSource
+from vqtrt.data.audio.folder import AudioSource
 from vqtrt.data.source import Item
 from vqtrt.training.loader import batch_indices
 from vqtrt.training.skipped import Skipped

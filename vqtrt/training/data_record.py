@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from vqtrt.config.settings import Settings, parse_settings, read_yaml
-from vqtrt.data.audio.open import AudioFolder, AudioSource
+from vqtrt.data.audio.folder import AudioFolder, AudioSource
 from vqtrt.data.images.folder import ImageFolder
 from vqtrt.data.images.source import ImageSource
 from vqtrt.data.source import Item

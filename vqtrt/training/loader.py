@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.config.images import DataConfig
-from vqtrt.data.audio.open import AudioSource
+from vqtrt.data.audio.folder import AudioSource
 from vqtrt.data.images.batches import read_chunks
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images, ImageSource

@@ -13,7 +13,7 @@ from vqtrt.audio.tokenizer import AudioTokenizer
 from vqtrt.config.audio import SpeechConfig, SpeechPriorConfig
 from vqtrt.config.images import PriorConfig, load_any_config, load_prior_config
 from vqtrt.config.location import ModelLocation
-from vqtrt.data.audio.open import AudioSource
+from vqtrt.data.audio.folder import AudioSource
 from vqtrt.data.images.open import open_images
 from vqtrt.data.images.source import ImageSource
 from vqtrt.data.source import Source

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from vqtrt.config.parts import TrainConfig
-from vqtrt.data.audio.open import AudioSource
+from vqtrt.data.audio.folder import AudioSource
 from vqtrt.data.images.source import ImageSource
 from vqtrt.training.loop import Task, Trainer, Watcher, accelerator_for
 from vqtrt.training.run import open_folder, require_new

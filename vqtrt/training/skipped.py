@@ -11,7 +11,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
-from vqtrt.data.audio.open import AudioFolder, AudioSource, conversion_hint, speaker_note
+from vqtrt.data.audio.folder import AudioFolder, AudioSource, conversion_hint
+from vqtrt.data.audio.open import speaker_note
 from vqtrt.data.folder import passed_over
 from vqtrt.data.images.source import ImageSource
 from vqtrt.data.reading import OnError

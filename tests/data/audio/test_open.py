@@ -7,7 +7,8 @@ import pytest
 import soundfile
 
 from vqtrt.data.audio.decode import AudioPreprocessing
-from vqtrt.data.audio.open import VCTK, AudioFolder, conversion_hint, open_speech, speaker_note
+from vqtrt.data.audio.folder import VCTK, AudioFolder, conversion_hint
+from vqtrt.data.audio.open import open_speech, speaker_note
 from vqtrt.data.folder import passed_over
 from vqtrt.data.source import Item
 from vqtrt.data.suffixes import READ_AUDIO

@@ -3,9 +3,10 @@ import struct
 import numpy as np
 import pytest
 
-from vqtrt.data.images.arrays import ArrayImages, open_npy
+from vqtrt.data.images.arrays import ArrayImages
 from vqtrt.data.images.npz import open_array_images
 from vqtrt.data.images.preprocessing import Preprocessing
+from vqtrt.data.npy import open_npy
 from vqtrt.errors import ImageError, VqtrtError
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqtrt.data.audio.decode import AudioPreprocessing
-from vqtrt.data.audio.open import AudioSource
+from vqtrt.data.audio.folder import AudioSource
 from vqtrt.data.source import Item
 from vqtrt.errors import AudioError
 

@@ -115,6 +115,8 @@ def image_kind(name: str) -> str:
 
 def _hint(kinds: Mapping[str, int]) -> str:
     """What to do about a folder without images."""
+    if ".tar" in kinds:
+        return "give the tars themselves, such as 'FOLDER/*.tar'"
     if kinds.keys() & ARCHIVES:
         return "unpack the archives, or export their images as files, and give that folder"
     return "put images in it or check the path"

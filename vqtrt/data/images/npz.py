@@ -18,12 +18,9 @@ from vqtrt.data.images.arrays import (
     MAX_NPZ_BYTES,
     SHAPES,
     ArrayImages,
-    Header,
     check_images,
-    open_npy,
-    read_data,
-    read_header,
 )
+from vqtrt.data.npy import Header, open_npy, read_data, read_header
 from vqtrt.errors import VqtrtError
 from vqtrt.system.files import open_file
 from vqtrt.system.names import brief, printable

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
+from vqtrt.data.folder import FileTree
 from vqtrt.data.foreign import foreign_file
 from vqtrt.data.images.cifar import is_cifar, open_cifar
 from vqtrt.data.images.folder import ImageFile, ImageFolder, image_kind
 from vqtrt.data.images.npz import open_array_images
 from vqtrt.data.images.shapes import Shapes
 from vqtrt.data.images.source import ImageSource
+from vqtrt.data.images.tar import ImageTar
 from vqtrt.data.selection import Selection
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
@@ -25,7 +27,7 @@ _TEST_SEED = 1 << 63  # XORed in: no seed that a user gives (below 2^63) meets a
 def open_images(
     path: str | Path, split: str = "all", selection: Selection | None = None
 ) -> ImageSource:
-    """Open an image or a folder of them, CIFAR (folder, `.tar.gz`, `.bin`), an array, or shapes.
+    """Open an image, a folder or tar of images, CIFAR (folder, `.tar.gz`, `.bin`), array, shapes.
 
     An array is an `.npy` or `.npz`; `file.npz:NAME` is one array of an archive.
     `cifar-100-binary:coarse` has the other labels of CIFAR-100. `selection` says which files of a
@@ -39,10 +41,10 @@ def open_images(
     if split not in ("train", "test", "all"):
         raise VqtrtError(f"{split!r} is not a split; give train, test or all")
     source = _open(path, split, selection)
-    if selection and not isinstance(source, ImageFolder):
+    if selection and not isinstance(source, FileTree):
         raise VqtrtError(
-            f"{printable(path)}: is no folder of images, from which alone --include and --exclude "
-            "choose; leave them out"
+            f"{printable(path)}: is no folder or tar of images, from which alone --include and "
+            "--exclude choose; leave them out"
         )
     return source
 
@@ -76,6 +78,8 @@ def _open(path: str | Path, split: str, selection: Selection | None) -> ImageSou
         )
     if folder:
         return ImageFolder(where, selection)
+    if name.endswith(".tar"):
+        return ImageTar(where, selection)
     if found := foreign_file(where):
         raise VqtrtError(f"{printable(path)}: is {found.name}, which is not read; {found.advice}")
     if not image_kind(name):

@@ -1,0 +1,82 @@
+"""`vqtrt encode --out FOLDER`, `vqtrt plan` and `vqtrt merge`, of images and of audio."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_speech_runs import copy_talk
+from doubles import tree, vqtrt, write_pictures
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+
+
+@pytest.fixture
+def pictures(tiny_run, monkeypatch) -> None:
+    monkeypatch.setenv("VQTRT_MODEL", str(tiny_run))
+    write_pictures(Path("pics"), *(f"{name}/{n}.png" for name in "xy" for n in range(4)))
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_job_array_of_images(capfd):
+    assert vqtrt("plan", "pics", "-o", "codes", "--shard-size", 3, "--json") == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"out": "codes", "items": 8, "shards": 3}
+    assert "encode them with --shard I/N" in err
+    assert vqtrt("merge", "codes") == 1
+    assert "3 of 3 shards are missing (0, 1, 2)" in capfd.readouterr().err
+    for turn in (1, 0):
+        assert vqtrt("encode", "pics", "-o", "codes", "--shard", f"{turn}/2") == 0
+    assert "wrote 5 rows to codes" in capfd.readouterr().err
+    assert vqtrt("encode", "pics", "-o", "codes", "--json") == 0
+    out, err = capfd.readouterr()
+    assert "codes is complete already: 8 rows; nothing was left to do" in err
+    assert json.loads(out)["rows"] == 8
+    assert vqtrt("merge", "codes", "--check", "--to", "merged.npy", "--json") == 0
+    assert json.loads(capfd.readouterr().out) == {"rows": 8, "rejected": 0, "out": "merged.npy"}
+    assert vqtrt("encode", "pics", "-o", "one.npy") == 0
+    np.testing.assert_array_equal(np.load("merged.npy"), np.load("one.npy"))
+    for codes in ("codes", "one.npy"):
+        assert vqtrt("decode", codes, "-o", f"back-{Path(codes).stem}") == 0
+    assert tree(Path("back-codes")) == tree(Path("back-one"))
+
+
+def test_recordings(tiny_speech, speech_data, capfd, monkeypatch):
+    monkeypatch.setenv("VQTRT_MODEL", str(tiny_speech))
+    talk = copy_talk(speech_data)
+    assert vqtrt("encode", talk, "-o", "codes", "--shard-size", 2) == 0
+    assert vqtrt("encode", talk, "-o", "one.npy") == 0
+    assert vqtrt("merge", "codes", "--to", "merged.npy") == 0
+    assert Path("merged.npy").read_bytes() == Path("one.npy").read_bytes()
+    for codes in ("codes", "one.npy"):
+        assert vqtrt("decode", codes, "-o", f"back-{Path(codes).stem}") == 0
+    assert tree(Path("back-codes")) == tree(Path("back-one"))
+    assert "is complete" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("encode pics -o c.npy --shard-size 3", "c.npy: is one file; shards need a folder"),
+        ("encode pics -o c.npy --shard 0/2", "c.npy: is one file; shards need a folder"),
+        ("encode pics -o codes --shard 2/2", "--shard 2/2: expected I/N with I from 0 to N - 1"),
+        ("encode pics -o codes --shard 1", "--shard 1: expected I/N"),
+        ("encode pics -o codes --shard 0/0", "--shard 0/0: expected I/N"),
+        ("encode pics -o codes.h5", "codes.h5: --out must end in .npy, or name a folder"),
+        ("encode pics -o pics", "pics: holds other files; name a new folder"),
+        ("encode pics -o pics/codes", "whose files are encoded"),
+        ("plan pics -o c.npy", "c.npy: is one file; shards need a folder"),
+        ("merge pics", "pics: holds no job.json"),
+        ("merge codes --to x.txt", "x.txt: --out must end in .npy"),
+    ],
+)
+def test_what_cannot_be(options, message, capfd):
+    before = tree(Path())
+    assert vqtrt(*options.split()) == 1
+    assert message in capfd.readouterr().err
+    assert tree(Path()) == before
