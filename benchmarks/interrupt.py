@@ -2,12 +2,13 @@
 
     python benchmarks/interrupt.py --moments 20 > table.md
 
-Each job (encode, decode, convert, train, train-prior) runs once unbroken. Then, as often as asked,
-it is sent the signal at a moment drawn by seed between its start and a little after its end, and
-the same command is run with --resume. Right after the signal, an output is there whole or not at
-all; after the resumed job, it has the bytes of the unbroken one and nothing else is left. Exits
-with status 1 if anything differs. On the CPU; --kill sends SIGKILL. --work keeps what the jobs run
-on, so that several of these scripts can share it, each with --only.
+Each job (encode to a file and to shards, decode, convert, train, train-prior) runs once unbroken.
+Then, as often as asked, it is sent the signal at a moment drawn by seed between its start and a
+little after its end, and the same command is run with --resume. Right after the signal, an output
+is there whole or not at all, and of shards each file is; after the resumed job, it has the bytes of
+the unbroken one and nothing else is left. Exits with status 1 if anything differs. On the CPU;
+--kill sends SIGKILL. --work keeps what the jobs run on, so that several of these scripts can share
+it, each with --only.
 """
 
 import argparse
@@ -89,6 +90,8 @@ class Job:
     """Files and folders below it that have to be those of the unbroken job."""
     start: Callable[[Path], None] = lambda folder: None
     """Puts into the folder what the command needs there."""
+    whole_files: bool = False
+    """An output may be there in part, but each of its files is the one of the unbroken job."""
 
 
 @dataclass
@@ -128,8 +131,15 @@ def interrupt(
             most = min(most, time.monotonic() - sent)
         result.statuses[status] += 1
         at = f"at {moment:.2f} s, status {status}"
-        if number == signal.SIGTERM:
+        if number == signal.SIGTERM and not job.whole_files:
             result.faults += [f"{at}: {fault}" for fault in torn(job.outputs, folder, whole)]
+        if job.whole_files:
+            now = contents(folder, job.outputs)
+            result.faults += [
+                f"{at}: {name} has other bytes"
+                for name, data in now.items()
+                if Path(name).name[0] != "." and data != whole.get(name)
+            ]
         try:
             told = run([*job.command(folder), "--resume"])
         except subprocess.SubprocessError as error:
@@ -238,8 +248,8 @@ def make(work: Path) -> None:
     run(["encode", "shapes:3000:7", "--out", str(work / "given.npy"), "-m", bundle])
 
 
-def jobs(work: Path, size: int) -> Iterator[Job]:
-    """The five jobs, on what `make` made; `size` is how many pictures are encoded."""
+def jobs(work: Path, size: int, recordings: Path) -> Iterator[Job]:
+    """The jobs, on what `make` made; `size` is how many pictures are encoded."""
     bundle, speech = str(work / "images/bundle"), str(work / "speech/bundle")
 
     def copy_run(folder: Path) -> None:
@@ -254,7 +264,18 @@ def jobs(work: Path, size: int) -> Iterator[Job]:
 
     def convert(folder: Path) -> list[str]:
         options = ["--speaker", "bob", "--out", str(folder / "out"), "-m", speech]
-        return ["convert", str(work / "talk"), *options]
+        return ["convert", str(recordings), *options]
+
+    def encode_shards(folder: Path) -> list[str]:
+        few = ["--shard-size", str(max(1, size // 40))]
+        return ["encode", f"shapes:{size}", "--out", str(folder / "codes"), "-m", bundle, *few]
+
+    def encode_audio(folder: Path) -> list[str]:
+        return ["encode", str(recordings), "--out", str(folder / "codes.npy"), "-m", speech]
+
+    def encode_audio_shards(folder: Path) -> list[str]:
+        few = ["--shard-size", str(max(1, sum(1 for _ in recordings.rglob("*.wav")) // 20))]
+        return ["encode", str(recordings), "--out", str(folder / "codes"), "-m", speech, *few]
 
     def train(folder: Path) -> list[str]:
         return ["train", str(work / "images.yaml"), "--out", str(folder / "run")]
@@ -266,6 +287,9 @@ def jobs(work: Path, size: int) -> Iterator[Job]:
         return ["train-prior", "pixelcnn", "--name", "small", *data, *options]
 
     yield Job("encode", encode, ("codes.npy", "codes.json"))
+    yield Job("encode-shards", encode_shards, ("codes",), whole_files=True)
+    yield Job("encode-audio", encode_audio, ("codes.npy", "codes.json"))
+    yield Job("encode-audio-shards", encode_audio_shards, ("codes",), whole_files=True)
     yield Job("decode", decode, ("out",))
     yield Job("convert", convert, ("out",))
     yield Job("train", train, ("run/model.safetensors",))
@@ -304,6 +328,7 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=20, help="signals a command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=6_000, help="pictures to encode")
+    parser.add_argument("--recordings", type=Path, help="folder (default: 150 made recordings)")
     parser.add_argument("--only", action="append", help="command; repeatable (default: all)")
     parser.add_argument("--work", type=Path, help="folder to make the data in, and keep")
     parser.add_argument("--kill", action="store_true", help="SIGKILL in place of SIGTERM")
@@ -319,7 +344,7 @@ def main() -> None:
             make(work)
         results = {
             job.name: interrupt(job, work, options.moments, options.seed, number)
-            for job in jobs(work, options.size)
+            for job in jobs(work, options.size, options.recordings or work / "talk")
             if not options.only or job.name in options.only
         }
     print(table(results))

@@ -39,6 +39,10 @@ def test_signals_at_random_moments(
     interrupt.run(["encode", "shapes:400", "--out", str(codes), "-m", str(tiny_bundle)])
     commands = {
         "encode": ["encode", "shapes:600", "--out", "codes.npy", "-m", str(tiny_bundle)],
+        "shards": [
+            *("encode", "shapes:600", "--out", "codes", "-m", str(tiny_bundle)),
+            *("--shard-size", "50"),
+        ],
         "decode": ["decode", str(codes), "--out", "out", "-m", str(tiny_bundle)],
         "convert": [
             *("convert", str(speech_data), "--speaker", "bob", "--out", "out"),
@@ -52,7 +56,7 @@ def test_signals_at_random_moments(
             return [str(folder / part) if part == out else part for part in command]
 
         outputs = ("codes.npy", "codes.json") if name == "encode" else (out,)
-        job = interrupt.Job(name, at, outputs)
+        job = interrupt.Job(name, at, outputs, whole_files=name == "shards")
         result = interrupt.interrupt(job, tmp_path, 1, 1, number)
         assert result.faults == []
         assert result.statuses.total() == 1

@@ -19,6 +19,7 @@ from vqtrt.data.source import Item, Source
 from vqtrt.errors import VqtrtError, add_hint
 from vqtrt.formats.shards import (
     SHARD_SIZE,
+    SHARDS,
     Job,
     JobPart,
     Shard,
@@ -35,7 +36,7 @@ from vqtrt.formats.shards import (
 from vqtrt.jobs.encode import EncodeOptions, EncodeParts, EncodeResult, header_fields
 from vqtrt.jobs.loop import Steps, ignore, nothing_read, run_steps
 from vqtrt.jobs.tokenizer import Tokenizer
-from vqtrt.system.atomic import check_folder
+from vqtrt.system.atomic import check_folder, tidy
 
 W = TypeVar("W")
 
@@ -61,6 +62,7 @@ def run_shards(
     mine = [shard for shard in job.shards if shard.number % turns == turn]
     if options.get("plan", False):
         return EncodeResult(out, 0, 0, 0, passed_over(source))
+    tidy(out / SHARDS)  # what a job that was killed left, also if no shard is to be made
     before = done_shards(out, job)
     todo = [shard for shard in mine if shard.number not in before]
     total = sum(shard.items for shard in mine)

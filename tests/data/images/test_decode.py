@@ -304,3 +304,36 @@ def test_threads_agree_and_leave_warning_filters_alone(tmp_path, picture):
 def test_shown_escapes():
     assert printable("a\nb\x1b[0m\udcff") == "a\\nb\\x1b[0m\\udcff"
     assert printable(Path("bücher/é.png")) == "bücher/é.png"
+
+
+def with_segments(data: bytes, *segments: tuple[int, bytes]) -> bytes:
+    """A JPEG with more segments at its beginning."""
+    more = b"".join(
+        bytes((0xFF, marker)) + (len(body) + 2).to_bytes(2, "big") + body
+        for marker, body in segments
+    )
+    return data[:2] + more + data[2:]
+
+
+@pytest.mark.parametrize("size", [(16, 24), (700, 500)])
+def test_exif_is_found_in_any_of_the_first_segments(tmp_path, size):
+    """And nowhere else: not in a comment, not in the pixels."""
+    plain, turned = io.BytesIO(), io.BytesIO()
+    image = Image.effect_noise(size, 60).convert("RGB")
+    image.save(plain, "JPEG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(turned, "JPEG", exif=exif)
+    body = turned.getvalue()
+    at = body.index(b"Exif\0\0")
+    exif_body = body[at : at - 2 + int.from_bytes(body[at - 2 : at], "big")]
+    xmp, comment = (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>"), (0xFE, exif_body)
+    upright = decode_image(io.BytesIO(plain.getvalue()))
+    for segments in ([comment], [xmp], [xmp, comment]):
+        found = decode_image(io.BytesIO(with_segments(plain.getvalue(), *segments)))
+        np.testing.assert_array_equal(found, upright)
+    tail = plain.getvalue() + b"Exif\0\0" + exif_body
+    np.testing.assert_array_equal(decode_image(io.BytesIO(tail)), upright)
+    for segments in ([(0xE1, exif_body)], [xmp, (0xE1, exif_body)], [comment, (0xE1, exif_body)]):
+        found = decode_image(io.BytesIO(with_segments(plain.getvalue(), *segments)))
+        np.testing.assert_array_equal(found, np.rot90(upright, -1))

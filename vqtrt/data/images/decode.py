@@ -42,6 +42,7 @@ _SMALL_PIXELS = 256 * 256  # and above which libjpeg may be asked to shrink
 _SEGMENT, _FRAME = struct.Struct(">HH"), struct.Struct(">BHHB")
 _FRAMES = frozenset((0xFFC0, 0xFFC1, 0xFFC2))
 _SKIPPED = frozenset((*range(0xFFE0, 0xFFF0), 0xFFFE, 0xFFDB, 0xFFC4, 0xFFDD))
+_APP1, _SCAN = 0xFFE1, 0xFFDA
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -105,7 +106,7 @@ def fit(image: Image.Image, preprocessing: Preprocessing | None) -> Images:
 def _decode(data: bytes | BinaryIO, preprocessing: Preprocessing | None) -> Images:
     if isinstance(data, bytes):
         # Image.open would warn of a bomb, and try each plugin's start-up; the class does neither.
-        if data.startswith(b"\xff\xd8\xff") and b"Exif\0\0" not in data:
+        if data.startswith(b"\xff\xd8\xff") and not _may_have_exif(data):
             if len(data) <= _SMALL and (plain := _small_jpeg(data)):
                 return fit(plain, preprocessing)
             image: Image.Image = JpegImageFile(io.BytesIO(data))
@@ -149,6 +150,24 @@ def _open(file: BinaryIO) -> Image.Image:
         if found := foreign_bytes(file.read(300)):
             raise ImageError(f"it is {found.name}: {found.advice}") from None
         raise ImageError(tiff_kind(file) or "no known image format") from None
+
+
+def _may_have_exif(data: bytes) -> bool:
+    """Whether a JPEG has EXIF before its pixels, or segments that are not understood here.
+
+    Segment by segment: a search through the pixels takes as long as a small picture's decoding.
+    """
+    at = 2
+    while at + 4 <= len(data):
+        marker, length = _SEGMENT.unpack_from(data, at)
+        if marker == _SCAN:
+            return False
+        if marker not in _FRAMES and marker not in _SKIPPED:
+            return True
+        if marker == _APP1 and data.startswith(b"Exif\0\0", at + 4):
+            return True
+        at += 2 + length
+    return True
 
 
 def _small_jpeg(data: bytes) -> Image.Image | None:
