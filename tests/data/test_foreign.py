@@ -14,8 +14,7 @@ from vqtrt.errors import ImageError, VqtrtError
     ("name", "content", "what"),
     [
         ("x", bytes(257) + b"ustar\0", "a tar archive.*ends in .tar, or unpack it"),
-        ("x.parquet", b"PAR1", "a Parquet table.*write its images as files"),
-        ("x.PARQUET", bytes(9), "a Parquet table.*write its images as files"),
+        ("x", b"PAR1", "a Parquet table.*name that ends in .parquet"),
         ("x.arrow", bytes(9), "an Arrow table"),
         ("x.zip", b"PK\3\4", "a zip archive.*unpack it"),
         ("x.pkl", b"\x80\x04", "a Python pickle, which is never loaded.*save its arrays"),

@@ -22,6 +22,7 @@ _EXTRAS = {
         "train",
     ),
     **dict.fromkeys(("soundfile", "soxr"), "speech"),
+    "pyarrow": "scale",
 }
 """Which extra installs a package."""
 

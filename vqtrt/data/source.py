@@ -24,6 +24,25 @@ def file_stamp(path: Path) -> str:
         return "unreadable"
 
 
+class Stored(Protocol):
+    """A file that lies in another one, such as a tar; what stands for it in place of a path."""
+
+    @property
+    def name(self) -> str:
+        """Its own name or path."""
+
+    @property
+    def stem(self) -> str:
+        """As of a path."""
+
+    @property
+    def suffix(self) -> str:
+        """As of a path."""
+
+    def read(self) -> bytes:
+        """Its bytes; raises `OSError` if they cannot be read."""
+
+
 @runtime_checkable
 class Stamped(Protocol):
     """A source that can tell, without reading an item, that its bytes changed."""

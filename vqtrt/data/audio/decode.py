@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from vqtrt.data.audio.recording import ESTIMATED, UNKNOWN, Recording, damaged
-from vqtrt.data.tar import Member
+from vqtrt.data.source import Stored
 from vqtrt.errors import AudioError, VqtrtError, unwritable
 from vqtrt.system.atomic import replacing_file
 from vqtrt.system.names import printable
@@ -49,7 +49,7 @@ class AudioPreprocessing(BaseModel):
     """Level that each recording is brought to, RMS in dB of full scale; None leaves it alone."""
 
 
-def read_blocks(path: Path | Member, preprocessing: AudioPreprocessing) -> Iterator[Audio]:
+def read_blocks(path: Path | Stored, preprocessing: AudioPreprocessing) -> Iterator[Audio]:
     """The samples of a recording in blocks (n,) of some seconds: mixed to mono, resampled.
 
     WAV, FLAC, Ogg (Vorbis, Opus), MP3, AIFF and whatever else libsndfile reads, of up to 64
@@ -64,7 +64,7 @@ def read_blocks(path: Path | Member, preprocessing: AudioPreprocessing) -> Itera
         yield block if gain == 1.0 else block * np.float32(gain)
 
 
-def read_audio(path: Path | Member, preprocessing: AudioPreprocessing) -> Audio:
+def read_audio(path: Path | Stored, preprocessing: AudioPreprocessing) -> Audio:
     """The whole of a recording (T,); what `read_blocks` gives, put together, and as it raises.
 
     Also raises `AudioError` for one of more than 2^30 samples (18 hours at 16 kHz).
@@ -79,7 +79,7 @@ def read_audio(path: Path | Member, preprocessing: AudioPreprocessing) -> Audio:
     return np.concatenate(blocks)
 
 
-def audio_length(path: Path | Member, preprocessing: AudioPreprocessing) -> int:
+def audio_length(path: Path | Stored, preprocessing: AudioPreprocessing) -> int:
     """Samples that a recording comes to, by its header: resampling may give one more or less.
 
     Where the header leaves it open, the file is read. Raises as `read_blocks`.
@@ -148,7 +148,7 @@ def write_blocks(path: Path, blocks: Iterable[Audio], samples: int | None, rate:
             file.writeframesraw(np.rint(np.clip(part, -1, 1) * 32767).astype(np.int16).tobytes())
 
 
-def _resampled(path: Path | Member, rate: int) -> Iterator[Audio]:
+def _resampled(path: Path | Stored, rate: int) -> Iterator[Audio]:
     """Mono blocks at `rate`; none of them is empty, and there is at least one."""
     import soxr
 
@@ -192,7 +192,7 @@ def _mono(recording: Recording, frames: int = _BLOCK_FRAMES) -> Iterator[tuple[A
     yield ahead, True
 
 
-def _blocks(path: Path | Member, file: Any, frames: int) -> Iterator[NDArray[np.float32]]:
+def _blocks(path: Path | Stored, file: Any, frames: int) -> Iterator[NDArray[np.float32]]:
     """Blocks (n, c) of a stream of soundfile's, none of them empty."""
     import soundfile
 
@@ -226,7 +226,7 @@ class _Balance:
             self._mixed += float(np.square(mono, dtype=np.float64).sum())
             self._count += len(mono)
 
-    def check(self, path: Path | Member) -> None:
+    def check(self, path: Path | Stored) -> None:
         """Raise `AudioError` if they do."""
         count = len(self._channels)
         loudest = math.sqrt(self._channels.max() / max(1, self._count))
@@ -252,7 +252,7 @@ def _mixed(block: NDArray[np.float32]) -> Audio:
     return mixed
 
 
-def _gain(path: Path | Member, level_db: float) -> float:
+def _gain(path: Path | Stored, level_db: float) -> float:
     """What brings a recording's RMS to a level; a pass over the file."""
     squares, count = 0.0, 0
     with Recording(path) as recording:

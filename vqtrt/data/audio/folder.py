@@ -14,9 +14,8 @@ from typing import Protocol
 from vqtrt.data.audio.decode import Audio, AudioPreprocessing, read_audio, read_blocks
 from vqtrt.data.folder import FileTree, name_text
 from vqtrt.data.selection import Selection, suffix_of
-from vqtrt.data.source import Item, file_stamp
+from vqtrt.data.source import Item, Stored, file_stamp
 from vqtrt.data.suffixes import CONVERTIBLE_AUDIO, READ_AUDIO
-from vqtrt.data.tar import Member
 from vqtrt.errors import VqtrtError
 from vqtrt.system.files import open_file
 from vqtrt.system.names import printable
@@ -40,7 +39,7 @@ class AudioSource(Protocol):
     def items(self) -> Iterator[Item]:
         """All recordings in order; an item's label is its speaker's place, −1 for none."""
 
-    def path(self, item: Item) -> Path | Member:
+    def path(self, item: Item) -> Path | Stored:
         """Where a recording is."""
 
     def blocks(self, item: Item, preprocessing: AudioPreprocessing) -> Iterator[Audio]:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from vqtrt.data.audio.folder import VCTK, AudioFolder, AudioSource
+from vqtrt.data.audio.table import AudioTable
 from vqtrt.data.audio.tar import AudioTar
 from vqtrt.data.selection import Selection
+from vqtrt.data.table import is_table
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -23,6 +25,8 @@ def open_speech(
     try:
         if speaker_pattern is None and any((where / name).is_dir() for name in VCTK.FOLDERS):
             return VCTK(where, selection)
+        if is_table(where):
+            return AudioTable(where, speaker_pattern)
         if where.suffix.lower() == ".tar" and where.is_file():
             return AudioTar(where, speaker_pattern, selection)
         return AudioFolder(where, speaker_pattern, selection)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from vqtrt.data.audio.file_bytes import DamagedError, FileBytes
 from vqtrt.data.audio.streams import Stream, find_streams
-from vqtrt.data.tar import Member
+from vqtrt.data.source import Stored
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.system.files import open_file
 from vqtrt.system.names import printable
@@ -60,7 +60,7 @@ class Recording:
     without the extra `speech`.
     """
 
-    def __init__(self, path: Path | Member) -> None:
+    def __init__(self, path: Path | Stored) -> None:
         self.path = path
         self._file = _opened(path)
         self._descriptor = self._file.fileno()
@@ -173,9 +173,9 @@ class _Window:
         return self._position
 
 
-def _opened(path: Path | Member) -> BinaryIO:
+def _opened(path: Path | Stored) -> BinaryIO:
     try:
-        if isinstance(path, Member):
+        if not isinstance(path, Path):
             # libsndfile takes a file from its beginning to its end, so a member becomes one.
             copy = os.fdopen(os.memfd_create("vqtrt", os.MFD_CLOEXEC), "w+b")
             copy.write(path.read())
@@ -193,7 +193,7 @@ def _opened(path: Path | Member) -> BinaryIO:
         raise AudioError(f"{printable(path)}: cannot be read ({error.strerror})") from error
 
 
-def _check_claims(path: Path | Member, file: Any, size: int) -> None:
+def _check_claims(path: Path | Stored, file: Any, size: int) -> None:
     if file.channels > _MAX_CHANNELS or not _RATES[0] <= file.samplerate <= _RATES[1]:
         raise AudioError(
             f"{printable(path)}: claims {file.channels} channels at {file.samplerate} Hz; up to "
@@ -218,12 +218,12 @@ def _check_claims(path: Path | Member, file: Any, size: int) -> None:
         _check_frames(path, int(told[-1]), file.frames)
 
 
-def _check_frames(path: Path | Member, there: int, claimed: int) -> None:
+def _check_frames(path: Path | Stored, there: int, claimed: int) -> None:
     if there < claimed:
         raise damaged(path, f"it is cut off: {there} of {claimed} samples are there")
 
 
-def _unknown(path: Path | Member, error: Exception) -> AudioError:
+def _unknown(path: Path | Stored, error: Exception) -> AudioError:
     """Why a file cannot be opened."""
     import soundfile
 
@@ -241,12 +241,12 @@ def _unknown(path: Path | Member, error: Exception) -> AudioError:
     )
 
 
-def _ffmpeg(path: Path | Member) -> str:
+def _ffmpeg(path: Path | Stored) -> str:
     """A command line that brings a file to one that is read."""
     return f"ffmpeg -i {printable(path.name)} {printable(path.stem)}-mended.flac"
 
 
-def damaged(path: Path | Member, reason: str) -> AudioError:
+def damaged(path: Path | Stored, reason: str) -> AudioError:
     """What to raise for a file that cannot be decoded."""
     text = " ".join(reason.split()).rstrip(".")
     return AudioError(

@@ -89,6 +89,13 @@ def decode_image(file: Path | BinaryIO, preprocessing: Preprocessing | None = No
         ) from error
 
 
+def decode_bytes(data: bytes, name: str, preprocessing: Preprocessing | None = None) -> Images:
+    """`decode_image` of the bytes of a file, which `name` is in errors."""
+    file = io.BytesIO(data)
+    file.name = name
+    return decode_image(file, preprocessing)
+
+
 def fit(image: Image.Image, preprocessing: Preprocessing | None) -> Images:
     """An RGB image as (H, W, 3) uint8, preprocessed if asked.
 

@@ -10,8 +10,10 @@ from vqtrt.data.images.folder import ImageFile, ImageFolder, image_kind
 from vqtrt.data.images.npz import open_array_images
 from vqtrt.data.images.shapes import Shapes
 from vqtrt.data.images.source import ImageSource
+from vqtrt.data.images.table import ImageTable
 from vqtrt.data.images.tar import ImageTar
 from vqtrt.data.selection import Selection
+from vqtrt.data.table import is_table
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -70,6 +72,8 @@ def _open(path: str | Path, split: str, selection: Selection | None) -> ImageSou
         return open_cifar(where, split, part)  # type: ignore[arg-type]
     if name.endswith(_ARRAYS) and not folder:
         return open_array_images(where, part, split)
+    if is_table(where):
+        return ImageTable(where, part or None)
     if part:
         raise VqtrtError(
             f"{printable(path)}: no such file or folder, and {printable(where)} has no parts to "

@@ -1,12 +1,11 @@
 """A tar of images, in WebDataset's layout or of folders."""
 
-import io
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 from vqtrt.data.folder import name_text
-from vqtrt.data.images.decode import decode_image
+from vqtrt.data.images.decode import decode_bytes
 from vqtrt.data.images.folder import image_kind
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images
@@ -76,14 +75,7 @@ class ImageTar(TarTree):
         """The image as (H, W, 3) uint8; `ImageError` if it cannot be read."""
         member: Member = item.key
         try:
-            file = _Named(member.read())
+            data = member.read()
         except OSError as error:
             raise ImageError(f"{printable(member)}: cannot be read ({error.strerror})") from error
-        file.name = str(member)
-        return decode_image(file, preprocessing)
-
-
-class _Named(io.BytesIO):
-    """Bytes with a name for messages."""
-
-    name = ""
+        return decode_bytes(data, str(member), preprocessing)
