@@ -175,7 +175,7 @@ SPEAKERS = [
 ]
 
 OUTPUTS = [
-    Case("encode: no suffix", nothing, "encode talk --out new", r"new: --out must end in \.npy"),
+    Case("encode: no suffix", nothing, "encode talk --out new.bin", r"new\.bin: --out must end in"),
     Case("encode: inside", nothing, "encode talk --out talk/new.npy", "inside talk.*path outside"),
     Case("decode to a file", nothing, DECODE.replace("new", "file"), "is a file: name a folder"),
     Case("decode to /proc", nothing, DECODE.replace("new", "/proc/x"), "cannot be written"),

@@ -220,7 +220,7 @@ def test_sidecars_are_counted_and_patterns_choose(
     figures = json.loads(capfd.readouterr().out)
     assert (figures["images"], figures["passed_over"]) == (3, over)
     assert vqtrt("eval", "shapes:5", "--exclude", "b") == 1
-    assert "is no folder of images" in capfd.readouterr().err
+    assert "is no folder or tar of images" in capfd.readouterr().err
     chosen = ("--exclude", "b", "--include", "*.png")
     assert vqtrt("train", "--data", pics, "--out", "r", *chosen, *settings()) == 0
     data = load_config(Path("r/config.yaml")).data

@@ -36,6 +36,7 @@ def test_help_lists_the_commands_in_the_order_of_work():
     assert [name for panel in _PANELS.values() for name in panel] == [
         *("train", "train-prior", "export"),
         *("encode", "decode", "sample", "convert"),
+        *("plan", "merge"),
         *("eval", "verify", "probe"),
         *("info", "doctor", "shapes"),
     ]

@@ -72,7 +72,7 @@ def test_recordings(tiny_speech, speech_data, capfd, monkeypatch):
         ("encode pics -o pics/codes", "whose files are encoded"),
         ("plan pics -o c.npy", "c.npy: is one file; shards need a folder"),
         ("merge pics", "pics: holds no job.json"),
-        ("merge codes --to x.txt", "x.txt: --out must end in .npy"),
+        ("merge codes --to x.txt", "x.txt: --to must end in .npy"),
     ],
 )
 def test_what_cannot_be(options, message, capfd):

@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_listed_can_be_excluded(
 
 def test_a_folder_of_archives_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "00000.tar").write_bytes(bytes(1024))
-    with pytest.raises(VqtrtError, match=r"no images, only 1 \.tar; give the tars themselves"):
+    with pytest.raises(VqtrtError, match=r"no images, only 1 \.tar; give the files themselves"):
         ImageFolder(tmp_path)
 
 

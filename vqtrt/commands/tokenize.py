@@ -156,24 +156,35 @@ def plan(
 
 
 def merge(
-    folder: Annotated[Path, typer.Argument(help="Folder of shards.")],
+    codes: Annotated[Path, typer.Argument(help="Folder of shards, or a codes file to convert.")],
     to: Annotated[
-        Path | None, typer.Option(help="Codes file to write, .npy, with the codes of all shards.")
+        Path | None,
+        typer.Option(
+            help="File to write with all codes: .npy; or for others .parquet, .jsonl, .tar "
+            "(WebDataset), .bin (uint16)."
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Read all shards and compare their hashes.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check that all shards are there, and write index.json or one codes file."""
+    """Check that all shards are there; write one codes file, or another format."""
     from vqtrt.formats.codes_writer import check_codes_out
+    from vqtrt.formats.converters.convert import check_convertible, convert_codes
     from vqtrt.formats.shard_codes import merge as merge_shards
+    from vqtrt.formats.shards import is_sharded
 
+    other = to is not None and to.suffix != ".npy"
     if to is not None:
-        check_codes_out(to)
-    rows, rejected = merge_shards(folder, to, check=check)
+        (check_convertible if other else check_codes_out)(to)
+    rows, rejected = 0, 0
+    if is_sharded(codes) or not other or codes.is_dir():
+        rows, rejected = merge_shards(codes, None if other else to, check=check)
+    if to is not None and other:
+        rows = convert_codes(codes, to)
     without = f", {rejected} rejected" if rejected else ""
-    terminal.note(f"{folder} is complete: {rows} items{without}" + (f"; wrote {to}" if to else ""))
+    terminal.note(f"{codes} is complete: {rows} items{without}" + (f"; wrote {to}" if to else ""))
     if as_json:
         figures = {"rows": rows, "rejected": rejected, "out": str(to) if to else None}
         terminal.show(figures, True)

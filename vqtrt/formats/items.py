@@ -1,14 +1,32 @@
 """Codes of either kind, in one file or in a folder of shards, item by item; numpy only."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader
 from vqtrt.formats.audio_codes import open_codes as open_file
 from vqtrt.formats.codes import Codes, CodesHeader
 from vqtrt.formats.shard_codes import ShardedCodes
 from vqtrt.formats.shards import is_sharded
+
+_TOGETHER = 4096
+"""Items whose codes are read at once."""
+
+
+class Coded(NamedTuple):
+    """An item and its codes."""
+
+    name: str
+    label: int
+    """-1 for none."""
+    codes: NDArray[Any]
+    """(h, w[, C]) of images, (t,) of audio."""
+    samples: int | None = None
+    """Of audio: its length."""
 
 
 class FileCodes:
@@ -46,8 +64,30 @@ class FileCodes:
                 more = (len(codes.clip(place)), codes.samples[place])
             yield codes.files[place], (labels[place], *more)
 
+    def each(self) -> Iterator[Coded]:
+        """All items with their codes."""
+        for place, (name, numbers) in enumerate(self.items()):
+            yield Coded(name, numbers[0], self[place], *numbers[2:])
 
-def open_codes(path: str | Path) -> FileCodes | ShardedCodes:
+
+class Shards(ShardedCodes):
+    """`ShardedCodes` with items as `FileCodes` gives them."""
+
+    def each(self) -> Iterator[Coded]:
+        """All items with their codes, which are read some thousands at a time."""
+        clips, start = isinstance(self.header, ClipHeader), 0
+        items = self.items()
+        while some := list(itertools.islice(items, _TOGETHER)):
+            counts = [numbers[1] if clips else 1 for _, numbers in some]
+            ends = list(itertools.accumulate(counts, initial=0))
+            rows = self.array[start : start + ends[-1]]
+            for (name, numbers), first, end in zip(some, ends, ends[1:], strict=False):
+                codes = rows[first:end] if clips else rows[first]
+                yield Coded(name, numbers[0], codes, *numbers[2:])
+            start += ends[-1]
+
+
+def open_codes(path: str | Path) -> FileCodes | Shards:
     """Open codes: a codes file (.npy), or a folder of shards.
 
     Args:
@@ -63,4 +103,4 @@ def open_codes(path: str | Path) -> FileCodes | ShardedCodes:
         VqtrtError: If there are no codes, or some of the shards are missing.
     """
     where = Path(path)
-    return ShardedCodes(where) if is_sharded(where) or where.is_dir() else FileCodes(where)
+    return Shards(where) if is_sharded(where) or where.is_dir() else FileCodes(where)

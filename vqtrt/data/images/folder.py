@@ -115,8 +115,9 @@ def image_kind(name: str) -> str:
 
 def _hint(kinds: Mapping[str, int]) -> str:
     """What to do about a folder without images."""
-    if ".tar" in kinds:
-        return "give the tars themselves, such as 'FOLDER/*.tar'"
+    for kind in (".tar", ".parquet"):
+        if kind in kinds:
+            return f"give the files themselves, such as 'FOLDER/*{kind}'"
     if kinds.keys() & ARCHIVES:
         return "unpack the archives, or export their images as files, and give that folder"
     return "put images in it or check the path"

@@ -1,0 +1,1 @@
+"""Codes in the formats that trainers of other libraries read, a file for each format."""
