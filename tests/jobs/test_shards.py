@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -321,3 +322,30 @@ def test_progress_counts_what_was_done_before(whole, tmp_path):
     )
     assert [done for done, _ in calls] == [0, 2, 4, 5, 7, 9]
     assert set(itertools.chain(total for _, total in calls)) == {9}
+
+
+def test_names_that_are_not_utf8_are_kept(tmp_path):
+    source, root = FakeSource(5), "data\udcff"
+    for _ in range(2):
+        encode_images(source, tmp_path / "out", root=root, shard_size=2)
+    job = read_job(tmp_path / "out")
+    assert (job.header.root, job.parts[0].name) == (root, root)
+
+
+@pytest.mark.parametrize(
+    "line", ["[]", '["a", -1, 7]', '["a", "b"]', "[7, -1]", "{}", "7", "nonsense", '"text"']
+)
+def test_a_line_of_a_stranger_is_named(whole, line):
+    path = paths_of(whole, 1)[1]
+    _, *others = path.read_text().splitlines()
+    path.write_text("\n".join([line, *others, ""]))
+    with pytest.raises(VqtrtError, match=r"shard 1 has a line that no item has; remove .*000001"):
+        list(ShardedCodes(whole).items())
+
+
+def test_a_pipe_is_not_waited_for(whole):
+    path = paths_of(whole, 1)[1]
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(VqtrtError, match=r"shard 1 has a \.jsonl that cannot be read .*a pipe"):
+        merge(whole)

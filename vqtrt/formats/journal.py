@@ -121,7 +121,7 @@ def last_commit(journal: Path, header: Header, rows_on_disk: int) -> Commit | No
                 break
             require_same(entry["header"], header, journal.with_suffix(""))
         elif isinstance(entry, list):
-            more = _rows_of(entry, header)
+            more = rows_of(entry, header)
             if more is None:
                 break
             rows, files, written = rows + more, files + 1, written + 1
@@ -134,7 +134,7 @@ def last_commit(journal: Path, header: Header, rows_on_disk: int) -> Commit | No
     return found
 
 
-def _rows_of(entry: list[Any], header: Header) -> int | None:
+def rows_of(entry: list[Any], header: Header) -> int | None:
     """Rows of an item; None for a line that no item has."""
     if not entry or type(entry[0]) is not str or any(type(part) is not int for part in entry[1:]):
         return None

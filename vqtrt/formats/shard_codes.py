@@ -23,6 +23,7 @@ from vqtrt.formats.codes_writer import ClipWriter, CodesWriter
 from vqtrt.formats.shards import (
     Job,
     ShardDone,
+    damaged,
     done_shards,
     is_sharded,
     paths_of,
@@ -30,6 +31,7 @@ from vqtrt.formats.shards import (
     read_lines,
     write_index,
 )
+from vqtrt.system.files import open_file
 
 _OPEN = 64
 """Shards that are memory-mapped at once."""
@@ -55,7 +57,7 @@ def complete_shards(folder: Path, *, check: bool = False) -> tuple[Job, dict[int
     for shard in job.shards:
         end = done[shard.number]
         if end.rows + end.rejected != shard.items:
-            raise _damaged(folder, shard.number, f"{end.rows + end.rejected} of its items")
+            raise damaged(folder, shard.number, f"{end.rows + end.rejected} of its items")
         if check:
             _check_shard(folder, job, shard.number, end)
     return job, done
@@ -65,36 +67,26 @@ def _check_shard(folder: Path, job: Job, number: int, end: ShardDone) -> None:
     array, lines = paths_of(folder, number)
     digest = hashlib.sha256()
     try:
-        with array.open("rb") as file:
+        with open_file(array) as file:
             while block := file.read(_HASHED):
                 digest.update(block)
     except OSError as error:
-        raise _damaged(folder, number, f"no .npy that can be read ({error.strerror})") from error
+        raise damaged(folder, number, f"no .npy that can be read ({error.strerror})") from error
     if digest.hexdigest() != end.sha256:
-        raise _damaged(folder, number, "another .npy than its last line says")
+        raise damaged(folder, number, "another .npy than its last line says")
     listed = hashlib.sha256()
-    with lines.open("rb") as file:
+    with open_file(lines) as file:
         line = file.readline()
         for following in file:
             listed.update(line)
             line = following
     if listed.hexdigest() != end.lines_sha256:
-        raise _damaged(folder, number, "other items than its last line says")
+        raise damaged(folder, number, "other items than its last line says")
 
 
 def _rows_of(job: Job, numbers: Numbers) -> int:
-    rows = job.header.rows_of(numbers)
-    if rows is None:
-        raise ValueError(numbers)
-    return rows
-
-
-def _damaged(folder: Path, number: int, what: str) -> VqtrtError:
-    lines = paths_of(folder, number)[1]
-    return VqtrtError(
-        f"{folder}: shard {number} has {what}; remove {lines} and run the command that makes it "
-        "once more"
-    )
+    """Rows of an item, whose line was checked."""
+    return job.header.rows_of(numbers) or 0
 
 
 def _open(folder: Path, job: Job, number: int) -> NDArray[Any]:
@@ -102,7 +94,7 @@ def _open(folder: Path, job: Job, number: int) -> NDArray[Any]:
     path = paths_of(folder, number)[0]
     array = open_npy(path)
     if array.dtype != job.header.dtype or array.shape[1:] != job.header.row_shape:
-        raise _damaged(folder, number, f"rows {array.dtype} {array.shape[1:]}")
+        raise damaged(folder, number, f"rows {array.dtype} {array.shape[1:]}")
     return array
 
 
@@ -194,7 +186,7 @@ class ShardedCodes:
             if own == place - self._ends[number]:
                 return self.array[start : start + length]
             start += length
-        raise _damaged(self.path, number, "fewer items than its last line says")
+        raise damaged(self.path, number, "fewer items than its last line says")
 
     def items(self, start: int = 0) -> Iterator[tuple[str, Numbers]]:
         """Name and numbers (label, and of audio codes and samples) of each item from `start` on."""
@@ -208,12 +200,12 @@ class ShardedCodes:
     def rejected(self) -> Iterator[Rejected]:
         """The items without codes."""
         for shard in self.job.shards:
-            for name, known in read_lines(self.path, shard.number):
+            for name, known in read_lines(self.path, self.job, shard.number):
                 if isinstance(known, str):
                     yield Rejected(name, known)
 
     def _items_of(self, number: int) -> Iterator[tuple[str, Numbers]]:
-        for name, known in read_lines(self.path, number):
+        for name, known in read_lines(self.path, self.job, number):
             if not isinstance(known, str):
                 yield name, known
 
@@ -276,7 +268,7 @@ def _write_merged(folder: Path, job: Job, to: Path) -> None:
         for shard in job.shards:
             array, start = _open(folder, job, shard.number), 0
             items: list[tuple[str, Numbers]] = []
-            for name, known in read_lines(folder, shard.number):
+            for name, known in read_lines(folder, job, shard.number):
                 if isinstance(known, str) or len(items) == _MERGED:
                     start, items = _write_items(writer, job, items, array, start), []
                 if isinstance(known, str):

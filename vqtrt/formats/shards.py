@@ -33,9 +33,9 @@ from vqtrt.formats.codes_writer import (
     npy_header,
     reject_line,
 )
-from vqtrt.formats.journal import require_same
+from vqtrt.formats.journal import MAX_LINE_BYTES, require_same, rows_of
 from vqtrt.system.atomic import write_bytes
-from vqtrt.system.files import read_or_raise
+from vqtrt.system.files import open_file, read_or_raise
 
 JOB, INDEX = "job.json", "index.json"
 SHARDS = "shards"
@@ -87,7 +87,8 @@ class Job(BaseModel):
     @cached_property
     def text(self) -> bytes:
         """The bytes of `job.json`."""
-        return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
+        # json's ASCII escapes keep names that are not UTF-8; pydantic's own JSON refuses those.
+        return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode("ascii")
 
     @cached_property
     def sha256(self) -> str:
@@ -147,8 +148,11 @@ def read_job(folder: Path) -> Job:
         large=f"{path}: larger than {_MAX_JOB_BYTES} bytes; encode again",
     )
     try:
-        return Job.model_validate_json(data)
-    except ValidationError as error:
+        return Job.model_validate(json.loads(data))
+    except (ValueError, RecursionError) as error:
+        if not isinstance(error, ValidationError):
+            raise VqtrtError(f"{path}: not valid JSON; encode again") from error
+
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise VqtrtError(f"{path}: '{where}': {first['msg']}; encode again") from error
@@ -166,7 +170,7 @@ def write_job(folder: Path, job: Job) -> None:
 def require_same_job(folder: Path, old: Job, header: CodesHeader | ClipHeader) -> None:
     """Raise `VqtrtError` if a folder was begun with another header."""
     wanted = header.model_copy(update={"listing_sha256": old.header.listing_sha256})
-    require_same(old.header.model_dump(mode="json"), wanted, folder)
+    require_same(json.loads(json.dumps(old.header.model_dump())), wanted, folder)
 
 
 def paths_of(folder: Path, number: int) -> tuple[Path, Path]:
@@ -177,17 +181,30 @@ def paths_of(folder: Path, number: int) -> tuple[Path, Path]:
 def read_done(folder: Path, number: int) -> ShardDone | None:
     """What is known of a shard that is done; None if it is not, or its .jsonl has no last line."""
     try:
-        with paths_of(folder, number)[1].open("rb") as file:
+        with open_file(paths_of(folder, number)[1]) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             lines = file.read().splitlines()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise damaged(folder, number, f"a .jsonl that cannot be read ({error.strerror})") from error
     try:
         last = json.loads(lines[-1])
         done = ShardDone(*(last[field] for field in ShardDone._fields))
-    except (ValueError, IndexError, KeyError, TypeError):
+    except (ValueError, IndexError, KeyError, TypeError, RecursionError):
         return None
-    return done if last.get("shard") == number else None
+    kinds = [int, int, *[str] * (len(done) - 2)]
+    fits = all(type(value) is kind for value, kind in zip(done, kinds, strict=True))
+    return done if fits and last.get("shard") == number else None
+
+
+def damaged(folder: Path, number: int, what: str) -> VqtrtError:
+    """The error of a shard that is not what it should be."""
+    lines = paths_of(folder, number)[1]
+    return VqtrtError(
+        f"{folder}: shard {number} has {what}; remove {lines} and run the command that makes it "
+        "once more"
+    )
 
 
 def done_shards(folder: Path, job: Job) -> dict[int, ShardDone]:
@@ -267,12 +284,22 @@ class ClipShard(WritesClips, ShardWriter[ClipHeader]):
     """Writes a shard of clips."""
 
 
-def read_lines(folder: Path, number: int) -> Iterator[tuple[str, Numbers | str]]:
-    """The items of a shard in order: name and numbers, or name and reason if it has no codes."""
-    with paths_of(folder, number)[1].open("rb") as file:
-        for line in file:
-            entry = json.loads(line)
-            if isinstance(entry, list):
-                yield str(entry[0]), tuple(entry[1:])
-            elif "reject" in entry:
-                yield str(entry["reject"]), str(entry["reason"])
+def read_lines(folder: Path, job: Job, number: int) -> Iterator[tuple[str, Numbers | str]]:
+    """The items of a shard in order: name and numbers, or name and reason if it has no codes.
+
+    Raises `VqtrtError` for a line that no item has.
+    """
+    try:
+        with open_file(paths_of(folder, number)[1]) as file:
+            while line := file.readline(MAX_LINE_BYTES):
+                entry = json.loads(line)
+                if isinstance(entry, list) and rows_of(entry, job.header) is not None:
+                    yield entry[0], tuple(entry[1:])
+                elif "reject" in entry:
+                    yield str(entry["reject"]), str(entry["reason"])
+                elif "shard" not in entry:
+                    raise ValueError("no item")
+    except OSError as error:
+        raise damaged(folder, number, f"a .jsonl that cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(folder, number, "a line that no item has") from error

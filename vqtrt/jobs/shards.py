@@ -96,7 +96,7 @@ def run_shards(
         if not any(end.rows for end in made.values()):
             raise nothing_read(options["root"], job.items, parts.item)
         write_index(out, job, made)
-    kinds = reject_kinds(_rejects(out, own)) if rejected else {}
+    kinds = reject_kinds(_rejects(out, job, own)) if rejected else {}
     return EncodeResult(out, rows, rejected, first, passed_over(source), kinds)
 
 
@@ -189,8 +189,8 @@ class _Items:
         return items
 
 
-def _rejects(folder: Path, numbers: set[int]) -> Iterator[tuple[str, str]]:
+def _rejects(folder: Path, job: Job, numbers: set[int]) -> Iterator[tuple[str, str]]:
     for number in sorted(numbers):
-        for name, known in read_lines(folder, number):
+        for name, known in read_lines(folder, job, number):
             if isinstance(known, str):
                 yield name, known
