@@ -349,3 +349,11 @@ def test_a_pipe_is_not_waited_for(whole):
     os.mkfifo(path)
     with pytest.raises(VqtrtError, match=r"shard 1 has a \.jsonl that cannot be read .*a pipe"):
         merge(whole)
+
+
+def test_a_job_that_was_killed_before_it_began_can_be_run_again(whole, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / f".job.json.01234567-{2**22 + 1}-89abcdef.partial").touch()
+    encode_images(FakeSource(23, [4, 9]), out, on_error="skip", shard_size=5)
+    assert {k: v for k, v in files(out).items() if not k.startswith(".")} == files(whole)

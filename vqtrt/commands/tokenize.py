@@ -26,7 +26,9 @@ from vqtrt.commands.outcome import Written, skippable, tell_passed_over, with_ki
 from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
+    from vqtrt.config.location import ModelLocation
     from vqtrt.engines.base import Engine
+    from vqtrt.jobs.encode import EncodeResult
 
 Paths = Annotated[
     list[str],
@@ -76,33 +78,23 @@ def encode(
     _check_out(out, shard_size, shard)
     turn = _turn(shard)
     found, opened = use.open()
-    twin = modality(opened)
-    options.require_fit(opened)
-    tokenizer = twin.open_tokenizer(opened, batch_size)
-    source = twin.open_source(found, data, options, "all")
+    more = given(batch_size=batch_size, shard_size=shard_size, turn=turn)
     with counting("encoding") as counter, skippable():
-        result = twin.encode_source(
-            tokenizer,
-            source,
-            out,
-            root=" ".join(data),
-            model=found,
-            preprocessing=twin.preprocessing(tokenizer, options),
-            resume=job.resume,
-            progress=counter,
-            **options.reading,
-            **given(shard_size=shard_size, turn=turn),
+        result = _encode(
+            found, opened, data, out, options, resume=job.resume, progress=counter, **more
         )
     tell_passed_over(result.passed_over, audio=opened.speech is not None)
+    items = modality(opened).ITEMS
+    listed = "the .json" if out.suffix == ".npy" else "the .jsonl of the shards"
     kinds = in_words(result.rejected_kinds)
-    rejected = f", {result.rejected} rejected (see the .json): {kinds}" if result.rejected else ""
+    rejected = f", {result.rejected} rejected (see {listed}): {kinds}" if result.rejected else ""
     if result.resumed_at == result.rows + result.rejected:
-        done = f"{out} is complete already: {result.rows} {twin.ITEMS}{rejected}"
+        done = f"{out} is complete already: {result.rows} {items}{rejected}"
         terminal.note(f"{done}; nothing was left to do")
     else:
         if result.resumed_at:
             terminal.note(f"resumed after {result.resumed_at} files")
-        terminal.note(f"wrote {result.rows} {twin.ITEMS} to {result.out}{rejected}")
+        terminal.note(f"wrote {result.rows} {items} to {result.out}{rejected}")
     if job.as_json:
         terminal.show(
             {
@@ -114,6 +106,34 @@ def encode(
             },
             True,
         )
+
+
+def _encode(
+    found: "ModelLocation",
+    engine: "Engine",
+    data: list[str],
+    out: Path,
+    options: DataOptions,
+    *,
+    batch_size: int | None = None,
+    **more: Any,
+) -> "EncodeResult":
+    """Encode images or recordings, or plan to, with `more` of `EncodeOptions`."""
+    options.require_fit(engine)
+    twin = modality(engine)
+    tokenizer = twin.open_tokenizer(engine, batch_size)
+    source = twin.open_source(found, data, options, "all")
+    result: EncodeResult = twin.encode_source(
+        tokenizer,
+        source,
+        out,
+        root=" ".join(data),
+        model=found,
+        preprocessing=twin.preprocessing(tokenizer, options),
+        **options.reading,
+        **more,
+    )
+    return result
 
 
 @expanded
@@ -131,21 +151,9 @@ def plan(
 
     _check_out(out, shard_size, "")
     found, opened = use.open()
-    twin = modality(opened)
-    options.require_fit(opened)
-    tokenizer = twin.open_tokenizer(opened, None)
-    source = twin.open_source(found, data, options, "all")
     with waiting("listing"):
-        result = twin.encode_source(
-            tokenizer,
-            source,
-            out,
-            root=" ".join(data),
-            model=found,
-            preprocessing=twin.preprocessing(tokenizer, options),
-            plan=True,
-            **options.reading,
-            **given(shard_size=shard_size),
+        result = _encode(
+            found, opened, data, out, options, plan=True, **given(shard_size=shard_size)
         )
     tell_passed_over(result.passed_over, audio=opened.speech is not None)
     job = read_job(out)

@@ -1,7 +1,9 @@
 """What every collection offers: items in a fixed order, the same on every machine."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
@@ -24,21 +26,24 @@ def file_stamp(path: Path) -> str:
         return "unreadable"
 
 
-class Stored(Protocol):
+@dataclass(frozen=True)
+class Stored(ABC):
     """A file that lies in another one, such as a tar; what stands for it in place of a path."""
 
-    @property
-    def name(self) -> str:
-        """Its own name or path."""
+    name: str
+    """Its own name or path."""
 
     @property
     def stem(self) -> str:
         """As of a path."""
+        return PurePosixPath(self.name).stem
 
     @property
     def suffix(self) -> str:
         """As of a path."""
+        return PurePosixPath(self.name).suffix
 
+    @abstractmethod
     def read(self) -> bytes:
         """Its bytes; raises `OSError` if they cannot be read."""
 

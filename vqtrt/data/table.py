@@ -11,10 +11,12 @@ import json
 import threading
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+from vqtrt.data.source import Stored
 from vqtrt.errors import VqtrtError
 from vqtrt.system.files import read_or_raise
 from vqtrt.system.names import brief, printable
@@ -27,25 +29,15 @@ _KEPT = 32 << 20
 _MAX_STATE = 64 << 20
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell(Stored):
     """The bytes of a row."""
 
     table: "Table"
     row: int
-    name: str
 
     def __str__(self) -> str:
         return f"{self.table.path}[{self.row}]"
-
-    @property
-    def stem(self) -> str:
-        """As of a path."""
-        return PurePosixPath(self.name).stem
-
-    @property
-    def suffix(self) -> str:
-        """As of a path."""
-        return PurePosixPath(self.name).suffix
 
     def read(self) -> bytes:
         """The bytes; raises `OSError` if the row has none, `VqtrtError` if the table is damaged."""
@@ -97,7 +89,7 @@ class Table:
 
     def cell(self, row: int, name: str) -> Cell:
         """The bytes of a row, to be read later."""
-        return Cell(self, row, name)
+        return Cell(name, self, row)
 
     def names(self) -> Iterator[str]:
         """The path that each row tells, or the table's name with the row's number."""

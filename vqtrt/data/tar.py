@@ -14,12 +14,14 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from vqtrt.data.folder import FileTree
 from vqtrt.data.selection import Selection, add_kind
+from vqtrt.data.source import Stored
 from vqtrt.errors import VqtrtError
 from vqtrt.system.files import open_file
 from vqtrt.system.names import printable
@@ -33,26 +35,16 @@ _EXTENSIONS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
-class Member(NamedTuple):
+@dataclass(frozen=True)
+class Member(Stored):
     """A file in a tar."""
 
     archive: Path
-    name: str
     offset: int
     size: int
 
     def __str__(self) -> str:
         return f"{self.archive}/{self.name}"
-
-    @property
-    def stem(self) -> str:
-        """As of a path."""
-        return PurePosixPath(self.name).stem
-
-    @property
-    def suffix(self) -> str:
-        """As of a path."""
-        return PurePosixPath(self.name).suffix
 
     def read(self) -> bytes:
         """Its bytes; raises `OSError` if the tar cannot be read, or has become shorter."""
@@ -143,7 +135,7 @@ def _members(path: Path, file: BinaryIO, size: int, digest: Any) -> Iterator[tup
             raise _damaged(path, start - _BLOCK, "a sparse file; make the tar without --sparse")
         if header.type in _FILES and not header.name.endswith("/"):
             name = str(more.get("path", header.name)).removeprefix("./")
-            yield name, Member(path, name, start, count)
+            yield name, Member(name, path, start, count)
         more = {}
 
 

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from vqtrt.formats.shards import (
 )
 from vqtrt.system.files import open_file
 
+C = TypeVar("C", Codes, ClipCodes)
 _OPEN = 64
 """Shards that are memory-mapped at once."""
 _HASHED = 16 << 20
@@ -226,27 +227,21 @@ def read_sharded(folder: Path) -> Codes | ClipCodes:
 
 def read_images(path: Path) -> Codes:
     """Codes of images in one file or in a folder of shards; raises as `read_codes`."""
-    if not is_sharded(path):
-        return read_codes(path)
-    codes = read_sharded(path)
-    if isinstance(codes, Codes):
-        return codes
-    raise _other_kind(path, "images")
+    return _of_kind(read_sharded(path), Codes) if is_sharded(path) else read_codes(path)
 
 
 def read_clips(path: Path) -> ClipCodes:
     """Codes of clips in one file or in a folder of shards; raises as `read_clip_codes`."""
-    if not is_sharded(path):
-        return read_clip_codes(path)
-    codes = read_sharded(path)
-    if isinstance(codes, ClipCodes):
+    return _of_kind(read_sharded(path), ClipCodes) if is_sharded(path) else read_clip_codes(path)
+
+
+def _of_kind(codes: Codes | ClipCodes, kind: type[C]) -> C:
+    if isinstance(codes, kind):
         return codes
-    raise _other_kind(path, "audio")
-
-
-def _other_kind(path: Path, wanted: str) -> VqtrtError:
-    found = "audio" if wanted == "images" else "images"
-    return VqtrtError(f"{path}: holds codes of {found}, and the model is of {wanted}; give others")
+    found, wanted = ("audio", "images") if kind is Codes else ("images", "audio")
+    raise VqtrtError(
+        f"{codes.path}: holds codes of {found}, and the model is of {wanted}; give others"
+    )
 
 
 def merge(folder: Path, to: Path | None = None, *, check: bool = False) -> tuple[int, int]:

@@ -34,7 +34,7 @@ from vqtrt.formats.codes_writer import (
     reject_line,
 )
 from vqtrt.formats.journal import MAX_LINE_BYTES, require_same, rows_of
-from vqtrt.system.atomic import write_bytes
+from vqtrt.system.atomic import tidy, write_bytes
 from vqtrt.system.files import open_file, read_or_raise
 
 JOB, INDEX = "job.json", "index.json"
@@ -161,10 +161,19 @@ def read_job(folder: Path) -> Job:
 def write_job(folder: Path, job: Job) -> None:
     """Write `job.json`; two processes that begin at once write the same bytes."""
     try:
-        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / JOB, job.text)
     except OSError as error:
         raise unwritable(folder, error) from error
+
+
+def make_shards_folder(folder: Path) -> None:
+    """Make the folder of the shards, or remove what jobs that were killed left in it."""
+    try:
+        (folder / SHARDS).mkdir(exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    tidy(folder / SHARDS)
 
 
 def require_same_job(folder: Path, old: Job, header: CodesHeader | ClipHeader) -> None:

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vqtrt.data.folder import passed_over
 from vqtrt.data.parts import Listed, Part, content_sha256, parts_of, survey
@@ -19,13 +19,13 @@ from vqtrt.data.source import Item, Source
 from vqtrt.errors import VqtrtError, add_hint
 from vqtrt.formats.shards import (
     SHARD_SIZE,
-    SHARDS,
     Job,
     JobPart,
     Shard,
     ShardDone,
     done_shards,
     is_sharded,
+    make_shards_folder,
     paths_of,
     read_job,
     read_lines,
@@ -36,9 +36,7 @@ from vqtrt.formats.shards import (
 from vqtrt.jobs.encode import EncodeOptions, EncodeParts, EncodeResult, header_fields
 from vqtrt.jobs.loop import Steps, ignore, nothing_read, run_steps
 from vqtrt.jobs.tokenizer import Tokenizer
-from vqtrt.system.atomic import check_folder, tidy
-
-W = TypeVar("W")
+from vqtrt.system.atomic import check_folder
 
 
 def run_shards(
@@ -54,7 +52,9 @@ def run_shards(
     since the job began, or if none of its items can be read.
     """
     check_folder(out)
-    if out.is_dir() and not is_sharded(out) and any(out.iterdir()):
+    # Hidden: what a job left that was killed while it wrote job.json.
+    others = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())
+    if others and not is_sharded(out):
         raise VqtrtError(f"{out}: holds other files; name a new folder with --out")
     places = parts_of(source, options["root"])
     job = _job(tokenizer, source, places, out, options, parts)
@@ -62,7 +62,7 @@ def run_shards(
     mine = [shard for shard in job.shards if shard.number % turns == turn]
     if options.get("plan", False):
         return EncodeResult(out, 0, 0, 0, passed_over(source))
-    tidy(out / SHARDS)  # what a job that was killed left, also if no shard is to be made
+    make_shards_folder(out)
     before = done_shards(out, job)
     todo = [shard for shard in mine if shard.number not in before]
     total = sum(shard.items for shard in mine)

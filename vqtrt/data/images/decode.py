@@ -28,6 +28,7 @@ from vqtrt.data.images.bands import alpha_is_declared, tiff_kind, without_extra
 from vqtrt.data.images.png import SIGNATURE, only_pixels, only_pixels_of
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images
+from vqtrt.data.source import Stored
 from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.system.files import open_file, read_file
 from vqtrt.system.names import printable
@@ -89,10 +90,13 @@ def decode_image(file: Path | BinaryIO, preprocessing: Preprocessing | None = No
         ) from error
 
 
-def decode_bytes(data: bytes, name: str, preprocessing: Preprocessing | None = None) -> Images:
-    """`decode_image` of the bytes of a file, which `name` is in errors."""
-    file = io.BytesIO(data)
-    file.name = name
+def decode_stored(stored: Stored, preprocessing: Preprocessing | None = None) -> Images:
+    """`decode_image` of a file that lies in another one."""
+    try:
+        file = io.BytesIO(stored.read())
+    except OSError as error:
+        raise ImageError(f"{printable(stored)}: {error.strerror}; leave it out") from error
+    file.name = str(stored)
     return decode_image(file, preprocessing)
 
 

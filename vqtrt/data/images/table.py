@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from vqtrt.data.images.decode import decode_bytes
+from vqtrt.data.images.decode import decode_stored
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images
 from vqtrt.data.source import Item
-from vqtrt.data.table import Cell, Table
-from vqtrt.errors import ImageError, VqtrtError
+from vqtrt.data.table import Table
+from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
 _COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
@@ -64,12 +64,7 @@ class ImageTable:
 
     def read(self, item: Item, preprocessing: Preprocessing | None = None) -> Images:
         """The image as (H, W, 3) uint8; `ImageError` if it cannot be read."""
-        cell: Cell = item.key
-        try:
-            data = cell.read()
-        except OSError as error:
-            raise ImageError(f"{printable(cell)}: {error.strerror}; leave it out") from error
-        return decode_bytes(data, str(cell), preprocessing)
+        return decode_stored(item.key, preprocessing)
 
     def stamp(self, item: Item) -> str:
         """The size of the table."""

@@ -5,14 +5,14 @@ from functools import cached_property
 from pathlib import Path
 
 from vqtrt.data.folder import name_text
-from vqtrt.data.images.decode import decode_bytes
+from vqtrt.data.images.decode import decode_stored
 from vqtrt.data.images.folder import image_kind
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images
 from vqtrt.data.selection import Selection
 from vqtrt.data.source import Item
 from vqtrt.data.tar import Member, TarTree, sample_key, tar_index
-from vqtrt.errors import ImageError, VqtrtError
+from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
 _MAX_CLASS = 1_000_000
@@ -73,9 +73,4 @@ class ImageTar(TarTree):
 
     def read(self, item: Item, preprocessing: Preprocessing | None = None) -> Images:
         """The image as (H, W, 3) uint8; `ImageError` if it cannot be read."""
-        member: Member = item.key
-        try:
-            data = member.read()
-        except OSError as error:
-            raise ImageError(f"{printable(member)}: cannot be read ({error.strerror})") from error
-        return decode_bytes(data, str(member), preprocessing)
+        return decode_stored(item.key, preprocessing)
