@@ -1,5 +1,6 @@
 """`encode`, `decode` and `eval`: the model says whether they are of images or of audio."""
 
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +69,10 @@ def encode(
         str | None,
         typer.Option(help="I/N, from 0: only every Nth shard, from shard I on (job arrays)."),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="GPUs to make shards on, a process for each: 0,1 or all."),
+    ] = None,
     use: ModelOptions = ModelOptions(),
     job: JobOptions = JobOptions(),
 ) -> None:
@@ -75,8 +80,13 @@ def encode(
     from vqtrt.commands.bars import counting
     from vqtrt.data.selection import in_words
 
-    _check_out(out, shard_size, shard)
+    _check_out(out, shard_size, shard if devices is None else devices)
     turn = _turn(shard)
+    if devices is not None:
+        if shard is not None or use.device:
+            raise VqtrtError("--devices: names the devices itself; leave --shard and --device out")
+        _encode_on(devices, out, as_json=job.as_json)
+        return
     found, opened = use.open()
     more = given(batch_size=batch_size, shard_size=shard_size, turn=turn)
     with counting("encoding") as counter, skippable():
@@ -134,6 +144,30 @@ def _encode(
         **more,
     )
     return result
+
+
+def _encode_on(devices: str, out: Path, *, as_json: bool) -> None:
+    """Run this command in a process on each device, for its share of the shards."""
+    from vqtrt.commands.bars import counting
+    from vqtrt.engines.cuda import visible_gpus
+    from vqtrt.formats.shards import done_shards, read_job
+    from vqtrt.jobs.devices import encode_on_devices, parse_devices, without_option
+
+    chosen = parse_devices(devices, visible_gpus)
+    with counting("encoding") as counter:
+        encode_on_devices(
+            without_option(sys.argv[1:], "--devices"),
+            out,
+            chosen,
+            note=terminal.note,
+            progress=counter,
+        )
+    made = done_shards(out, read_job(out)).values()
+    rows, rejected = sum(one.rows for one in made), sum(one.rejected for one in made)
+    without = f", {rejected} rejected (see the .jsonl of the shards)" if rejected else ""
+    terminal.note(f"{out} is complete: {rows} items{without}")
+    if as_json:
+        terminal.show({"out": str(out), "rows": rows, "rejected": rejected}, True)
 
 
 @expanded

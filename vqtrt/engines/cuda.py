@@ -61,6 +61,15 @@ def call(name: str, *arguments: Any) -> Any:
     return results[0] if len(results) == 1 else tuple(results)
 
 
+def visible_gpus() -> int:
+    """NVIDIA GPUs that this process sees; 0 without a driver or cuda-python."""
+    try:
+        status, count = runtime().cudaGetDeviceCount()
+    except VqtrtError:
+        return 0
+    return 0 if int(status) else int(count)
+
+
 def explain(name: str, status: Any) -> str:
     """What to tell of a failed call, in one line."""
     api = runtime()

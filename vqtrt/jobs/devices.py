@@ -1,0 +1,149 @@
+"""Shards on several devices: a process for each, which makes every nth shard.
+
+Notable: a process sees its device alone (CUDA_VISIBLE_DEVICES), so nothing else changes. One that a
+signal ends (out of memory, a fault of the GPU) is named, and the next process that is done takes
+over what it left; one that ends with an error ends the job.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from vqtrt.errors import VqtrtError
+from vqtrt.formats.shards import done_shards, is_sharded, read_job
+from vqtrt.jobs.loop import Note, Progress
+from vqtrt.system.cores import usable_cores
+
+_POLL = 0.2
+"""Seconds between two looks at the processes."""
+_LOOK = 2.0
+"""Seconds between two looks at the shards that are there."""
+_GRACE = 20
+"""Seconds that a process has to end once it was asked to."""
+_TAIL = 4000
+"""Bytes of what a process said last."""
+
+
+class _Worker(NamedTuple):
+    """A process on a device."""
+
+    device: str
+    turn: int
+    process: "subprocess.Popen[bytes]"
+    log: IO[bytes]
+
+    def said(self) -> str:
+        """The last line on standard error."""
+        self.log.seek(max(0, self.log.seek(0, os.SEEK_END) - _TAIL))
+        lines = self.log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("error: ") if lines else "it said nothing"
+
+
+def parse_devices(text: str, visible: Callable[[], int]) -> list[str]:
+    """`0,1` or `all` as devices; `visible` counts those of this machine.
+
+    Raises `VqtrtError` for anything else, and for a device that is named twice.
+    """
+    if text == "all":
+        count = visible()
+        if not count:
+            raise VqtrtError("--devices all: no NVIDIA GPU is visible here; leave it out")
+        return [str(number) for number in range(count)]
+    devices = text.split(",")
+    if not all(device.isdecimal() for device in devices) or len(set(devices)) < len(devices):
+        raise VqtrtError(f"--devices {text}: expected numbers of GPUs, such as 0,1, or all")
+    return devices
+
+
+def without_option(arguments: Sequence[str], option: str) -> list[str]:
+    """Arguments of a command line without an option and its value."""
+    kept, skip = list[str](), False
+    for argument in arguments:
+        if not skip and not argument.startswith(f"{option}="):
+            skip = argument == option
+            kept += [] if skip else [argument]
+        else:
+            skip = False
+    return kept
+
+
+def encode_on_devices(
+    arguments: Sequence[str], out: Path, devices: Sequence[str], *, note: Note, progress: Progress
+) -> None:
+    """Run `vqtrt` with some arguments on each device until all shards of `out` are there.
+
+    `arguments` are those of `vqtrt encode` for all shards. Raises `VqtrtError` with the error of
+    the first process that fails, and if signals ended all of them; the others are then ended.
+    """
+    turns, waiting = len(devices), list(range(len(devices)))
+    idle, working = list(devices), list[_Worker]()
+    looked = 0.0
+    try:
+        while waiting or working:
+            while waiting and idle:
+                working.append(_start(arguments, idle.pop(0), waiting.pop(0), turns))
+            time.sleep(_POLL)
+            for worker in [w for w in working if w.process.poll() is not None]:
+                working.remove(worker)
+                status, said = worker.process.returncode, worker.said()
+                worker.log.close()
+                if status == 0:
+                    idle.append(worker.device)
+                elif status > 0:
+                    raise VqtrtError(f"device {worker.device}: {said}")
+                else:
+                    waiting.append(worker.turn)
+                    note(
+                        f"device {worker.device}: its process was ended by "
+                        f"{signal.Signals(-status).name}; another one makes its shards"
+                    )
+            if not working and waiting and not idle:
+                raise VqtrtError(
+                    "the processes of all devices were ended by signals; what they made is kept, "
+                    "and the same command continues (a smaller --batch-size needs less memory)"
+                )
+            if time.monotonic() - looked > _LOOK:
+                looked = time.monotonic()
+                _tell(out, progress)
+        _tell(out, progress)
+    finally:
+        _end(working)
+
+
+def _start(arguments: Sequence[str], device: str, turn: int, turns: int) -> _Worker:
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when its process has ended
+    cores = max(1, usable_cores() // turns)
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": device, "PYTHON_CPU_COUNT": str(cores)}
+    command = [sys.executable, "-m", "vqtrt", *arguments, "--shard", f"{turn}/{turns}"]
+    process = subprocess.Popen(  # noqa: S603 - this program, with arguments of its own
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment
+    )
+    return _Worker(device, turn, process, log)
+
+
+def _end(working: Sequence[_Worker]) -> None:
+    """End processes: asked first, then made to."""
+    for worker in working:
+        worker.process.terminate()
+    for worker in working:
+        try:
+            worker.process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        worker.log.close()
+
+
+def _tell(out: Path, progress: Progress) -> None:
+    """How many items lie in shards that are there."""
+    if not is_sharded(out):
+        return
+    job = read_job(out)
+    there = done_shards(out, job)
+    progress(sum(job.shards[number].items for number in there), job.items)
