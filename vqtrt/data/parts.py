@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from vqtrt.data.several import SeveralSources
-from vqtrt.data.source import Item, Source, stamp_of
+from vqtrt.data.source import Item, Source, stamps_of
 
 
 class Part(NamedTuple):
@@ -43,9 +43,9 @@ def survey(items: Iterable[Item]) -> Survey:
 
 def content_sha256(source: Source, items: Iterable[Item]) -> str:
     """Of the names of items, and of what tells without reading them that their bytes changed."""
-    digest = hashlib.sha256()
+    digest, stamp = hashlib.sha256(), stamps_of(source)
     for item in items:
-        digest.update(f"{stamp_of(source, item)}\0".encode() + os.fsencode(item.name) + b"\0")
+        digest.update(b"%s\0%s\0" % (stamp(item).encode(), os.fsencode(item.name)))
     return digest.hexdigest()
 
 

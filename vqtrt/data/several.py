@@ -8,7 +8,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vqtrt.data.source import Item, Source, stamp_of
+from vqtrt.data.source import Item, Source, stamps_of
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -96,6 +96,7 @@ class SeveralSources:
 
     def __init__(self, paths: Sequence[str], sources: Sequence[Any]) -> None:
         self.paths, self.sources = tuple(paths), tuple(sources)
+        self._stamps = [stamps_of(source) for source in sources]
         places = [Path(path).resolve() for path in paths]
         seen = set[Path]()
         for path, place in zip(paths, places, strict=True):
@@ -148,7 +149,8 @@ class SeveralSources:
     def stamp(self, item: Item) -> str:
         """As the source of the item, if it has stamps."""
         place, own = item.key
-        return stamp_of(self.sources[place], own)
+        stamp: str = self._stamps[place](own)
+        return stamp
 
     def text(self, item: Item) -> str | None:
         """As the source of the item, of recordings."""

@@ -1,7 +1,7 @@
 """What every collection offers: items in a fixed order, the same on every machine."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -56,9 +56,9 @@ class Stamped(Protocol):
         """Its size, for example."""
 
 
-def stamp_of(source: object, item: Item) -> str:
-    """The stamp of an item; empty if its source has none."""
-    return source.stamp(item) if isinstance(source, Stamped) else ""
+def stamps_of(source: object) -> Callable[[Item], str]:
+    """What gives the stamps of a source's items; empty ones if it has none."""
+    return source.stamp if isinstance(source, Stamped) else lambda item: ""
 
 
 class Source(Protocol):
