@@ -255,7 +255,7 @@ CODES = [
     Case("name too long", sidecar(files=["a", "b", "x" * 5000]), DECODE, "longer than 4096 bytes"),
     Case("info", sidecar(rows=4), "info codes.npy", "describes 4 rows"),
     Case("info of nothing", nothing, "info nope", "nope: no such file or folder"),
-    Case("info of a folder", nothing, "info pics", "neither a run, nor a bundle, nor a codes file"),
+    Case("info of a folder", nothing, "info pics", "neither a run, nor a bundle, nor codes"),
 ]
 
 CASES = [

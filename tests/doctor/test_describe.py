@@ -175,8 +175,20 @@ def test_codes_of_speech_without_json(tmp_path):
 def test_what_is_none_of_them(tmp_path):
     with pytest.raises(VqtrtError, match="no such file"):
         describe(tmp_path / "nope")
-    with pytest.raises(VqtrtError, match="neither a run, nor a bundle, nor a codes file"):
+    with pytest.raises(VqtrtError, match="neither a run, nor a bundle, nor codes"):
         describe(tmp_path)
     (tmp_path / "c.npy").write_text("hello")
     with pytest.raises(VqtrtError, match=r"not a \.npy file"):
         describe(tmp_path / "c.npy")
+
+
+def test_shards_that_are_done_in_part(tmp_path):
+    from doubles import FakeSource
+    from pipeline_jobs import encode
+
+    for turn, missing in ((0, 2), (1, 0)):
+        encode(FakeSource(23, [4]), tmp_path / "s", on_error="skip", shard_size=5, turn=(turn, 2))
+        facts = describe(tmp_path / "s")
+        assert (facts["what"], facts["kind"], facts["shards"]) == ("shards", "image", 5)
+        assert (facts["missing"], facts["items"], facts["rejected"]) == (missing, 23, 1)
+    assert facts["rows"] == 22

@@ -126,6 +126,15 @@ def test_mistakes(arguments, more, message, capfd):
     assert message in capfd.readouterr().err
 
 
+def test_devices_are_counted_among_those_that_are_visible(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices._visible("5") == "5"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-8f")
+    assert [devices._visible(name) for name in "01"] == ["4", "GPU-8f"]
+    with pytest.raises(VqtrtError, match="2 is not among the 2 GPUs"):
+        devices._visible("2")
+
+
 def test_devices_and_arguments_are_read():
     assert parse_devices("all", lambda: 3) == ["0", "1", "2"]
     assert parse_devices("3,1", lambda: 0) == ["3", "1"]

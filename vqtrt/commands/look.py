@@ -10,10 +10,10 @@ from vqtrt.commands.options import Json
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="Run, bundle or codes file.")],
+    path: Annotated[Path, typer.Argument(help="Run, bundle, codes file or folder of shards.")],
     as_json: Json = False,
 ) -> None:
-    """Describe a run, a bundle or a codes file."""
+    """Describe a run, a bundle or codes."""
     from vqtrt.doctor.describe import describe
 
     terminal.show(describe(path), as_json)

@@ -12,19 +12,22 @@ from vqtrt.formats.audio_codes import ClipCodes, open_codes
 from vqtrt.formats.bundle import Bundle, BundleInfo
 from vqtrt.formats.codes import Header
 from vqtrt.formats.precision import graph_key
+from vqtrt.formats.shards import done_shards, is_sharded, read_job
 from vqtrt.system.files import open_file
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Facts about an artefact, ready for JSON; `what` is "run", "bundle" or "codes"."""
+    """Facts about an artefact, ready for JSON; `what` is "run", "bundle", "codes" or "shards"."""
     if path.suffix == ".npy":
         return _codes(path)
+    if is_sharded(path):
+        return _shards(path)
     if (path / "bundle.json").is_file():
         return _bundle(path)
     if (path / "config.yaml").is_file():
         return _run(path)
     if path.exists():
-        raise VqtrtError(f"{path} is neither a run, nor a bundle, nor a codes file (.npy)")
+        raise VqtrtError(f"{path} is neither a run, nor a bundle, nor codes (.npy, or shards)")
     raise VqtrtError(f"{path}: no such file or folder")
 
 
@@ -189,6 +192,23 @@ def _codes(path: Path) -> dict[str, Any]:
         "image_size": list(codes.header.image_size),
         "classes": list(codes.header.classes),
         **_origin(codes.header, len(codes.rejected)),
+    }
+
+
+def _shards(path: Path) -> dict[str, Any]:
+    job = read_job(path)
+    done = done_shards(path, job)
+    return {
+        "what": "shards",
+        "kind": job.header.kind,
+        "shards": len(job.shards),
+        "missing": len(job.shards) - len(done),
+        "shard_size": job.shard_size,
+        "items": job.items,
+        "rows": sum(each.rows for each in done.values()),
+        "codebook_size": job.header.codebook_size,
+        "classes": list(job.header.classes),
+        **_origin(job.header, sum(each.rejected for each in done.values())),
     }
 
 

@@ -119,12 +119,28 @@ def encode_on_devices(
 def _start(arguments: Sequence[str], device: str, turn: int, turns: int) -> _Worker:
     log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when its process has ended
     cores = max(1, usable_cores() // turns)
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": device, "PYTHON_CPU_COUNT": str(cores)}
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": _visible(device),
+        "PYTHON_CPU_COUNT": str(cores),
+    }
     command = [sys.executable, "-m", "vqtrt", *arguments, "--shard", f"{turn}/{turns}"]
     process = subprocess.Popen(  # noqa: S603 - this program, with arguments of its own
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment
     )
     return _Worker(device, turn, process, log)
+
+
+def _visible(device: str) -> str:
+    """What makes a device the only one of a process, if this process sees some of them only."""
+    listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if not listed:
+        return device
+    if int(device) >= len(listed):
+        raise VqtrtError(
+            f"--devices: {device} is not among the {len(listed)} GPUs that CUDA_VISIBLE_DEVICES "
+            "shows, which are counted from 0"
+        )
+    return listed[int(device)]
 
 
 def _end(working: Sequence[_Worker]) -> None:
