@@ -9,6 +9,7 @@ import pytest
 from doubles import picture, write_pictures
 from recordings import noise, put
 
+from vqtrt.data import tar as module
 from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.data.audio.folder import AudioFolder
 from vqtrt.data.audio.open import open_speech
@@ -18,7 +19,7 @@ from vqtrt.data.images.open import open_images
 from vqtrt.data.images.tar import ImageTar
 from vqtrt.data.selection import Selection
 from vqtrt.data.tar import sample_key, tar_index
-from vqtrt.errors import ImageError, VqtrtError
+from vqtrt.errors import AudioError, ImageError, VqtrtError
 
 NAMES = ["a/1.png", "a/2.png", "b/é.png", f"b/{'long' * 30}/x.png", "top.png"]
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -206,6 +207,19 @@ def test_a_member_that_is_no_picture_is_named(small):
     small.write_bytes(small.read_bytes()[: bad.key.offset])
     with pytest.raises(ImageError, match=r"x\.tar/b\.png: .*shorter"):
         tar.read(bad)
+
+
+def test_a_file_in_a_tar_has_a_bound(small, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_FILE", 600)
+    tar = ImageTar(small)
+    with pytest.raises(ImageError, match=r"b\.png: has 700 bytes, more than 600: unpack it"):
+        tar.read(list(tar.items())[1])
+    (small.parent / "talk").mkdir()
+    put(small.parent / "talk/x.wav", noise(700))
+    data = (small.parent / "talk/x.wav").read_bytes()
+    talk = AudioTar(write_tar(small.parent / "talk.tar", {"x.wav": data}))
+    with pytest.raises(AudioError, match=r"x\.wav: cannot be read \(has \d+ bytes"):
+        talk.read(next(talk.items()), AudioPreprocessing(sample_rate=8000))
 
 
 def test_stamps_tell_that_a_tar_changed(small, tmp_path):

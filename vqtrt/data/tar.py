@@ -9,6 +9,7 @@ Notable:
   layout (`0001.jpg`, `0001.cls`), and need not lie next to each other.
 """
 
+import errno
 import hashlib
 import os
 import tarfile
@@ -30,6 +31,8 @@ _BLOCK = 512
 _MAX_EXTENSION = 1 << 20
 """Bytes of a pax or GNU header: names and a few numbers."""
 _MAX_MEMBERS = 50_000_000
+_MAX_FILE = 1 << 30
+"""Bytes of a file that is read into memory as a whole."""
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -47,7 +50,9 @@ class Member(Stored):
         return f"{self.archive}/{self.name}"
 
     def read(self) -> bytes:
-        """Its bytes; raises `OSError` if the tar cannot be read, or has become shorter."""
+        """Its bytes, at most 1 GiB; raises `OSError` also if the tar has become shorter."""
+        if self.size > _MAX_FILE:
+            raise OSError(errno.EFBIG, f"has {self.size} bytes, more than {_MAX_FILE}: unpack it")
         with open_file(self.archive) as file:
             data = os.pread(file.fileno(), self.size, self.offset)
             while len(data) < self.size:

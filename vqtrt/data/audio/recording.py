@@ -177,8 +177,9 @@ def _opened(path: Path | Stored) -> BinaryIO:
     try:
         if not isinstance(path, Path):
             # libsndfile takes a file from its beginning to its end, so a member becomes one.
+            data = path.read()
             copy = os.fdopen(os.memfd_create("vqtrt", os.MFD_CLOEXEC), "w+b")
-            copy.write(path.read())
+            copy.write(data)
             copy.seek(0)
             return copy
         return open_file(path)
