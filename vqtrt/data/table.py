@@ -9,6 +9,7 @@ Notable:
 
 import json
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -191,7 +192,7 @@ class _ParquetRows:
         return values[row - first]
 
     def _restart(self, row: int) -> None:
-        group = next(g for g, start in enumerate(self._starts) if start > row) - 1
+        group = bisect_right(self._starts, row) - 1
         self._kept.clear()
         self._bytes, self._next = 0, self._starts[group]
         groups = range(group, len(self._starts) - 1)
@@ -231,7 +232,7 @@ class _ArrowRows:
 
     def read(self, row: int) -> bytes | None:
         """Those of a row."""
-        place = next(i for i, start in enumerate(self._starts) if start > row) - 1
+        place = bisect_right(self._starts, row) - 1
         value = self._values[place][row - self._starts[place]]
         return value.as_py() if value.is_valid else None
 

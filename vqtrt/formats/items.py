@@ -1,32 +1,14 @@
 """Codes of either kind, in one file or in a folder of shards, item by item; numpy only."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
+from typing import Any
 
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader
 from vqtrt.formats.audio_codes import open_codes as open_file
 from vqtrt.formats.codes import Codes, CodesHeader
-from vqtrt.formats.shard_codes import ShardedCodes
+from vqtrt.formats.shard_codes import Coded, ShardedCodes
 from vqtrt.formats.shards import is_sharded
-
-_TOGETHER = 4096
-"""Items whose codes are read at once."""
-
-
-class Coded(NamedTuple):
-    """An item and its codes."""
-
-    name: str
-    label: int
-    """-1 for none."""
-    codes: NDArray[Any]
-    """(h, w[, C]) of images, (t,) of audio."""
-    samples: int | None = None
-    """Of audio: its length."""
 
 
 class FileCodes:
@@ -70,24 +52,7 @@ class FileCodes:
             yield Coded(name, numbers[0], self[place], *numbers[2:])
 
 
-class Shards(ShardedCodes):
-    """`ShardedCodes` with items as `FileCodes` gives them."""
-
-    def each(self) -> Iterator[Coded]:
-        """All items with their codes, which are read some thousands at a time."""
-        clips, start = isinstance(self.header, ClipHeader), 0
-        items = self.items()
-        while some := list(itertools.islice(items, _TOGETHER)):
-            counts = [numbers[1] if clips else 1 for _, numbers in some]
-            ends = list(itertools.accumulate(counts, initial=0))
-            rows = self.array[start : start + ends[-1]]
-            for (name, numbers), first, end in zip(some, ends, ends[1:], strict=False):
-                codes = rows[first:end] if clips else rows[first]
-                yield Coded(name, numbers[0], codes, *numbers[2:])
-            start += ends[-1]
-
-
-def open_codes(path: str | Path) -> FileCodes | Shards:
+def open_codes(path: str | Path) -> FileCodes | ShardedCodes:
     """Open codes: a codes file (.npy), or a folder of shards.
 
     Args:
@@ -103,4 +68,4 @@ def open_codes(path: str | Path) -> FileCodes | Shards:
         VqtrtError: If there are no codes, or some of the shards are missing.
     """
     where = Path(path)
-    return Shards(where) if is_sharded(where) or where.is_dir() else FileCodes(where)
+    return ShardedCodes(where) if is_sharded(where) or where.is_dir() else FileCodes(where)

@@ -8,9 +8,9 @@ import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,8 @@ C = TypeVar("C", Codes, ClipCodes)
 _OPEN = 64
 """Shards that are memory-mapped at once."""
 _HASHED = 16 << 20
-_MERGED = 4096
-"""Items that are merged at once."""
+_TOGETHER = 4096
+"""Items whose codes are read at once."""
 
 
 def complete_shards(folder: Path, *, check: bool = False) -> tuple[Job, dict[int, ShardDone]]:
@@ -151,6 +151,18 @@ class ShardedArray:
         return self._arrays[number]
 
 
+class Coded(NamedTuple):
+    """An item and its codes."""
+
+    name: str
+    label: int
+    """-1 for none."""
+    codes: NDArray[Any]
+    """(h, w[, C]) of images, (t,) of audio."""
+    samples: int | None = None
+    """Of audio: its length."""
+
+
 class ShardedCodes:
     """The codes in a folder of shards: `codes[i]` of an item, `codes[a:b]` of several.
 
@@ -167,6 +179,7 @@ class ShardedCodes:
         counts = [len(_open(self.path, self.job, number)) for number in range(len(done))]
         self.array = ShardedArray(self.path, self.job, counts)
         self._first = [0, *accumulate(counts)]
+        self._starts: OrderedDict[int, list[int]] = OrderedDict()
 
     def __len__(self) -> int:
         """Items that have codes."""
@@ -181,13 +194,31 @@ class ShardedCodes:
         if not 0 <= place < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         number = bisect_right(self._ends, place) - 1
-        start = self._first[number]
-        for own, (_, numbers) in enumerate(self._items_of(number)):
-            length = _rows_of(self.job, numbers)
-            if own == place - self._ends[number]:
-                return self.array[start : start + length]
-            start += length
-        raise damaged(self.path, number, "fewer items than its last line says")
+        starts = self._starts_of(number)
+        own = place - self._ends[number]
+        return self.array[starts[own] : starts[own + 1]]
+
+    def _starts_of(self, number: int) -> list[int]:
+        """Where each clip of a shard begins in the array, and where the last one ends."""
+        if number not in self._starts:
+            if len(self._starts) >= _OPEN:
+                self._starts.popitem(last=False)
+            lengths = (_rows_of(self.job, known) for _, known in self._items_of(number))
+            self._starts[number] = list(accumulate(lengths, initial=self._first[number]))
+        return self._starts[number]
+
+    def each(self) -> Iterator[Coded]:
+        """All items with their codes, which are read some thousands at a time."""
+        clips, start = isinstance(self.header, ClipHeader), 0
+        items = self.items()
+        while some := list(islice(items, _TOGETHER)):
+            counts = (_rows_of(self.job, known) for _, known in some)
+            ends = list(accumulate(counts, initial=start))
+            rows = self.array[start : ends[-1]]
+            for (name, known), (first, end) in zip(some, pairwise(ends), strict=True):
+                codes = rows[first - start : end - start] if clips else rows[first - start]
+                yield Coded(name, known[0], codes, *known[2:])
+            start = ends[-1]
 
     def items(self, start: int = 0) -> Iterator[tuple[str, Numbers]]:
         """Name and numbers (label, and of audio codes and samples) of each item from `start` on."""
@@ -264,7 +295,7 @@ def _write_merged(folder: Path, job: Job, to: Path) -> None:
             array, start = _open(folder, job, shard.number), 0
             items: list[tuple[str, Numbers]] = []
             for name, known in read_lines(folder, job, shard.number):
-                if isinstance(known, str) or len(items) == _MERGED:
+                if isinstance(known, str) or len(items) == _TOGETHER:
                     start, items = _write_items(writer, job, items, array, start), []
                 if isinstance(known, str):
                     writer.reject(name, known)

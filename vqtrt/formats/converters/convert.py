@@ -11,7 +11,8 @@ from vqtrt.formats.converters.flat import write_flat
 from vqtrt.formats.converters.jsonl import write_jsonl
 from vqtrt.formats.converters.parquet import write_parquet
 from vqtrt.formats.converters.webdataset import write_webdataset
-from vqtrt.formats.items import Coded, open_codes
+from vqtrt.formats.items import open_codes
+from vqtrt.formats.shard_codes import Coded
 from vqtrt.system.atomic import check_file, replacing_file
 
 Write = Callable[[Path, CodesHeader | ClipHeader, Iterator[Coded]], None]

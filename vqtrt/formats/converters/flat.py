@@ -7,7 +7,7 @@ import numpy as np
 
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Header
-from vqtrt.formats.items import Coded
+from vqtrt.formats.shard_codes import Coded
 
 
 def write_flat(path: Path, header: Header, items: Iterator[Coded]) -> None:

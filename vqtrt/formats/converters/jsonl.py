@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vqtrt.formats.codes import Header
-from vqtrt.formats.items import Coded
+from vqtrt.formats.shard_codes import Coded
 
 
 def write_jsonl(path: Path, header: Header, items: Iterator[Coded]) -> None:

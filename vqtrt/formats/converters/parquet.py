@@ -10,7 +10,7 @@ import numpy as np
 
 from vqtrt.formats.audio_codes import ClipHeader
 from vqtrt.formats.codes import CodesHeader
-from vqtrt.formats.items import Coded
+from vqtrt.formats.shard_codes import Coded
 
 _ROWS = 10_000
 """Items in a row group at most."""

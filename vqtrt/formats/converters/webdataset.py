@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vqtrt.formats.codes import Header
-from vqtrt.formats.items import Coded
+from vqtrt.formats.shard_codes import Coded
 
 
 def write_webdataset(path: Path, header: Header, items: Iterator[Coded]) -> None:
