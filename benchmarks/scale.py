@@ -2,9 +2,9 @@
 
     python benchmarks/scale.py FOLDER --model MODEL --size 32 > table.md
 
-Makes the other three of the folder, and encodes each of them with the engine of the model: codes,
-labels and names have to be those of the folder. Then into shards in several ways (workers, batch
-sizes, jobs that share them): the folder of shards has to have the same bytes each time. Exits with
+The script makes the other three forms of the folder and encodes each: codes, labels and names have
+to be those of the folder. Then it encodes the folder into shards in several ways (workers, batch
+sizes, jobs that share the work): the shards have to have the same bytes each time. Exits with
 status 1 if anything differs. Needs the extra `scale`.
 
 A rate is in images per second. `read` is reading and decoding alone, `engine` the engine alone on

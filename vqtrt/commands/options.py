@@ -336,7 +336,7 @@ def given(**options: object) -> dict[str, Any]:
 def refuse_other(
     engine: "Engine", *, images: Mapping[str, object], audio: Mapping[str, object]
 ) -> None:
-    """`refuse` the options of images to a model of audio, and those of audio to one of images."""
+    """Refuse options of images if the model is of audio, and options of audio if not."""
     if engine.speech is None:
         refuse(audio, "audio", "images")
     else:

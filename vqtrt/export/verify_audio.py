@@ -1,8 +1,8 @@
 """Does a model of speech on an engine do what torch does? As `verify.py`, on recordings.
 
-The codes are also the contract here: those of torch in float64, beyond a margin; the same whatever
-else is in the batch, and however a recording is cut into chunks. A conv decoder's samples are those
-of torch; a WaveNet's cached steps have the logits of its full form.
+As for images, codes have to be those of torch in float64, beyond a margin. They must not depend on
+what else is in the batch, or on how a recording is cut into chunks. A conv decoder's samples are
+those of torch; a WaveNet's cached steps have the logits of its full form.
 """
 
 import copy

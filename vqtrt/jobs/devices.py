@@ -46,7 +46,7 @@ class _Worker(NamedTuple):
 
 
 def parse_devices(text: str, visible: Callable[[], int]) -> list[str]:
-    """`0,1` or `all` as devices; `visible` counts those of this machine.
+    """The devices that `0,1` or `all` names; `visible` counts those of this machine.
 
     Raises `VqtrtError` for anything else, and for a device that is named twice.
     """
@@ -78,8 +78,8 @@ def encode_on_devices(
 ) -> None:
     """Run `vqtrt` with some arguments on each device until all shards of `out` are there.
 
-    `arguments` are those of `vqtrt encode` for all shards. Raises `VqtrtError` with the error of
-    the first process that fails, and if signals ended all of them; the others are then ended.
+    `arguments` are those of `vqtrt encode`, without `--shard`. If a process fails, the others are
+    ended, and its error is raised as `VqtrtError`; so is an error if signals ended all processes.
     """
     turns, waiting = len(devices), list(range(len(devices)))
     idle, working = list(devices), list[_Worker]()

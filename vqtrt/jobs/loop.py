@@ -15,7 +15,7 @@ Resumed = Callable[[int], None]
 """Called with the number of items that an earlier, interrupted job had finished already."""
 
 Steps = Generator[int]
-"""The work of a job; each step gives the number of items done, those of earlier jobs included."""
+"""The work of a job. Each step gives the number of items done, also by earlier jobs."""
 
 
 def ignore(done: int, total: int) -> None:
