@@ -59,6 +59,12 @@ def test_recordings(tiny_speech, speech_data, capfd, monkeypatch):
 
 
 @pytest.mark.usefixtures("pictures")
+def test_a_folder_may_have_a_version_in_its_name():
+    assert vqtrt("encode", "pics", "-o", "codes-v1.0") == 0
+    assert Path("codes-v1.0/job.json").is_file()
+
+
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -241,7 +241,7 @@ def _check_out(out: Path, shard_size: int | None, shard: str | None) -> None:
         if shard_size is not None or shard is not None:
             raise VqtrtError(f"{out}: is one file; shards need a folder: name one with --out")
         check_codes_out(out)
-    elif out.suffix and not out.is_dir():
+    elif out.suffix[1:2].isalpha() and not out.is_dir():  # but `imagenet-v1.0` is a folder
         raise VqtrtError(f"{out}: --out must end in .npy, or name a folder for shards")
     else:
         check_folder(out)
