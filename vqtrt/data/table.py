@@ -84,8 +84,9 @@ class Table:
         with _reporting(self.path):
             return self._values.read(row)
 
+    @cached_property
     def stamp(self) -> str:
-        """What tells that the table changed: its size in bytes."""
+        """What tells that the table changed: its size in bytes, when it was first asked for."""
         return str(sum(file.stat().st_size for file in self._files))
 
     def cell(self, row: int, name: str) -> Cell:

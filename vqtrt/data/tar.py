@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from vqtrt.data.folder import FileTree
 from vqtrt.data.selection import Selection, add_kind
-from vqtrt.data.source import Stored
+from vqtrt.data.source import Item, Stored
 from vqtrt.errors import VqtrtError
 from vqtrt.system.files import open_file
 from vqtrt.system.names import printable
@@ -196,6 +196,11 @@ class TarTree(FileTree):
     def member(self, name: str) -> Member:
         """Where a file is; raises `KeyError` for one that is not there."""
         return tar_index(self.root).members[name]
+
+    def stamp(self, item: Item) -> str:
+        """Where an item lies, and all headers of the tar."""
+        member: Member = item.key
+        return f"{tar_index(self.root).headers_sha256} {member.offset} {member.size}"
 
     def sibling(self, name: str, ending: str) -> bytes | None:
         """The bytes of the file with another ending in the sample that a file is of."""

@@ -58,7 +58,7 @@ class AudioTable(Speakers):
 
     def stamp(self, item: Item) -> str:
         """The size of the table."""
-        return self.table.stamp()
+        return self.table.stamp
 
     def blocks(self, item: Item, preprocessing: AudioPreprocessing) -> Iterator[Audio]:
         """Samples in blocks (n,)."""

@@ -9,7 +9,7 @@ from vqtrt.data.folder import name_text
 from vqtrt.data.selection import Selection
 from vqtrt.data.source import Item
 from vqtrt.data.suffixes import READ_AUDIO
-from vqtrt.data.tar import Member, TarTree, tar_index
+from vqtrt.data.tar import Member, TarTree
 
 
 class AudioTar(TarTree, Speakers):
@@ -39,11 +39,6 @@ class AudioTar(TarTree, Speakers):
         """Where a recording is."""
         member: Member = item.key
         return member
-
-    def stamp(self, item: Item) -> str:
-        """Where the recording lies, and all headers of the tar."""
-        member: Member = item.key
-        return f"{tar_index(self.root).headers_sha256} {member.offset} {member.size}"
 
     def blocks(self, item: Item, preprocessing: AudioPreprocessing) -> Iterator[Audio]:
         """Samples in blocks (n,)."""

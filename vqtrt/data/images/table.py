@@ -68,4 +68,4 @@ class ImageTable:
 
     def stamp(self, item: Item) -> str:
         """The size of the table."""
-        return self.table.stamp()
+        return self.table.stamp

@@ -11,7 +11,7 @@ from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images
 from vqtrt.data.selection import Selection
 from vqtrt.data.source import Item
-from vqtrt.data.tar import Member, TarTree, sample_key, tar_index
+from vqtrt.data.tar import TarTree, sample_key, tar_index
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -65,11 +65,6 @@ class ImageTar(TarTree):
             else:
                 label = places[name.partition("/")[0]] if "/" in path else -1
             yield Item(name, label, self.member(path))
-
-    def stamp(self, item: Item) -> str:
-        """Where the image lies, and all headers of the tar."""
-        member: Member = item.key
-        return f"{tar_index(self.root).headers_sha256} {member.offset} {member.size}"
 
     def read(self, item: Item, preprocessing: Preprocessing | None = None) -> Images:
         """The image as (H, W, 3) uint8; `ImageError` if it cannot be read."""
