@@ -1,12 +1,15 @@
 """`vqtrt encode --out FOLDER`, `vqtrt plan` and `vqtrt merge`, of images and of audio."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_speech_runs import copy_talk
 from doubles import tree, vqtrt, write_pictures
+from range_server import serving
+from remote_files import write_files
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +89,36 @@ def test_what_cannot_be(options, message, capfd):
     assert vqtrt(*options.split()) == 1
     assert message in capfd.readouterr().err
     assert tree(Path()) == before
+
+
+@pytest.mark.usefixtures("pictures")
+def test_images_behind_a_url(tmp_path, capfd):
+    with serving(write_files(tmp_path / "served")) as server:
+        url = f"{server.url}/pics.tar?key=secret"
+        assert vqtrt("encode", url, "-o", "far", "--shard-size", 9) == 0
+        assert vqtrt("encode", "served/pics.tar", "-o", "near", "--shard-size", 9) == 0
+        for name in ("000000.npy", "000002.npy"):
+            assert Path("far/shards", name).read_bytes() == Path("near/shards", name).read_bytes()
+        assert vqtrt("encode", url, "-o", "one.npy") == 0
+        assert vqtrt("eval", f"{server.url}/pics.parquet") == 0
+        out, err = capfd.readouterr()
+        assert vqtrt("train", "shapes", "--data", url) == 1
+    assert "secret" not in out + err
+    out, err = capfd.readouterr()
+    assert "pics.tar: training reads it in random order; copy it to a disk" in err
+    assert "secret" not in out + err
+    for path in (*Path("far").rglob("*.json*"), Path("one.json")):
+        assert "secret" not in path.read_text()
+
+
+def test_recordings_behind_a_url(tiny_speech, speech_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("VQTRT_MODEL", str(tiny_speech))
+    (tmp_path / "served").mkdir()
+    folder = copy_talk(speech_data)
+    with tarfile.open(tmp_path / "served/talk.tar", "w") as tar:
+        for path in sorted(folder.rglob("*.wav")):
+            tar.add(path, path.relative_to(folder))
+    with serving(tmp_path / "served") as server:
+        assert vqtrt("encode", f"{server.url}/talk.tar", "-o", "far") == 0
+    assert vqtrt("encode", "served/talk.tar", "-o", "near") == 0
+    assert Path("far/shards/000000.npy").read_bytes() == Path("near/shards/000000.npy").read_bytes()

@@ -9,7 +9,7 @@ import pytest
 from doubles import picture, write_pictures
 from recordings import noise, put
 
-from vqtrt.data import tar as module
+from vqtrt.data import tar_index as module
 from vqtrt.data.audio.decode import AudioPreprocessing
 from vqtrt.data.audio.folder import AudioFolder
 from vqtrt.data.audio.open import open_speech
@@ -18,7 +18,8 @@ from vqtrt.data.images.folder import ImageFolder
 from vqtrt.data.images.open import open_images
 from vqtrt.data.images.tar import ImageTar
 from vqtrt.data.selection import Selection
-from vqtrt.data.tar import sample_key, tar_index
+from vqtrt.data.tar import sample_key
+from vqtrt.data.tar_index import tar_index
 from vqtrt.errors import AudioError, ImageError, VqtrtError
 
 NAMES = ["a/1.png", "a/2.png", "b/é.png", f"b/{'long' * 30}/x.png", "top.png"]

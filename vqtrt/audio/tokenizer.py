@@ -214,11 +214,13 @@ class AudioTokenizer(Tokenizer):
         """
         from vqtrt.audio.encode import encode_source
         from vqtrt.audio.source import open_recordings
+        from vqtrt.formats.shards import indexes_of
 
         model, chosen_files = self.located(), selection(options)
+        indexes = indexes_of(Path(out))
         source, chosen = open_files(
             paths,
-            lambda path: open_recordings(model, path, speaker_pattern, chosen_files),
+            lambda path: open_recordings(model, path, speaker_pattern, chosen_files, indexes),
             options,
         )
         return encode_source(self, source, Path(out), **chosen)

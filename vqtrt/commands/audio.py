@@ -23,6 +23,7 @@ from vqtrt.commands.options import (
     expanded,
 )
 from vqtrt.commands.outcome import Written, skippable, tell_passed_over, with_kinds
+from vqtrt.data.urls import public_url
 
 
 class SplitByName(StrEnum):
@@ -63,7 +64,7 @@ def convert(
             tokenizer,
             source,
             out,
-            root=data,
+            root=public_url(data),
             speaker=speaker,
             preprocessing=preprocessing(tokenizer, DataOptions(level_db=level_db)),
             note=terminal.note,
@@ -134,7 +135,7 @@ def probe(
             tokenizer,
             source,
             alignments,
-            root=data,
+            root=public_url(data),
             tier=tier,
             split=Split(train_split, by.value, seed),
             progress=counter,

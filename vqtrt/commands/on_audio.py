@@ -45,7 +45,11 @@ FILES = "wavs"
 
 
 def open_source(
-    model: ModelLocation, paths: list[str], options: DataOptions, split: str | None = None
+    model: ModelLocation,
+    paths: list[str],
+    options: DataOptions,
+    split: str | None = None,
+    indexes: Path | None = None,
 ) -> AudioSource:
     """The recordings of one path or several, with the speakers as the model's run found them.
 
@@ -53,7 +57,7 @@ def open_source(
     """
     pattern, chosen = options.speaker_pattern, options.selection
     source = open_each(
-        expanded_paths(paths), lambda path: open_recordings(model, path, pattern, chosen)
+        expanded_paths(paths), lambda path: open_recordings(model, path, pattern, chosen, indexes)
     )
     if text := speaker_note(source):
         terminal.note(text)

@@ -46,11 +46,17 @@ FILES = "pictures"
 
 
 def open_source(
-    model: ModelLocation, paths: list[str], options: DataOptions, split: str
+    model: ModelLocation,
+    paths: list[str],
+    options: DataOptions,
+    split: str,
+    indexes: Path | None = None,
 ) -> ImageSource:
     """The images of one path or several; `split` is the part if `--split` names none."""
     part = options.split.value if options.split else split
-    return open_each(expanded_paths(paths), lambda path: open_images(path, part, options.selection))
+    return open_each(
+        expanded_paths(paths), lambda path: open_images(path, part, options.selection, indexes)
+    )
 
 
 def open_tokenizer(

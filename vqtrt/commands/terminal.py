@@ -22,7 +22,7 @@ _EXTRAS = {
         "train",
     ),
     **dict.fromkeys(("soundfile", "soxr"), "speech"),
-    "pyarrow": "scale",
+    **dict.fromkeys(("fsspec", "pyarrow"), "scale"),
 }
 """Which extra installs a package."""
 

@@ -24,6 +24,7 @@ from vqtrt.commands.options import (
     refuse_other,
 )
 from vqtrt.commands.outcome import Written, skippable, tell_passed_over, with_kinds
+from vqtrt.data.urls import public_url
 from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
@@ -129,15 +130,17 @@ def _encode(
     **more: Any,
 ) -> "EncodeResult":
     """Encode images or recordings, or plan to, with `more` of `EncodeOptions`."""
+    from vqtrt.formats.shards import indexes_of
+
     options.require_fit(engine)
     twin = modality(engine)
     tokenizer = twin.open_tokenizer(engine, batch_size)
-    source = twin.open_source(found, data, options, "all")
+    source = twin.open_source(found, data, options, "all", indexes_of(out))
     result: EncodeResult = twin.encode_source(
         tokenizer,
         source,
         out,
-        root=" ".join(data),
+        root=" ".join(map(public_url, data)),
         model=found,
         preprocessing=twin.preprocessing(tokenizer, options),
         **options.reading,
@@ -330,7 +333,12 @@ def evaluate(
     if prior is not None:
         find_prior(opened, prior)
         with counting("scoring") as counter:
-            told = {"root": data, "model": found, "progress": counter, **options.reading}
+            told = {
+                "root": public_url(data),
+                "model": found,
+                "progress": counter,
+                **options.reading,
+            }
             how = {"batch_size": tokenizer.batch_size, "progress": counter}
             figures = score_data(
                 data,
@@ -344,7 +352,7 @@ def evaluate(
         figures = twin.evaluate(
             tokenizer,
             source,
-            root=data,
+            root=public_url(data),
             preprocessing=twin.preprocessing(tokenizer, options),
             grid=grid,
             progress=counter,

@@ -21,6 +21,7 @@ from vqtrt.commands.options import (
     worker_count,
 )
 from vqtrt.commands.outcome import skippable
+from vqtrt.data.urls import public_url
 
 if TYPE_CHECKING:
     from vqtrt.commands.bars import TrainingBar
@@ -50,7 +51,7 @@ def train(
     overrides = options.overrides(path=data, speaker_pattern=speaker_pattern)
     config, path = plan(recipe, out, overrides, resume=options.resume)
     require_training()
-    _tell(f"training {config.recipe} on {config.data.path}, into {path}")
+    _tell(f"training {config.recipe} on {public_url(config.data.path)}, into {path}")
     from vqtrt.training.start import train_planned
 
     with _training_bar() as bar, skippable():

@@ -9,6 +9,7 @@ Notable:
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,23 +20,22 @@ from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
 
-class FileTree:
-    """The files below `root` that are items, and how many others there are of which kind.
+class Tree(ABC):
+    """Files that are items, and how many others there are of which kind.
 
-    `own` gives the kind of a file's name, "" for items (see `Selection.judge`).
+    `where` names the folder or the tar. `own` gives the kind of a file's name, "" for items (see
+    `Selection.judge`).
     """
 
-    def __init__(self, root: Path, selection: Selection | None, own: Callable[[str], str]) -> None:
-        self.root = Path(root)
+    def __init__(self, where: str, selection: Selection | None, own: Callable[[str], str]) -> None:
+        self._where = where
         self.selection = selection or Selection()
         self._judge = self.selection.judge(own)
         self._passed_over: Counter[str] | None = None
 
+    @abstractmethod
     def paths(self) -> Iterator[str]:
-        """Paths below the root of the items, depth first, each folder's entries by name."""
-        counts = Counter[str]()
-        yield from walk(str(self.root), self._judge, counts)
-        self._passed_over = counts
+        """Paths of the items in order; at the end, `_passed_over` counts the others."""
 
     @property
     def passed_over(self) -> dict[str, int]:
@@ -52,20 +52,34 @@ class FileTree:
         """What to raise where there is no item."""
         if not self.passed_over:
             return VqtrtError(
-                f"{printable(self.root)}: holds no {items}; put some in it or check the path"
+                f"{printable(self._where)}: holds no {items}; put some in it or check the path"
             )
         if self.selection:
             hint = f"check --include and --exclude, and the path; {hint}"
         return VqtrtError(
-            f"{printable(self.root)}: holds no {items}, only {in_words(self.passed_over)}; {hint}"
+            f"{printable(self._where)}: holds no {items}, only {in_words(self.passed_over)}; {hint}"
         )
+
+
+class FileTree(Tree):
+    """The files below `root` that are items."""
+
+    def __init__(self, root: Path, selection: Selection | None, own: Callable[[str], str]) -> None:
+        super().__init__(str(root), selection, own)
+        self.root = Path(root)
+
+    def paths(self) -> Iterator[str]:
+        """Paths below the root of the items, depth first, each folder's entries by name."""
+        counts = Counter[str]()
+        yield from walk(str(self.root), self._judge, counts)
+        self._passed_over = counts
 
 
 def passed_over(source: object) -> Mapping[str, int]:
     """Files of a source that are no items, by kind; empty for a source that is no folder."""
     counts = Counter[str]()
     for part in parts(source):
-        if isinstance(part, FileTree):
+        if isinstance(part, Tree):
             counts.update(part.passed_over)
     return dict(counts)
 

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from glob import glob
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
+from vqtrt.data.remote import remote_paths
 from vqtrt.data.source import Item, Source, stamps_of
+from vqtrt.data.urls import is_url, path_in_url, public_url
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -30,6 +32,8 @@ def open_each(paths: Sequence[str], open_one: Callable[[str], S]) -> S:
 def expanded_paths(texts: Sequence[str]) -> list[str]:
     """Paths of what a user typed: `x-{000..099}.tar`, `*.tar`, `@list.txt`; `-` lists on stdin.
 
+    A URL stands for a tar or a Parquet file, or for all of these in a folder.
+
     A path that exists stands for itself, whatever characters it has. Raises `VqtrtError` for a
     pattern that nothing matches, and for a list that cannot be read or is empty.
     """
@@ -39,7 +43,10 @@ def expanded_paths(texts: Sequence[str]) -> list[str]:
             found += _listed(text)
             continue
         for path in [text] if _exists(text) else _braces(text):
-            found += [path] if _exists(path) or not _GLOB.search(path) else _globbed(path)
+            if is_url(path):
+                found += remote_paths(path)
+            else:
+                found += [path] if _exists(path) or not _GLOB.search(path) else _globbed(path)
     return found
 
 
@@ -95,11 +102,11 @@ class SeveralSources:
     """
 
     def __init__(self, paths: Sequence[str], sources: Sequence[Any]) -> None:
-        self.paths, self.sources = tuple(paths), tuple(sources)
+        self.paths, self.sources = tuple(map(public_url, paths)), tuple(sources)
         self._stamps = [stamps_of(source) for source in sources]
-        places = [Path(path).resolve() for path in paths]
-        seen = set[Path]()
-        for path, place in zip(paths, places, strict=True):
+        places = [_place(path) for path in paths]
+        seen = set[PurePath]()
+        for path, place in zip(self.paths, places, strict=True):
             if place in seen:
                 raise VqtrtError(f"{printable(path)}: is given twice; leave one out")
             seen.add(place)
@@ -107,9 +114,10 @@ class SeveralSources:
         distinct = len(set(ends)) == len(ends)
         # Without a leading `/`, so that files named after the items stay below their folder.
         names = ends if distinct else [str(place).lstrip("/") for place in places]
+        above = ["" if distinct else f"{PurePath(name).parent}/" for name in names]
         self._prefixes = [
-            f"{name}/" if place.is_dir() else "" if distinct else f"{Path(name).parent}/"
-            for name, place in zip(names, places, strict=True)
+            f"{name}/" if isinstance(place, Path) and place.is_dir() else folder
+            for name, place, folder in zip(names, places, above, strict=True)
         ]
 
     @cached_property
@@ -157,6 +165,11 @@ class SeveralSources:
         place, own = item.key
         text: str | None = self.sources[place].text(own)
         return text
+
+
+def _place(path: str) -> PurePath:
+    """Where a path leads: a `Path`, unless it is a URL."""
+    return path_in_url(path) if is_url(path) else Path(path).resolve()
 
 
 def parts(source: object) -> tuple[object, ...]:

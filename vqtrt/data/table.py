@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from vqtrt.data.remote import RemoteFile, RemoteStream
 from vqtrt.data.source import Stored
 from vqtrt.errors import VqtrtError
 from vqtrt.system.files import read_or_raise
@@ -28,6 +29,10 @@ _BATCH = 32
 _KEPT = 32 << 20
 """Bytes of rows that are kept."""
 _MAX_STATE = 64 << 20
+
+
+TablePath = Path | RemoteFile
+"""A Parquet file, also behind a URL, or a folder that `save_to_disk` wrote."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,11 @@ class Table:
     the extra `scale`.
     """
 
-    def __init__(self, path: Path, column: str | None, usual: tuple[str, ...]) -> None:
+    def __init__(self, path: TablePath, column: str | None, usual: tuple[str, ...]) -> None:
         self.path, self._usual = path, usual
-        self._parquet = path.suffix.lower() == ".parquet" and path.is_file()
         with _reporting(path):
-            self._files = [path] if self._parquet else _arrow_files(path)
+            self._files = _arrow_files(path)
+            """Those of a folder; none of a Parquet file."""
             self.schema = self._open_schema()
             self.column = self._chosen(column)
             self._values = self._open_rows()
@@ -87,7 +92,9 @@ class Table:
     @cached_property
     def stamp(self) -> str:
         """What tells that the table changed: its size in bytes, when it was first asked for."""
-        return str(sum(file.stat().st_size for file in self._files))
+        if isinstance(self.path, RemoteFile):
+            return self.path.stamp
+        return str(sum(file.stat().st_size for file in self._files or [self.path]))
 
     def cell(self, row: int, name: str) -> Cell:
         """The bytes of a row, to be read later."""
@@ -123,9 +130,9 @@ class Table:
         return next((name for name in names if name in self.schema.names), None)
 
     def _open_schema(self) -> Any:
-        if self._parquet:
-            return _parquet(self.path).schema_arrow
-        return _stream(self._files[0]).schema
+        if self._files:
+            return _stream(self._files[0]).schema
+        return _parquet(self.path).schema_arrow
 
     def _chosen(self, column: str | None) -> str:
         fitting = [field.name for field in self.schema if _holds_bytes(field.type)]
@@ -146,30 +153,29 @@ class Table:
 
     def _open_rows(self) -> _Rows:
         field = "bytes" if _is_struct(self.schema.field(self.column).type) else None
-        if self._parquet:
-            return _ParquetRows(self.path, self.column, field)
-        return _ArrowRows(self._files, self.column, field)
+        if self._files:
+            return _ArrowRows(self._files, self.column, field)
+        return _ParquetRows(self.path, self.column, field)
 
     def _count(self) -> int:
-        if self._parquet:
-            return int(_parquet(self.path).metadata.num_rows)
-        return sum(batch.num_rows for file in self._files for batch in _stream(file))
+        if self._files:
+            return sum(batch.num_rows for file in self._files for batch in _stream(file))
+        return int(_parquet(self.path).metadata.num_rows)
 
     def _batches(self, column: str, field: str | None) -> Iterator[Any]:
-        if self._parquet:
-            leaf = column if field is None else f"{column}.{field}"
-            for batch in _parquet(self.path).iter_batches(batch_size=4096, columns=[leaf]):
-                yield _inner(batch.column(0), field)
-            return
         for file in self._files:
             for batch in _stream(file):
                 yield _inner(batch.column(column), field)
+        if not self._files:
+            leaf = column if field is None else f"{column}.{field}"
+            for batch in _parquet(self.path).iter_batches(batch_size=4096, columns=[leaf]):
+                yield _inner(batch.column(0), field)
 
 
 class _ParquetRows:
     """A column of bytes, read in order some rows at a time."""
 
-    def __init__(self, path: Path, column: str, field: str | None) -> None:
+    def __init__(self, path: TablePath, column: str, field: str | None) -> None:
         self._file, self._field = _parquet(path), field
         self._leaf = column if field is None else f"{column}.{field}"
         groups = self._file.metadata.num_row_groups
@@ -248,11 +254,12 @@ def _size(values: list[bytes | None]) -> int:
     return sum(len(value) for value in values if value is not None)
 
 
-def _parquet(path: Path) -> Any:
+def _parquet(path: TablePath) -> Any:
     import pyarrow.parquet
 
+    file = RemoteStream(path) if isinstance(path, RemoteFile) else path
     # The defaults read whole row groups ahead.
-    return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+    return pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
 
 
 def _stream(path: Path) -> Any:
@@ -261,7 +268,9 @@ def _stream(path: Path) -> Any:
     return pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
 
 
-def _arrow_files(folder: Path) -> list[Path]:
+def _arrow_files(folder: TablePath) -> list[Path]:
+    if isinstance(folder, RemoteFile) or (folder.suffix.lower() == ".parquet" and folder.is_file()):
+        return []
     path = folder / STATE
     wrong = f"{printable(path)}: no state that save_to_disk wrote; write the data set again"
     data = read_or_raise(path, _MAX_STATE, VqtrtError, missing=wrong, large=wrong)
@@ -304,7 +313,7 @@ def _holds_bytes(kind: Any) -> bool:
 class _reporting:  # noqa: N801 - used like a function
     """Turn what pyarrow raises on damaged files into a `VqtrtError`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: TablePath) -> None:
         self._path = path
 
     def __enter__(self) -> None:

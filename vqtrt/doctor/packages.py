@@ -13,6 +13,7 @@ _BASE = ("numpy", "pillow", "pydantic", "pyyaml", "typer")
 _EXTRAS = {
     "soundfile": ("speech", "recordings cannot be read"),
     "pyarrow": ("scale", "Parquet and Arrow files cannot be read"),
+    "fsspec": ("scale", "data behind URLs cannot be read"),
     "torch": ("train", "no training, no export, no engine torch"),
     "onnx": ("train", "no export"),
 }

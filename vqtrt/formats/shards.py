@@ -4,6 +4,7 @@ codes/job.json              the header of the codes, the parts of the data, item
 codes/shards/000003.npy     the rows of a shard
 codes/shards/000003.jsonl   a line for each of its items, then one with its counts and hashes
 codes/index.json            the counts and hashes of all shards, once all are there
+codes/plan/                 the indexes of tars that are read over a network
 
 Notable: what a shard holds follows from `job.json` alone, never from who made it. No file holds a
 time, a host, an engine or a process, and the .jsonl is renamed into place after the .npy, so that a
@@ -34,11 +35,11 @@ from vqtrt.formats.codes_writer import (
     reject_line,
 )
 from vqtrt.formats.journal import MAX_LINE_BYTES, require_same, rows_of
-from vqtrt.system.atomic import tidy, write_bytes
+from vqtrt.system.atomic import check_folder, tidy, write_bytes
 from vqtrt.system.files import open_file, read_or_raise
 
 JOB, INDEX = "job.json", "index.json"
-SHARDS = "shards"
+SHARDS, PLAN = "shards", "plan"
 SHARD_SIZE = 10_000
 """Items per shard by default."""
 _MAX_JOB_BYTES = 256 << 20
@@ -135,6 +136,23 @@ class ShardDone(NamedTuple):
 def is_sharded(path: Path) -> bool:
     """Whether a path names a folder of shards."""
     return (path / JOB).is_file()
+
+
+def check_shards_folder(out: Path) -> None:
+    """Raise `VqtrtError` if `out` cannot become a folder of shards, or holds other files."""
+    check_folder(out)
+    # Hidden: what a job left that was killed while it wrote job.json.
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if any(not name.startswith(".") and name != PLAN for name in held) and not is_sharded(out):
+        raise VqtrtError(f"{out}: holds other files; name a new folder with --out")
+
+
+def indexes_of(out: Path) -> Path | None:
+    """The folder for the indexes of tars of a job; None if it writes one file."""
+    if out.suffix == ".npy":
+        return None
+    check_shards_folder(out)
+    return out / PLAN
 
 
 def read_job(folder: Path) -> Job:

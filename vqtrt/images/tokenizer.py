@@ -138,9 +138,15 @@ class ImageTokenizer(Tokenizer):
         Raises `VqtrtError` or `ImageError` as the command.
         """
         from vqtrt.data.images.open import open_images
+        from vqtrt.formats.shards import indexes_of
         from vqtrt.images.encode import encode_source
 
-        open_one = partial(open_images, split=split, selection=selection(options))
+        open_one = partial(
+            open_images,
+            split=split,
+            selection=selection(options),
+            indexes=indexes_of(Path(out)),
+        )
         source, chosen = open_files(paths, open_one, options)
         return encode_source(self, source, Path(out), **chosen)
 

@@ -8,6 +8,7 @@ from vqtrt.data.reading import OnError, default_workers
 from vqtrt.data.selection import Selection
 from vqtrt.data.several import expanded_paths, open_each
 from vqtrt.data.source import Source
+from vqtrt.data.urls import public_url
 from vqtrt.jobs.encode import EncodeOptions
 from vqtrt.jobs.loop import Progress, ignore
 
@@ -44,7 +45,7 @@ def open_files(
     """The source of one path or of several, and what an encode of it is told."""
     names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     chosen: EncodeOptions = {
-        "root": " ".join(names),
+        "root": " ".join(map(public_url, names)),
         "workers": options.get("workers") or default_workers(),
         "preprocessing": options.get("preprocessing"),
         "on_error": options.get("on_error", "stop"),

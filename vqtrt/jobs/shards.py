@@ -23,6 +23,7 @@ from vqtrt.formats.shards import (
     JobPart,
     Shard,
     ShardDone,
+    check_shards_folder,
     done_shards,
     is_sharded,
     make_shards_folder,
@@ -36,7 +37,6 @@ from vqtrt.formats.shards import (
 from vqtrt.jobs.encode import EncodeOptions, EncodeParts, EncodeResult, header_fields
 from vqtrt.jobs.loop import Steps, ignore, nothing_read, run_steps
 from vqtrt.jobs.tokenizer import Tokenizer
-from vqtrt.system.atomic import check_folder
 
 
 def run_shards(
@@ -51,11 +51,7 @@ def run_shards(
     Raises `VqtrtError` if `out` holds something else or shards of another job, if the data changed
     since the job began, or if none of its items can be read.
     """
-    check_folder(out)
-    # Hidden: what a job left that was killed while it wrote job.json.
-    others = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())
-    if others and not is_sharded(out):
-        raise VqtrtError(f"{out}: holds other files; name a new folder with --out")
+    check_shards_folder(out)
     places = parts_of(source, options["root"])
     job = _job(tokenizer, source, places, out, options, parts)
     turn, turns = options.get("turn", (0, 1))

@@ -14,6 +14,7 @@ from vqtrt.data.audio.folder import AudioSource
 from vqtrt.data.audio.open import open_speech
 from vqtrt.data.grid import spread
 from vqtrt.data.source import Item
+from vqtrt.data.urls import require_local
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.metrics import CodeUsage
 from vqtrt.models.audio import SpeechVQVAE
@@ -238,6 +239,7 @@ def _sum_of_squares(audio: Audio) -> float:
 
 
 def _open(data: SpeechDataConfig) -> AudioSource:
+    require_local(data.path, "training reads it in random order")
     try:
         return open_speech(data.path, data.speaker_pattern, data.selection)
     except VqtrtError as error:

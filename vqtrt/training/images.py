@@ -13,6 +13,7 @@ from vqtrt.data.images.batches import read_chunks
 from vqtrt.data.images.open import open_images
 from vqtrt.data.images.source import Images, ImageSource
 from vqtrt.data.source import Item
+from vqtrt.data.urls import require_local
 from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.metrics import CodeUsage, ImageMetrics
 from vqtrt.models.image import VQVAE
@@ -138,6 +139,7 @@ class ImageTask(Task):
 
 
 def _open(data: DataConfig) -> ImageSource:
+    require_local(data.path, "training reads it in random order")
     try:
         return open_images(data.path, "train", data.selection)
     except VqtrtError as error:

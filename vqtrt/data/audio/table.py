@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 from vqtrt.data.audio.decode import Audio, AudioPreprocessing, read_audio, read_blocks
 from vqtrt.data.audio.folder import Speakers
 from vqtrt.data.source import Item
-from vqtrt.data.table import Cell, Table
+from vqtrt.data.table import Cell, Table, TablePath
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -23,9 +22,11 @@ class AudioTable(Speakers):
     of the rows do, as in a folder.
     """
 
-    def __init__(self, path: Path, speaker_pattern: str | None = None) -> None:
+    def __init__(
+        self, path: TablePath, speaker_pattern: str | None = None, column: str | None = None
+    ) -> None:
         super().__init__(speaker_pattern)
-        self.table = Table(path, None, _COLUMNS)
+        self.table = Table(path, column, _COLUMNS)
         self._by = None if speaker_pattern else self.table.first_column(*_SPEAKERS)
         self._said = self.table.first_column(*_TEXTS)
         if not self.table.count:

@@ -1,7 +1,6 @@
 """A tar of recordings, in WebDataset's layout or of folders."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from vqtrt.data.audio.decode import Audio, AudioPreprocessing, read_audio, read_blocks
 from vqtrt.data.audio.folder import Speakers, conversion_hint, recording_kind
@@ -9,7 +8,8 @@ from vqtrt.data.folder import name_text
 from vqtrt.data.selection import Selection
 from vqtrt.data.source import Item
 from vqtrt.data.suffixes import READ_AUDIO
-from vqtrt.data.tar import Member, TarTree
+from vqtrt.data.tar import TarTree
+from vqtrt.data.tar_index import Archive, Member
 
 
 class AudioTar(TarTree, Speakers):
@@ -19,7 +19,10 @@ class AudioTar(TarTree, Speakers):
     """
 
     def __init__(
-        self, root: Path, speaker_pattern: str | None = None, selection: Selection | None = None
+        self,
+        root: Archive,
+        speaker_pattern: str | None = None,
+        selection: Selection | None = None,
     ) -> None:
         TarTree.__init__(self, root, selection, recording_kind)
         Speakers.__init__(self, speaker_pattern)

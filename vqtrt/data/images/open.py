@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from vqtrt.data.folder import FileTree
+from vqtrt.data.folder import Tree
 from vqtrt.data.foreign import foreign_file
 from vqtrt.data.images.cifar import is_cifar, open_cifar
 from vqtrt.data.images.folder import ImageFile, ImageFolder, image_kind
@@ -12,8 +12,10 @@ from vqtrt.data.images.shapes import Shapes
 from vqtrt.data.images.source import ImageSource
 from vqtrt.data.images.table import ImageTable
 from vqtrt.data.images.tar import ImageTar
+from vqtrt.data.remote import open_remote
 from vqtrt.data.selection import Selection
 from vqtrt.data.table import is_table
+from vqtrt.data.urls import is_remote_tar, is_url, public_url, split_column
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -27,10 +29,14 @@ _TEST_SEED = 1 << 63  # XORed in: no seed that a user gives (below 2^63) meets a
 
 
 def open_images(
-    path: str | Path, split: str = "all", selection: Selection | None = None
+    path: str | Path,
+    split: str = "all",
+    selection: Selection | None = None,
+    indexes: Path | None = None,
 ) -> ImageSource:
     """Open an image, a folder or tar of images, CIFAR (folder, `.tar.gz`, `.bin`), array, shapes.
 
+    A tar or a Parquet file may be a URL; `indexes` is a folder to keep the index of such a tar in.
     An array is an `.npy` or `.npz`; `file.npz:NAME` is one array of an archive.
     `cifar-100-binary:coarse` has the other labels of CIFAR-100. `selection` says which files of a
     folder count; it is an error for anything else.
@@ -42,13 +48,23 @@ def open_images(
     """
     if split not in ("train", "test", "all"):
         raise VqtrtError(f"{split!r} is not a split; give train, test or all")
-    source = _open(path, split, selection)
-    if selection and not isinstance(source, FileTree):
+    if is_url(path):
+        source = _open_remote(str(path), selection, indexes)
+    else:
+        source = _open(path, split, selection)
+    if selection and not isinstance(source, Tree):
         raise VqtrtError(
-            f"{printable(path)}: is no folder or tar of images, from which alone --include and "
-            "--exclude choose; leave them out"
+            f"{printable(public_url(str(path)))}: is no folder or tar of images, from which alone "
+            "--include and --exclude choose; leave them out"
         )
     return source
+
+
+def _open_remote(url: str, selection: Selection | None, indexes: Path | None) -> ImageSource:
+    url, column = split_column(url)
+    if is_remote_tar(url):
+        return ImageTar(open_remote(url, indexes), selection)
+    return ImageTable(open_remote(url), column)
 
 
 def _open(path: str | Path, split: str, selection: Selection | None) -> ImageSource:

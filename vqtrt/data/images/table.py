@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 from vqtrt.data.images.decode import decode_stored
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images
 from vqtrt.data.source import Item
-from vqtrt.data.table import Table
+from vqtrt.data.table import Table, TablePath
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -24,7 +23,7 @@ class ImageTable:
     number, whose name the metadata of Hugging Face may tell.
     """
 
-    def __init__(self, path: Path, column: str | None = None) -> None:
+    def __init__(self, path: TablePath, column: str | None = None) -> None:
         self.table = Table(path, column, _COLUMNS)
         self._label = self.table.first_column(*_LABELS)
         if not self.table.count:

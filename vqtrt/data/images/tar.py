@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 from vqtrt.data.folder import name_text
 from vqtrt.data.images.decode import decode_stored
@@ -11,7 +10,8 @@ from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import Images
 from vqtrt.data.selection import Selection
 from vqtrt.data.source import Item
-from vqtrt.data.tar import TarTree, sample_key, tar_index
+from vqtrt.data.tar import TarTree, sample_key
+from vqtrt.data.tar_index import Archive, tar_index
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -27,7 +27,7 @@ class ImageTar(TarTree):
     Raises `VqtrtError` when made for a tar that is damaged or holds no image.
     """
 
-    def __init__(self, root: Path, selection: Selection | None = None) -> None:
+    def __init__(self, root: Archive, selection: Selection | None = None) -> None:
         super().__init__(root, selection, image_kind)
         if next(self.paths(), None) is None:
             raise self.none_left("images", "check the path")
