@@ -90,11 +90,11 @@ class RemoteFile:
         stop = min(start + length, self.size)
         if start >= stop:
             return b""
-        blocks = range(start // BLOCK, -(-stop // BLOCK))
-        data = [_BLOCKS.get(self, number) for number in blocks]
-        data[-1] = data[-1][: stop - blocks[-1] * BLOCK]
-        data[0] = data[0][start - blocks[0] * BLOCK :]
-        return data[0] if len(data) == 1 else b"".join(data)
+        parts = []
+        for number in range(start // BLOCK, -(-stop // BLOCK)):
+            first = number * BLOCK
+            parts.append(_BLOCKS.get(self, number)[max(start - first, 0) : stop - first])
+        return b"".join(parts)
 
     def fetch(self, number: int) -> bytes:
         """A block from the server."""

@@ -1,4 +1,7 @@
-"""A web server of a folder that serves ranges, as object stores do: slow, failing, or dying."""
+"""A web server of a folder that serves ranges, as object stores do: slow, failing, or dying.
+
+For `scale_remote.py` and the tests of data behind URLs.
+"""
 
 import threading
 import time
