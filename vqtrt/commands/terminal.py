@@ -23,6 +23,7 @@ _EXTRAS = {
     ),
     **dict.fromkeys(("soundfile", "soxr"), "speech"),
     **dict.fromkeys(("fsspec", "pyarrow"), "scale"),
+    "ray": "ray",
 }
 """Which extra installs a package."""
 

@@ -1,6 +1,7 @@
 """`encode`, `decode` and `eval`: the model says whether they are of images or of audio."""
 
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,11 +25,11 @@ from vqtrt.commands.options import (
     refuse_other,
 )
 from vqtrt.commands.outcome import Written, skippable, tell_passed_over, with_kinds
+from vqtrt.commands.where import WhereOptions, on_devices, on_ray, tell_all
 from vqtrt.data.urls import public_url
 from vqtrt.errors import VqtrtError
 
 if TYPE_CHECKING:
-    from vqtrt.config.location import ModelLocation
     from vqtrt.engines.base import Engine
     from vqtrt.jobs.encode import EncodeResult
 
@@ -66,14 +67,7 @@ def encode(
     batch_size: BatchSize = None,
     options: DataOptions = DataOptions(),
     shard_size: ShardSize = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(help="I/N, from 0: only every Nth shard, from shard I on (job arrays)."),
-    ] = None,
-    devices: Annotated[
-        str | None,
-        typer.Option(help="GPUs to make shards on, a process for each: 0,1 or all."),
-    ] = None,
+    where: WhereOptions = WhereOptions(),
     use: ModelOptions = ModelOptions(),
     job: JobOptions = JobOptions(),
 ) -> None:
@@ -81,19 +75,21 @@ def encode(
     from vqtrt.commands.bars import counting
     from vqtrt.data.selection import in_words
 
-    _check_out(out, shard_size, shard if devices is None else devices)
-    turn = _turn(shard)
-    if devices is not None:
-        if shard is not None or use.device:
-            raise VqtrtError("--devices: names the devices itself; leave --shard and --device out")
-        _encode_on(devices, out, as_json=job.as_json)
+    _check_out(out, shard_size, where.sharded)
+    where.check(use)
+    more = given(shard_size=shard_size)
+    opener = partial(_opened, data, out, options, use, batch_size)
+    if where.devices is not None or where.on is not None:
+        if where.devices is not None:
+            on_devices(where, out)
+        else:
+            on_ray(where, out, opener, **more)
+        tell_all(out, job.as_json)
         return
-    found, opened = use.open()
-    more = given(batch_size=batch_size, shard_size=shard_size, turn=turn)
+    opened, run = opener()
+    more |= given(turn=where.turn)
     with counting("encoding") as counter, skippable():
-        result = _encode(
-            found, opened, data, out, options, resume=job.resume, progress=counter, **more
-        )
+        result = run(resume=job.resume, progress=counter, **more)
     tell_passed_over(result.passed_over, audio=opened.speech is not None)
     items = modality(opened).ITEMS
     listed = "the .json" if out.suffix == ".npy" else "the .jsonl of the shards"
@@ -119,24 +115,19 @@ def encode(
         )
 
 
-def _encode(
-    found: "ModelLocation",
-    engine: "Engine",
-    data: list[str],
-    out: Path,
-    options: DataOptions,
-    *,
-    batch_size: int | None = None,
-    **more: Any,
-) -> "EncodeResult":
-    """Encode images or recordings, or plan to, with `more` of `EncodeOptions`."""
+def _opened(
+    data: list[str], out: Path, options: DataOptions, use: ModelOptions, batch_size: int | None
+) -> "tuple[Engine, Callable[..., EncodeResult]]":
+    """The model, and what encodes the data with it when it is given more of `EncodeOptions`."""
     from vqtrt.formats.shards import indexes_of
 
+    found, engine = use.open()
     options.require_fit(engine)
     twin = modality(engine)
     tokenizer = twin.open_tokenizer(engine, batch_size)
     source = twin.open_source(found, data, options, "all", indexes_of(out))
-    result: EncodeResult = twin.encode_source(
+    run = partial(
+        twin.encode_source,
         tokenizer,
         source,
         out,
@@ -144,33 +135,8 @@ def _encode(
         model=found,
         preprocessing=twin.preprocessing(tokenizer, options),
         **options.reading,
-        **more,
     )
-    return result
-
-
-def _encode_on(devices: str, out: Path, *, as_json: bool) -> None:
-    """Run this command in a process on each device, for its share of the shards."""
-    from vqtrt.commands.bars import counting
-    from vqtrt.engines.cuda import visible_gpus
-    from vqtrt.formats.shards import done_shards, read_job
-    from vqtrt.jobs.devices import encode_on_devices, parse_devices, without_option
-
-    chosen = parse_devices(devices, visible_gpus)
-    with counting("encoding") as counter:
-        encode_on_devices(
-            without_option(sys.argv[1:], "--devices"),
-            out,
-            chosen,
-            note=terminal.note,
-            progress=counter,
-        )
-    made = done_shards(out, read_job(out)).values()
-    rows, rejected = sum(one.rows for one in made), sum(one.rejected for one in made)
-    without = f", {rejected} rejected (see the .jsonl of the shards)" if rejected else ""
-    terminal.note(f"{out} is complete: {rows} items{without}")
-    if as_json:
-        terminal.show({"out": str(out), "rows": rows, "rejected": rejected}, True)
+    return engine, run
 
 
 @expanded
@@ -186,12 +152,10 @@ def plan(
     from vqtrt.commands.bars import waiting
     from vqtrt.formats.shards import read_job
 
-    _check_out(out, shard_size, "")
-    found, opened = use.open()
+    _check_out(out, shard_size, True)
     with waiting("listing"):
-        result = _encode(
-            found, opened, data, out, options, plan=True, **given(shard_size=shard_size)
-        )
+        opened, run = _opened(data, out, options, use, None)
+        result = run(plan=True, **given(shard_size=shard_size))
     tell_passed_over(result.passed_over, audio=opened.speech is not None)
     job = read_job(out)
     count, items = len(job.shards), job.items
@@ -235,29 +199,19 @@ def merge(
         terminal.show(figures, True)
 
 
-def _check_out(out: Path, shard_size: int | None, shard: str | None) -> None:
+def _check_out(out: Path, shard_size: int | None, sharded: bool) -> None:
     """Raise `VqtrtError` if codes cannot be written to `out`, a file or a folder of shards."""
     from vqtrt.formats.codes_writer import check_codes_out
     from vqtrt.system.atomic import check_folder
 
     if out.suffix == ".npy":
-        if shard_size is not None or shard is not None:
+        if shard_size is not None or sharded:
             raise VqtrtError(f"{out}: is one file; shards need a folder: name one with --out")
         check_codes_out(out)
     elif out.suffix[1:2].isalpha() and not out.is_dir():  # but `imagenet-v1.0` is a folder
         raise VqtrtError(f"{out}: --out must end in .npy, or name a folder for shards")
     else:
         check_folder(out)
-
-
-def _turn(text: str | None) -> tuple[int, int] | None:
-    """`I/N` as two numbers."""
-    if text is None:
-        return None
-    turn, slash, turns = text.partition("/")
-    if not (slash and turn.isdecimal() and turns.isdecimal() and int(turn) < int(turns)):
-        raise VqtrtError(f"--shard {text}: expected I/N with I from 0 to N - 1, such as 0/16")
-    return int(turn), int(turns)
 
 
 @expanded

@@ -6,7 +6,7 @@ when they are safe on disk, is decided here.
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Required, TypedDict, TypeVar
@@ -50,6 +50,9 @@ class EncodeOptions(TypedDict, total=False):
     """Items per shard (default 10,000), if the output is a folder of shards."""
     turn: tuple[int, int]
     """(i, n): of those, only shards i, i + n, i + 2n and so on."""
+    numbers: Iterable[int]
+    """In their place, numbers of shards. They are asked for one by one, each when the shard before
+    it is in place, so that what gives them can hand out work."""
     plan: bool
     """Only write `job.json` of a folder of shards."""
     progress: Progress

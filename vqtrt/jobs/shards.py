@@ -46,7 +46,9 @@ def run_shards(
     options: EncodeOptions,
     parts: EncodeParts[Any],
 ) -> EncodeResult:
-    """Write the shards of `options["turn"]` that are not there yet; the counts are of all of these.
+    """Write those of some shards that are not there yet; the counts are of all of these.
+
+    They are those of `options["numbers"]` or `options["turn"]`, or all.
 
     Raises `VqtrtError` if `out` holds something else or shards of another job, if the data changed
     since the job began, or if none of its items can be read.
@@ -54,21 +56,24 @@ def run_shards(
     check_shards_folder(out)
     places = parts_of(source, options["root"])
     job = _job(tokenizer, source, places, out, options, parts)
-    turn, turns = options.get("turn", (0, 1))
-    mine = [shard for shard in job.shards if shard.number % turns == turn]
     if options.get("plan", False):
         return EncodeResult(out, 0, 0, 0, passed_over(source))
     make_shards_folder(out)
-    before = done_shards(out, job)
-    todo = [shard for shard in mine if shard.number not in before]
-    total = sum(shard.items for shard in mine)
-    first = total - sum(shard.items for shard in todo)
-    kept = len(mine) - len(todo)
+    before, own = done_shards(out, job), set[int]()
+    numbers, total, there = options.get("numbers"), job.items, list[int]()
+    if numbers is None:
+        turn, turns = options.get("turn", (0, 1))
+        numbers = range(turn, len(job.shards), turns)
+        total = sum(job.shards[number].items for number in numbers)
+        there = [number for number in numbers if number in before]
+    first, kept = sum(job.shards[number].items for number in there), len(there)
 
     def steps() -> Steps:
         nonlocal kept
         items, done = _Items(source, places, job, out, before), first
-        for shard in mine:
+        for number in numbers:
+            own.add(number)
+            shard = job.shards[number]
             chosen = items.of(shard)
             if shard.number in before:
                 continue
@@ -85,7 +90,7 @@ def run_shards(
         if kept:
             add_hint(error, f"{kept} shards are kept in {out}; the same command continues")
         raise
-    made, own = done_shards(out, job), {shard.number for shard in mine}
+    made = done_shards(out, job)
     ends = [made[number] for number in own]
     rows, rejected = sum(end.rows for end in ends), sum(end.rejected for end in ends)
     if len(made) == len(job.shards):

@@ -1,0 +1,96 @@
+"""Joining a Ray cluster: by its address, or a new one on this machine; and what fits on it.
+
+Notable: telemetry is off, unless the user has set Ray's variable for it.
+"""
+
+import logging
+import os
+import signal
+import socket
+from typing import Any, NamedTuple
+
+from vqtrt.errors import VqtrtError
+from vqtrt.system.cores import usable_cores
+
+_CONNECT = 10.0
+"""Seconds that the cluster may take to answer."""
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # telemetry
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # raylets' messages, which Ray prints on standard output
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning
+}
+"""Variables of Ray, unless the user has set them."""
+
+
+class RayOptions(NamedTuple):
+    """How shards are made on a cluster."""
+
+    address: str | None = None
+    """HOST:PORT; without it $RAY_ADDRESS, or a new cluster on this machine."""
+    actors: int | None = None
+    """How many; by default as many as fit and leave one CPU free."""
+    cpus: float = 1
+    """CPUs of each actor."""
+    gpus: float = 0
+    """GPUs of each actor."""
+
+
+def connected(address: str | None) -> Any:
+    """Ray, connected to a cluster."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    own: dict[str, Any] = {"num_cpus": usable_cores(), "include_dashboard": False}
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address != "local":
+        own = {}
+        _require_answer(address)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (ConnectionError, ValueError, RuntimeError, SystemExit) as error:
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        raise VqtrtError(f"--on ray: the cluster at {address} cannot be joined ({text})") from error
+    finally:
+        # Ray has handlers of its own, which would end the process without a word.
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return ray
+
+
+def _require_answer(address: str) -> None:
+    """Raise `VqtrtError` if nothing answers at an address, for which Ray itself waits minutes."""
+    if "://" in address:
+        return  # Ray's client, which has a limit of its own
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host or "none", int(port)), _CONNECT).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise VqtrtError(
+            f"--on ray: no Ray cluster answers at {address} ({error}); give ray:HOST:PORT as "
+            "`ray start --head` prints it, or ray for a new one on this machine"
+        ) from error
+
+
+def fitting(ray: Any, how: RayOptions) -> int:
+    """How many actors to start; raises `VqtrtError` if the cluster is too small."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    places = sum(_places(node, how) for node in nodes)
+    most = min(places, int((cpus - 1) // how.cpus))
+    if most >= (how.actors or 1):
+        return how.actors or most
+    needs = f"{how.cpus:g} CPU" + (f" and {how.gpus:g} GPU" if how.gpus else "")
+    has = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if how.gpus else "")
+    hint = f"give --actors {most}" if most > 0 else "start more nodes, or give each actor less"
+    raise VqtrtError(
+        f"--on ray: {how.actors or 1} x {needs} do not fit on the cluster, which has {has} on "
+        f"{len(nodes)} x node, of which one CPU stays free; {hint}"
+    )
+
+
+def _places(node: dict[str, float], how: RayOptions) -> int:
+    """How many actors fit on a node."""
+    kinds = {"CPU": how.cpus, "GPU": how.gpus}
+    return int(min(node.get(kind, 0) // each for kind, each in kinds.items() if each))
