@@ -277,6 +277,12 @@ def jobs(work: Path, size: int, recordings: Path) -> Iterator[Job]:
         few = ["--shard-size", str(max(1, sum(1 for _ in recordings.rglob("*.wav")) // 20))]
         return ["encode", str(recordings), "--out", str(folder / "codes"), "-m", speech, *few]
 
+    def encode_parquet(folder: Path) -> list[str]:
+        return [*encode_shards(folder), "--format", "parquet"]
+
+    def encode_audio_parquet(folder: Path) -> list[str]:
+        return [*encode_audio_shards(folder), "--format", "parquet"]
+
     def train(folder: Path) -> list[str]:
         return ["train", str(work / "images.yaml"), "--out", str(folder / "run")]
 
@@ -290,6 +296,8 @@ def jobs(work: Path, size: int, recordings: Path) -> Iterator[Job]:
     yield Job("encode-shards", encode_shards, ("codes",), whole_files=True)
     yield Job("encode-audio", encode_audio, ("codes.npy", "codes.json"))
     yield Job("encode-audio-shards", encode_audio_shards, ("codes",), whole_files=True)
+    yield Job("encode-parquet", encode_parquet, ("codes",), whole_files=True)
+    yield Job("encode-audio-parquet", encode_audio_parquet, ("codes",), whole_files=True)
     yield Job("decode", decode, ("out",))
     yield Job("convert", convert, ("out",))
     yield Job("train", train, ("run/model.safetensors",))

@@ -92,6 +92,23 @@ def test_what_cannot_be(options, message, capfd):
 
 
 @pytest.mark.usefixtures("pictures")
+def test_shards_of_parquet(capfd):
+    for form in ("npy", "parquet"):
+        assert vqtrt("encode", "pics", "-o", form, "--shard-size", 3, "--format", form) == 0
+        assert vqtrt("decode", form, "-o", f"back-{form}") == 0
+    assert tree(Path("back-npy")) == tree(Path("back-parquet"))
+    assert vqtrt("info", "parquet") == 0
+    assert vqtrt("merge", "parquet", "--check", "--to", "codes.jsonl") == 0
+    assert vqtrt("plan", "pics", "-o", "planned", "--shard-size", 3, "--format", "parquet") == 0
+    assert Path("planned/job.json").read_bytes() == Path("parquet/job.json").read_bytes()
+    capfd.readouterr()
+    assert vqtrt("encode", "pics", "-o", "parquet", "--format", "npy") == 1
+    assert "parquet: has shards of format parquet, not npy" in capfd.readouterr().err
+    assert vqtrt("encode", "pics", "-o", "one.npy", "--format", "parquet") == 1
+    assert "one.npy: is one file; shards need a folder" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("pictures")
 def test_images_behind_a_url(tmp_path, capfd):
     with serving(write_files(tmp_path / "served")) as server:
         url = f"{server.url}/pics.tar?key=secret"

@@ -18,7 +18,7 @@ from vqtrt.errors import ImageError, VqtrtError
 from vqtrt.formats.audio_codes import read_clip_codes
 from vqtrt.formats.codes import read_codes
 from vqtrt.formats.shard_codes import ShardedCodes, complete_shards, merge, read_clips, read_images
-from vqtrt.formats.shards import done_shards, paths_of, read_job
+from vqtrt.formats.shards import done_shards, lines_path, read_job, rows_path
 
 LENGTHS = [60, 900, 7, 60, 64, 300, 1, 145, 144, 143, 33]
 
@@ -31,7 +31,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
-    encode_images(FakeSource(23, [4, 9]), tmp_path / "whole", on_error="skip", shard_size=5)
+    encode_images(FakeSource(23, [4, 6]), tmp_path / "whole", on_error="skip", shard_size=5)
     return tmp_path / "whole"
 
 
@@ -52,7 +52,7 @@ def test_a_folder_has_the_files_that_the_docs_name(whole):
 
 @pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 16}, {"batch_size": 64}])
 def test_the_bytes_do_not_depend_on_workers_or_batches(whole, tmp_path, options):
-    source = FakeSource(23, [4, 9])
+    source = FakeSource(23, [4, 6])
     encode_images(source, tmp_path / "other", on_error="skip", shard_size=5, **options)
     assert files(tmp_path / "other") == files(whole)
 
@@ -61,7 +61,7 @@ def test_the_bytes_do_not_depend_on_workers_or_batches(whole, tmp_path, options)
 def test_jobs_that_share_the_shards_write_the_bytes_of_one(whole, tmp_path, turns):
     for turn in reversed(range(turns)):
         result = encode_images(
-            FakeSource(23, [4, 9]),
+            FakeSource(23, [4, 6]),
             tmp_path / "shared",
             on_error="skip",
             shard_size=5,
@@ -74,9 +74,9 @@ def test_jobs_that_share_the_shards_write_the_bytes_of_one(whole, tmp_path, turn
 
 def test_a_plan_comes_first_and_changes_nothing(whole, tmp_path):
     out = tmp_path / "planned"
-    encode_images(FakeSource(23, [4, 9]), out, shard_size=5, plan=True)
+    encode_images(FakeSource(23, [4, 6]), out, shard_size=5, plan=True)
     assert list(files(out)) == ["job.json"]
-    encode_images(FakeSource(23, [4, 9]), out, on_error="skip")
+    encode_images(FakeSource(23, [4, 6]), out, on_error="skip")
     assert files(out) == files(whole)
 
 
@@ -90,12 +90,12 @@ def test_the_same_call_continues_a_job_that_broke_off(whole, tmp_path, stop):
 
     out = tmp_path / "broken"
     with pytest.raises(RuntimeError) as caught:
-        encode_images(FakeSource(23, [4, 9], crash), out, on_error="skip", shard_size=5)
+        encode_images(FakeSource(23, [4, 6], crash), out, on_error="skip", shard_size=5)
     kept = len(done_shards(out, read_job(out)))
     assert kept <= stop // 5
     notes = getattr(caught.value, "__notes__", [])
     assert [f"{kept} shards are kept" in note for note in notes] == [True] * bool(kept)
-    source = FakeSource(23, [4, 9], lambda item: read.append(item.key))
+    source = FakeSource(23, [4, 6], lambda item: read.append(item.key))
     result = encode_images(source, out, on_error="skip")
     assert sorted(read) == list(range(5 * kept, 23))
     assert (result.rows, result.rejected, result.resumed_at) == (21, 2, 5 * kept)
@@ -105,7 +105,7 @@ def test_the_same_call_continues_a_job_that_broke_off(whole, tmp_path, stop):
 
 def test_a_job_that_is_done_reads_nothing_again(whole):
     before, read = files(whole), []
-    source = FakeSource(23, [4, 9], lambda item: read.append(item.key))
+    source = FakeSource(23, [4, 6], lambda item: read.append(item.key))
     result = encode_images(source, whole, on_error="skip")
     assert (result.rows, result.rejected, result.resumed_at, read) == (21, 2, 23, [])
     assert files(whole) == before
@@ -117,9 +117,9 @@ def test_a_second_writer_of_the_same_shards_does_no_harm(whole, tmp_path):
 
     def other(item):
         if item.key == 12:
-            encode_images(FakeSource(23, [4, 9]), out, on_error="skip")
+            encode_images(FakeSource(23, [4, 6]), out, on_error="skip")
 
-    encode_images(FakeSource(23, [4, 9], other), out, on_error="skip", shard_size=5)
+    encode_images(FakeSource(23, [4, 6], other), out, on_error="skip", shard_size=5)
     assert files(out) == files(whole)
 
 
@@ -150,7 +150,7 @@ def test_clips_are_sharded_in_the_same_way(tmp_path):
 
 
 def test_shards_hold_what_one_file_holds(whole, tmp_path):
-    encode_images(FakeSource(23, [4, 9]), tmp_path / "one.npy", on_error="skip")
+    encode_images(FakeSource(23, [4, 6]), tmp_path / "one.npy", on_error="skip")
     one, codes = read_codes(tmp_path / "one.npy"), ShardedCodes(whole)
     rows = np.asarray(one.codes)
     assert len(codes) == len(one.codes) == 21
@@ -217,7 +217,7 @@ def test_files_that_changed_since_their_shard_was_made_are_an_error(pictures):
     write_pictures(pictures, "1.png", size=(40, 40))
     with pytest.raises(VqtrtError, match=r"files 0 to 2 changed since shard 0.*000000\.jsonl"):
         encode_images(ImageFolder(pictures), out)
-    paths_of(out, 0)[1].unlink()
+    lines_path(out, 0).unlink()
     encode_images(ImageFolder(pictures), out)
     write_pictures(pictures, "8.png", size=(40, 40))
     with pytest.raises(VqtrtError, match="files 6 to 8 changed since shard 2"):
@@ -269,7 +269,7 @@ def damage(path: Path, change: str) -> None:
 @pytest.mark.parametrize("change", ["gone", "cut", "flipped", "empty"])
 @pytest.mark.parametrize("which", [0, 1])
 def test_merge_names_a_damaged_shard(whole, change, which):
-    path = paths_of(whole, 2)[which]
+    path = lines_path(whole, 2) if which else rows_path(whole, read_job(whole), 2)
     damage(path, change)
     listed = which == 1 and change != "flipped"
     with pytest.raises(VqtrtError, match=r"missing \(2\)" if listed else "shard 2 has"):
@@ -277,9 +277,9 @@ def test_merge_names_a_damaged_shard(whole, change, which):
 
 
 def test_shards_of_another_job_are_missing(whole, tmp_path):
-    encode_images(FakeSource(24, [4, 9]), tmp_path / "other", on_error="skip", shard_size=5)
-    for theirs, own in zip(paths_of(tmp_path / "other", 1), paths_of(whole, 1), strict=True):
-        own.write_bytes(theirs.read_bytes())
+    encode_images(FakeSource(24, [4, 6]), tmp_path / "other", on_error="skip", shard_size=5)
+    for name in ("000001.npy", "000001.jsonl"):
+        (whole / "shards" / name).write_bytes((tmp_path / "other/shards" / name).read_bytes())
     with pytest.raises(VqtrtError, match=r"1 of 5 shards are missing \(1\)"):
         complete_shards(whole)
 
@@ -312,7 +312,7 @@ def test_too_many_shards_are_an_error(whole):
 def test_progress_counts_what_was_done_before(whole, tmp_path):
     calls: list[tuple[int, int]] = []
     encode_images(
-        FakeSource(23, [4, 9]), whole, on_error="skip", progress=lambda *c: calls.append(c)
+        FakeSource(23, [4, 6]), whole, on_error="skip", progress=lambda *c: calls.append(c)
     )
     assert calls == [(23, 23)]
     out = tmp_path / "new"
@@ -336,7 +336,7 @@ def test_names_that_are_not_utf8_are_kept(tmp_path):
     "line", ["[]", '["a", -1, 7]', '["a", "b"]', "[7, -1]", "{}", "7", "nonsense", '"text"']
 )
 def test_a_line_of_a_stranger_is_named(whole, line):
-    path = paths_of(whole, 1)[1]
+    path = lines_path(whole, 1)
     _, *others = path.read_text().splitlines()
     path.write_text("\n".join([line, *others, ""]))
     with pytest.raises(VqtrtError, match=r"shard 1 has a line that no item has; remove .*000001"):
@@ -344,7 +344,7 @@ def test_a_line_of_a_stranger_is_named(whole, line):
 
 
 def test_a_pipe_is_not_waited_for(whole):
-    path = paths_of(whole, 1)[1]
+    path = lines_path(whole, 1)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(VqtrtError, match=r"shard 1 has a \.jsonl that cannot be read .*a pipe"):
@@ -355,5 +355,5 @@ def test_a_job_that_was_killed_before_it_began_can_be_run_again(whole, tmp_path)
     out = tmp_path / "out"
     out.mkdir()
     (out / f".job.json.01234567-{2**22 + 1}-89abcdef.partial").touch()
-    encode_images(FakeSource(23, [4, 9]), out, on_error="skip", shard_size=5)
+    encode_images(FakeSource(23, [4, 6]), out, on_error="skip", shard_size=5)
     assert {k: v for k, v in files(out).items() if not k.startswith(".")} == files(whole)

@@ -23,7 +23,7 @@ from vqtrt.data.source import Item
 from vqtrt.errors import AudioError, VqtrtError
 from vqtrt.formats.audio_codes import ClipHeader, read_clip_codes
 from vqtrt.formats.codes_writer import ClipWriter, WritesClips
-from vqtrt.formats.shards import ClipShard
+from vqtrt.formats.shard_writer import ClipShard
 from vqtrt.jobs.encode import (
     EncodeOptions,
     EncodeParts,

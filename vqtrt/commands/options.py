@@ -142,6 +142,18 @@ Repeat = Annotated[int, typer.Option(min=1, help="Rounds of measurement; the med
 ShardSize = Annotated[
     int | None, typer.Option(min=1, help="Items per shard, if --out is a folder (default: 10000).")
 ]
+
+
+class FormatName(StrEnum):
+    """What the rows of shards are written as."""
+
+    NPY = "npy"
+    PARQUET = "parquet"
+
+
+Format = Annotated[
+    FormatName | None, typer.Option("--format", help="Shards' rows: npy or parquet (default: npy).")
+]
 ResumeJob = Annotated[
     bool, typer.Option("--resume", help="Continue this job if it was interrupted.")
 ]

@@ -13,6 +13,7 @@ from vqtrt.commands.options import (
     BatchSize,
     Data,
     DataOptions,
+    Format,
     JobOptions,
     Json,
     ModelOptions,
@@ -67,6 +68,7 @@ def encode(
     batch_size: BatchSize = None,
     options: DataOptions = DataOptions(),
     shard_size: ShardSize = None,
+    form: Format = None,
     where: WhereOptions = WhereOptions(),
     use: ModelOptions = ModelOptions(),
     job: JobOptions = JobOptions(),
@@ -75,9 +77,9 @@ def encode(
     from vqtrt.commands.bars import counting
     from vqtrt.data.selection import in_words
 
-    _check_out(out, shard_size, where.sharded)
+    more = given(shard_size=shard_size, format=form and form.value)
+    _check_out(out, bool(more) or where.sharded)
     where.check(use)
-    more = given(shard_size=shard_size)
     opener = partial(_opened, data, out, options, use, batch_size)
     if where.devices is not None or where.on is not None:
         if where.devices is not None:
@@ -145,6 +147,7 @@ def plan(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of shards to begin.")],
     options: DataOptions = DataOptions(),
     shard_size: ShardSize = None,
+    form: Format = None,
     use: ModelOptions = ModelOptions(),
     as_json: Json = False,
 ) -> None:
@@ -152,10 +155,10 @@ def plan(
     from vqtrt.commands.bars import waiting
     from vqtrt.formats.shards import read_job
 
-    _check_out(out, shard_size, True)
+    _check_out(out, True)
     with waiting("listing"):
         opened, run = _opened(data, out, options, use, None)
-        result = run(plan=True, **given(shard_size=shard_size))
+        result = run(plan=True, **given(shard_size=shard_size, format=form and form.value))
     tell_passed_over(result.passed_over, audio=opened.speech is not None)
     job = read_job(out)
     count, items = len(job.shards), job.items
@@ -199,13 +202,13 @@ def merge(
         terminal.show(figures, True)
 
 
-def _check_out(out: Path, shard_size: int | None, sharded: bool) -> None:
+def _check_out(out: Path, sharded: bool) -> None:
     """Raise `VqtrtError` if codes cannot be written to `out`, a file or a folder of shards."""
     from vqtrt.formats.codes_writer import check_codes_out
     from vqtrt.system.atomic import check_folder
 
     if out.suffix == ".npy":
-        if shard_size is not None or sharded:
+        if sharded:
             raise VqtrtError(f"{out}: is one file; shards need a folder: name one with --out")
         check_codes_out(out)
     elif out.suffix[1:2].isalpha() and not out.is_dir():  # but `imagenet-v1.0` is a folder

@@ -20,15 +20,17 @@ from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader, read_clip_codes
 from vqtrt.formats.codes import Codes, Numbers, Rejected, read_codes
 from vqtrt.formats.codes_writer import ClipWriter, CodesWriter
+from vqtrt.formats.parquet import read_codes_column
 from vqtrt.formats.shards import (
     Job,
     ShardDone,
     damaged,
     done_shards,
     is_sharded,
-    paths_of,
+    lines_path,
     read_job,
     read_lines,
+    rows_path,
     write_index,
 )
 from vqtrt.system.files import open_file
@@ -36,6 +38,8 @@ from vqtrt.system.files import open_file
 C = TypeVar("C", Codes, ClipCodes)
 _OPEN = 64
 """Shards that are memory-mapped at once."""
+_READ = 4
+"""Shards of Parquet that are in memory at once."""
 _HASHED = 16 << 20
 _TOGETHER = 4096
 """Items whose codes are read at once."""
@@ -65,16 +69,18 @@ def complete_shards(folder: Path, *, check: bool = False) -> tuple[Job, dict[int
 
 
 def _check_shard(folder: Path, job: Job, number: int, end: ShardDone) -> None:
-    array, lines = paths_of(folder, number)
+    array, lines = rows_path(folder, job, number), lines_path(folder, number)
     digest = hashlib.sha256()
     try:
         with open_file(array) as file:
             while block := file.read(_HASHED):
                 digest.update(block)
     except OSError as error:
-        raise damaged(folder, number, f"no .npy that can be read ({error.strerror})") from error
+        raise damaged(
+            folder, number, f"no {array.suffix} that can be read ({error.strerror})"
+        ) from error
     if digest.hexdigest() != end.sha256:
-        raise damaged(folder, number, "another .npy than its last line says")
+        raise damaged(folder, number, f"another {array.suffix} than its last line says")
     listed = hashlib.sha256()
     with open_file(lines) as file:
         line = file.readline()
@@ -91,12 +97,22 @@ def _rows_of(job: Job, numbers: Numbers) -> int:
 
 
 def _open(folder: Path, job: Job, number: int) -> NDArray[Any]:
-    """The rows of a shard, memory-mapped."""
-    path = paths_of(folder, number)[0]
-    array = open_npy(path)
+    """The rows of a shard: a .npy is memory-mapped, a .parquet read."""
+    path = rows_path(folder, job, number)
+    array = open_npy(path) if job.format == "npy" else read_codes_column(path, job.header)
     if array.dtype != job.header.dtype or array.shape[1:] != job.header.row_shape:
         raise damaged(folder, number, f"rows {array.dtype} {array.shape[1:]}")
     return array
+
+
+def _count(folder: Path, job: Job, number: int, done: ShardDone) -> int:
+    """The rows of a shard."""
+    if job.format == "npy":
+        return len(_open(folder, job, number))
+    if not isinstance(job.header, ClipHeader):
+        return done.rows
+    items = read_lines(folder, job, number)
+    return sum(_rows_of(job, known) for _, known in items if not isinstance(known, str))
 
 
 class ShardedArray:
@@ -145,7 +161,7 @@ class ShardedArray:
 
     def _array(self, number: int) -> NDArray[Any]:
         if number not in self._arrays:
-            if len(self._arrays) >= _OPEN:
+            if len(self._arrays) >= (_OPEN if self._job.format == "npy" else _READ):
                 self._arrays.popitem(last=False)
             self._arrays[number] = _open(self._folder, self._job, number)
         return self._arrays[number]
@@ -176,7 +192,7 @@ class ShardedCodes:
         self.job, done = complete_shards(self.path)
         self.header = self.job.header
         self._ends = [0, *accumulate(done[number].rows for number in range(len(done)))]
-        counts = [len(_open(self.path, self.job, number)) for number in range(len(done))]
+        counts = [_count(self.path, self.job, number, done[number]) for number in range(len(done))]
         self.array = ShardedArray(self.path, self.job, counts)
         self._first = [0, *accumulate(counts)]
         self._starts: OrderedDict[int, list[int]] = OrderedDict()

@@ -1,7 +1,7 @@
 """Codes as a folder of shards: `job.json` says which there are, `shards/` holds the ones made.
 
 codes/job.json              the header of the codes, the parts of the data, items per shard
-codes/shards/000003.npy     the rows of a shard
+codes/shards/000003.npy     the rows of a shard; or .parquet, with names and labels
 codes/shards/000003.jsonl   a line for each of its items, then one with its counts and hashes
 codes/index.json            the counts and hashes of all shards, once all are there
 codes/plan/                 the indexes of tars that are read over a network
@@ -15,25 +15,16 @@ same bytes over it.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.formats.audio_codes import ClipHeader
-from vqtrt.formats.codes import CodesHeader, H, Name, Numbers
-from vqtrt.formats.codes_writer import (
-    WritesClips,
-    WritesImages,
-    item_lines,
-    npy_header,
-    reject_line,
-)
+from vqtrt.formats.codes import CodesHeader, Name, Numbers
 from vqtrt.formats.journal import MAX_LINE_BYTES, require_same, rows_of
 from vqtrt.system.atomic import check_folder, tidy, write_bytes
 from vqtrt.system.files import open_file, read_or_raise
@@ -42,6 +33,8 @@ JOB, INDEX = "job.json", "index.json"
 SHARDS, PLAN = "shards", "plan"
 SHARD_SIZE = 10_000
 """Items per shard by default."""
+ShardFormat = Literal["npy", "parquet"]
+"""What the rows of a shard are written as."""
 _MAX_JOB_BYTES = 256 << 20
 _MAX_SHARDS = 1_000_000
 _TAIL = 4096
@@ -84,12 +77,14 @@ class Job(BaseModel):
     header: Annotated[CodesHeader | ClipHeader, Field(discriminator="kind")]
     parts: tuple[JobPart, ...]
     shard_size: int = Field(ge=1)
+    format: ShardFormat = "npy"
 
     @cached_property
     def text(self) -> bytes:
         """The bytes of `job.json`."""
         # json's ASCII escapes keep names that are not UTF-8; pydantic's own JSON refuses those.
-        return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode("ascii")
+        known = self.model_dump(exclude={"format"} if self.format == "npy" else None)
+        return (json.dumps(known, indent=1, sort_keys=True) + "\n").encode("ascii")
 
     @cached_property
     def sha256(self) -> str:
@@ -125,7 +120,7 @@ class ShardDone(NamedTuple):
     """Items that have codes."""
     rejected: int
     sha256: str
-    """Of the .npy."""
+    """Of the .npy or the .parquet."""
     lines_sha256: str
     """Of the lines before this one."""
     content_sha256: str
@@ -200,15 +195,20 @@ def require_same_job(folder: Path, old: Job, header: CodesHeader | ClipHeader) -
     require_same(json.loads(json.dumps(old.header.model_dump())), wanted, folder)
 
 
-def paths_of(folder: Path, number: int) -> tuple[Path, Path]:
-    """The .npy and the .jsonl of a shard."""
-    return tuple(folder / SHARDS / f"{number:06}{end}" for end in (".npy", ".jsonl"))  # type: ignore[return-value]
+def rows_path(folder: Path, job: Job, number: int) -> Path:
+    """The .npy or the .parquet of a shard."""
+    return folder / SHARDS / f"{number:06}.{job.format}"
+
+
+def lines_path(folder: Path, number: int) -> Path:
+    """The .jsonl of a shard."""
+    return folder / SHARDS / f"{number:06}.jsonl"
 
 
 def read_done(folder: Path, number: int) -> ShardDone | None:
     """What is known of a shard that is done; None if it is not, or its .jsonl has no last line."""
     try:
-        with open_file(paths_of(folder, number)[1]) as file:
+        with open_file(lines_path(folder, number)) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             lines = file.read().splitlines()
     except FileNotFoundError:
@@ -227,7 +227,7 @@ def read_done(folder: Path, number: int) -> ShardDone | None:
 
 def damaged(folder: Path, number: int, what: str) -> VqtrtError:
     """The error of a shard that is not what it should be."""
-    lines = paths_of(folder, number)[1]
+    lines = lines_path(folder, number)
     return VqtrtError(
         f"{folder}: shard {number} has {what}; remove {lines} and run the command that makes it "
         "once more"
@@ -257,67 +257,13 @@ def write_index(folder: Path, job: Job, done: Mapping[int, ShardDone]) -> None:
         raise unwritable(folder, error) from error
 
 
-class ShardWriter(Generic[H]):
-    """Takes the codes of a shard's items in their order; `finish` puts the shard into place.
-
-    It holds them in memory: a shard is small beside the images or the audio of a batch.
-    """
-
-    def __init__(self, folder: Path, job: Job, number: int) -> None:
-        self._folder, self._job, self._number = folder, job, number
-        self.header: H = job.header  # type: ignore[assignment]
-        self._codes: list[NDArray[Any]] = []
-        self._lines: list[bytes] = []
-        self._array_rows = self.written = self.files_done = 0
-
-    def _append(
-        self, names: Sequence[str], numbers: Sequence[Numbers], codes: NDArray[Any]
-    ) -> None:
-        if len(names):
-            self._lines.append(item_lines(self._folder, self.header, names, numbers, codes))
-            self._codes.append(np.ascontiguousarray(codes, self.header.dtype))
-            self._array_rows += len(codes)
-            self.written += len(names)
-            self.files_done += len(names)
-
-    def reject(self, name: str, reason: str) -> None:
-        """Record that an item has no codes, and why."""
-        self._lines.append(reject_line(name, reason))
-        self.files_done += 1
-
-    def finish(self, content_sha256: str) -> ShardDone:
-        """Write both files, each whole or not at all; raises `VqtrtError` if that fails."""
-        head = npy_header(self.header.dtype, self.header.row_shape, self._array_rows)
-        data = head + b"".join(part.tobytes() for part in self._codes)
-        digest = hashlib.sha256(data).hexdigest()
-        lines, rejected = b"".join(self._lines), self.files_done - self.written
-        listed = hashlib.sha256(lines).hexdigest()
-        done = ShardDone(self.written, rejected, digest, listed, content_sha256, self._job.sha256)
-        last = json.dumps({"shard": self._number, **done._asdict()}).encode() + b"\n"
-        array, list_file = paths_of(self._folder, self._number)
-        try:
-            write_bytes(array, data)
-            write_bytes(list_file, lines + last)
-        except OSError as error:
-            raise unwritable(self._folder, error) from error
-        return done
-
-
-class ImageShard(WritesImages, ShardWriter[CodesHeader]):
-    """Writes a shard of images."""
-
-
-class ClipShard(WritesClips, ShardWriter[ClipHeader]):
-    """Writes a shard of clips."""
-
-
 def read_lines(folder: Path, job: Job, number: int) -> Iterator[tuple[str, Numbers | str]]:
     """The items of a shard in order: name and numbers, or name and reason if it has no codes.
 
     Raises `VqtrtError` for a line that no item has.
     """
     try:
-        with open_file(paths_of(folder, number)[1]) as file:
+        with open_file(lines_path(folder, number)) as file:
             while line := file.readline(MAX_LINE_BYTES):
                 entry = json.loads(line)
                 if isinstance(entry, list) and rows_of(entry, job.header) is not None:

@@ -7,12 +7,14 @@ before. Memory holds a few batches, however many images there are.
 from pathlib import Path
 from typing import Any, Unpack
 
-from vqtrt.data.images.batches import read_batches
+from numpy.typing import NDArray
+
+from vqtrt.data.images.batches import Batch, read_batches
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import ImageSource
 from vqtrt.formats.codes import CodesHeader, read_codes
 from vqtrt.formats.codes_writer import CodesWriter, WritesImages
-from vqtrt.formats.shards import ImageShard
+from vqtrt.formats.shard_writer import ImageShard
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.jobs.encode import (
     EncodeOptions,
@@ -60,11 +62,7 @@ def encode_source(
             on_error=options.get("on_error", "stop"),
             skip=skip,
         ):
-            if batch.items:
-                names, labels = [i.name for i in batch.items], [i.label for i in batch.items]
-                writer.write(names, labels, tokenizer.encode(batch.images))
-            for item, reason in batch.rejected:
-                writer.reject(item.name, reason)
+            _write(writer, batch, tokenizer.encode(batch.images) if batch.items else batch.images)
             yield writer.files_done
 
     parts = EncodeParts(
@@ -77,3 +75,19 @@ def encode_source(
     )
     run = run_encode if out.suffix == ".npy" else run_shards
     return run(tokenizer, source, out, options, parts)
+
+
+def _write(writer: WritesImages, batch: Batch, codes: NDArray[Any]) -> None:
+    """Write the items of a batch in their order, those that could not be read as well.
+
+    In another order, the lines of a shard would depend on the size of batches.
+    """
+    names, labels = [item.name for item in batch.items], [item.label for item in batch.items]
+    start = 0
+    for (item, reason), stop in zip(batch.rejected, batch.before, strict=True):
+        if stop > start:
+            writer.write(names[start:stop], labels[start:stop], codes[start:stop])
+        writer.reject(item.name, reason)
+        start = stop
+    if start < len(names):
+        writer.write(names[start:], labels[start:], codes[start:])

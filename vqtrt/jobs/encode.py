@@ -21,7 +21,7 @@ from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Rejected
 from vqtrt.formats.codes_writer import ItemsWriter, check_codes_out, is_complete
-from vqtrt.formats.shards import Job
+from vqtrt.formats.shards import Job, ShardFormat
 from vqtrt.jobs.loop import Progress, Steps, ignore, nothing_read, run_steps
 from vqtrt.jobs.tokenizer import Tokenizer
 from vqtrt.version import __version__
@@ -48,6 +48,8 @@ class EncodeOptions(TypedDict, total=False):
     """Continue a job that was interrupted; what was done is kept beside the output."""
     shard_size: int
     """Items per shard (default 10,000), if the output is a folder of shards."""
+    format: ShardFormat
+    """What the rows of shards are written as: `npy` (the default), or `parquet`."""
     turn: tuple[int, int]
     """(i, n): of those, only shards i, i + n, i + 2n and so on."""
     numbers: Iterable[int]

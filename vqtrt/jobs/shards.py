@@ -26,8 +26,8 @@ from vqtrt.formats.shards import (
     check_shards_folder,
     done_shards,
     is_sharded,
+    lines_path,
     make_shards_folder,
-    paths_of,
     read_job,
     read_lines,
     require_same_job,
@@ -126,12 +126,22 @@ def _job(
             JobPart(name=place.name, items=one.items, sha256=one.sha256)
             for place, one in zip(places, surveyed, strict=True)
         )
-        job = Job(header=header, parts=found, shard_size=options.get("shard_size", SHARD_SIZE))
+        job = Job(
+            header=header,
+            parts=found,
+            shard_size=options.get("shard_size", SHARD_SIZE),
+            format=options.get("format", "npy"),
+        )
         if not job.shards:
             raise nothing_read(options["root"], 0, parts.item)
         write_job(out, job)
         return job
     require_same_job(out, old, header)
+    if (kind := options.get("format", old.format)) != old.format:
+        raise VqtrtError(
+            f"{out}: has shards of format {old.format}, not {kind}; leave --format out, or name a "
+            "new folder with --out"
+        )
     size = options.get("shard_size", old.shard_size)
     if size != old.shard_size:
         raise VqtrtError(
@@ -185,7 +195,7 @@ class _Items:
             raise VqtrtError(
                 f"{self._job.parts[shard.part].name}: files {shard.start} to {shard.stop - 1} "
                 f"changed since shard {shard.number} of {self._out} was made of them; remove "
-                f"{paths_of(self._out, shard.number)[1]} to encode them again"
+                f"{lines_path(self._out, shard.number)} to encode them again"
             )
         return items
 

@@ -17,7 +17,7 @@ from speech_jobs import encode as encode_clips
 import vqtrt
 from vqtrt.data.images.folder import ImageFolder
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.converters import parquet
+from vqtrt.formats import parquet
 from vqtrt.formats.converters.convert import FORMATS, convert_codes
 from vqtrt.formats.items import open_codes
 
@@ -52,7 +52,7 @@ def converted(codes: Path, ending: str) -> Path:
 
 @pytest.mark.parametrize("path", FORMS[:2], indirect=True)
 def test_parquet_of_images(path, monkeypatch):
-    monkeypatch.setattr(parquet, "_ROWS", 3)
+    monkeypatch.setattr(parquet, "GROUP", 3)
     file = pq.ParquetFile(converted(path, ".parquet"))
     codes = vqtrt.open_codes(path)
     assert file.num_row_groups == 3

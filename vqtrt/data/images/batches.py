@@ -32,6 +32,8 @@ class Batch:
     """(n, H, W, 3) uint8; n may be 0 where every item was rejected."""
     rejected: list[tuple[Item, str]] = field(default_factory=list)
     """What could not be read, and why."""
+    before: list[int] = field(default_factory=list)
+    """How many of `items` come before each of `rejected`."""
 
 
 def read_batches(
@@ -116,5 +118,7 @@ class _Pending:
         if on_error == "stop":
             raise ImageError(errors[min(errors)])
         good = [row for row in range(len(self.items)) if row not in errors]
-        rejected = [(self.items[row], errors[row]) for row in sorted(errors)]
-        return Batch([self.items[row] for row in good], self.images[good], rejected)
+        bad = sorted(errors)
+        rejected = [(self.items[row], errors[row]) for row in bad]
+        before = [row - place for place, row in enumerate(bad)]
+        return Batch([self.items[row] for row in good], self.images[good], rejected, before)
