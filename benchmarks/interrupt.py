@@ -262,6 +262,9 @@ def jobs(work: Path, size: int, recordings: Path) -> Iterator[Job]:
     def decode(folder: Path) -> list[str]:
         return ["decode", str(work / "given.npy"), "--out", str(folder / "out"), "-m", bundle]
 
+    def decode_tar(folder: Path) -> list[str]:
+        return ["decode", str(work / "given.npy"), "--out", str(folder / "out.tar"), "-m", bundle]
+
     def convert(folder: Path) -> list[str]:
         options = ["--speaker", "bob", "--out", str(folder / "out"), "-m", speech]
         return ["convert", str(recordings), *options]
@@ -299,6 +302,7 @@ def jobs(work: Path, size: int, recordings: Path) -> Iterator[Job]:
     yield Job("encode-parquet", encode_parquet, ("codes",), whole_files=True)
     yield Job("encode-audio-parquet", encode_audio_parquet, ("codes",), whole_files=True)
     yield Job("decode", decode, ("out",))
+    yield Job("decode-tar", decode_tar, ("out.tar",))
     yield Job("convert", convert, ("out",))
     yield Job("train", train, ("run/model.safetensors",))
     prior = ("run/priors/small.npy", "run/priors/small.json", "run/priors/small/model.safetensors")

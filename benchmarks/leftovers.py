@@ -22,7 +22,11 @@ def stages(folder: Path) -> list[str]:
 
 def leftovers(folder: Path) -> list[str]:
     """All that is there only while a job runs, or to resume it."""
-    found = (p for p in folder.rglob("*") if p.name.endswith((".partial", ".partial.jsonl")))
+    found = (
+        p
+        for p in folder.rglob("*")
+        if p.name.endswith((".partial", ".partial.jsonl", ".partial.files"))
+    )
     locks = [str(p.relative_to(folder)) for p in folder.rglob(".*lock")]
     return sorted(
         {str(path.relative_to(folder)) for path in found} | set(locks) | set(stages(folder))

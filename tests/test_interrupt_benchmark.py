@@ -44,6 +44,7 @@ def test_signals_at_random_moments(
             *("--shard-size", "50"),
         ],
         "decode": ["decode", str(codes), "--out", "out", "-m", str(tiny_bundle)],
+        "tar": ["decode", str(codes), "--out", "out.tar", "-m", str(tiny_bundle)],
         "convert": [
             *("convert", str(speech_data), "--speaker", "bob", "--out", "out"),
             *("-m", str(tiny_speech / "bundle")),

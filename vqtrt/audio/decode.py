@@ -12,11 +12,9 @@ from vqtrt.data.audio.decode import write_blocks
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, check_clip_codes
 from vqtrt.formats.bundle import ModelInfo, SpeechInfo
-from vqtrt.formats.folder_writer import FolderWriter
 from vqtrt.formats.output_names import name_limits, output_names
-from vqtrt.jobs.decode import codes_sha256, write_files
+from vqtrt.jobs.decode import FilesWriter, check_files_out, codes_sha256, write_files
 from vqtrt.jobs.loop import Note, Progress, Resumed, Steps, ignore
-from vqtrt.system.atomic import check_folder
 
 
 class AudioDecoder(Protocol):
@@ -59,7 +57,7 @@ def decode_codes(
     keep: bool = True,
     progress: Progress = ignore,
 ) -> int:
-    """Write every clip of `codes` as a .wav (16 bit) below the folder `out`; returns how many.
+    """Write every clip of `codes` as a .wav (16 bit) into a folder or a .tar; returns how many.
 
     Each in the voice of `speaker`, or its own. A wav is named like the file that its clip came
     from, or by its number, and as long as that file was; `note` is told where names had to be
@@ -68,7 +66,7 @@ def decode_codes(
     there will be nothing to resume. Raises `VqtrtError` for codes that are not of such a model, and
     for an unknown speaker.
     """
-    check_folder(out)
+    check_files_out(out)
     _require_fit(decoder, codes)
     numbers = speaker_numbers(codes, decoder.speech.speakers, speaker)
     count = len(codes)
@@ -81,7 +79,7 @@ def decode_codes(
         **decoder.fingerprint(),
     }
 
-    def steps(writer: FolderWriter) -> Steps:
+    def steps(writer: FilesWriter) -> Steps:
         clips = [codes.clip(index) for index in range(count)]
         rate = decoder.speech.preprocessing.sample_rate
         for index, blocks in decoder.stream(clips, numbers, done=frozenset(writer.done)):

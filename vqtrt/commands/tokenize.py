@@ -220,7 +220,9 @@ def _check_out(out: Path, sharded: bool) -> None:
 @expanded
 def decode(
     codes: Annotated[Path, typer.Argument(help="Codes file, .npy, or folder of shards.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNGs or wavs.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the PNGs or wavs, or a .tar of them.")
+    ],
     batch_size: BatchSize = None,
     workers: Workers = None,
     speaker: Speaker = None,
@@ -231,9 +233,9 @@ def decode(
     """Decode codes to images (PNG) or recordings (wav)."""
     from vqtrt.commands.bars import counting
     from vqtrt.formats.origin import warn_of_others
-    from vqtrt.system.atomic import check_folder
+    from vqtrt.jobs.decode import check_files_out
 
-    check_folder(out)
+    check_files_out(out)
     written = Written()
     _, opened = use.open()
     twin = modality(opened)

@@ -56,7 +56,7 @@ def is_finished(out: Path, job: Mapping[str, Any], names: Sequence[str]) -> bool
         old, total = record["job"], record["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    _require_same(old, _described(job, names), out)
+    require_same_job(old, described(job, names), out)
     sizes = [_size(out / name) for name in names]
     if any(size is None for size in sizes) or sum(size or 0 for size in sizes) != total:
         return False
@@ -90,7 +90,7 @@ class FolderWriter:
         self.out, self.names, self._keep = out, names, keep
         self.partial = partial_folder(out)
         self.done: set[int] = set()
-        self._job = _described(job, names)
+        self._job = described(job, names)
         self._sizes: dict[int, int] = {}
         self._committed, self._at = 0, time.monotonic()
         self._closed = False
@@ -118,7 +118,7 @@ class FolderWriter:
         """Go on with what the journal says, or from nothing."""
         job, files, end = _read(journal, len(self.names)) if resume else (None, {}, 0)
         if job is not None:
-            _require_same(job, self._job, self.partial)
+            require_same_job(job, self._job, self.partial)
         self._log.truncate(end)
         for index, summary in files.items():
             if _summary(self.partial / self.names[index]) == summary:
@@ -208,7 +208,7 @@ class FolderWriter:
         self._committed, self._at = len(self.done), time.monotonic()
 
 
-def _described(job: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def described(job: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """What a job depends on: plain values, and hashes of what is long."""
     entries = {**job, "names": list(names), "vqtrt_version": __version__}
     return {
@@ -232,7 +232,7 @@ def _read_record(folder: Path) -> bytes:
     return os.getxattr(folder, ATTRIBUTE)
 
 
-def _require_same(old: Any, job: dict[str, Any], begun: Path) -> None:
+def require_same_job(old: Any, job: dict[str, Any], begun: Path) -> None:
     """Raise `VqtrtError` if `begun` is of another job."""
     then = old if isinstance(old, dict) else {}
     for key in [*job, *(then.keys() - job.keys())]:

@@ -8,12 +8,10 @@ from PIL import Image
 from vqtrt.data.images.source import Images
 from vqtrt.data.reading import default_workers
 from vqtrt.formats.codes import Codes, check_codes
-from vqtrt.formats.folder_writer import FolderWriter
 from vqtrt.formats.output_names import NameLimits, name_limits, output_names
 from vqtrt.images.tokenizer import ImageTokenizer
-from vqtrt.jobs.decode import codes_sha256, write_files
+from vqtrt.jobs.decode import FilesWriter, check_files_out, codes_sha256, write_files
 from vqtrt.jobs.loop import Note, Progress, Resumed, Steps, ignore
-from vqtrt.system.atomic import check_folder
 
 
 def decode_codes(
@@ -27,14 +25,14 @@ def decode_codes(
     resumed: Resumed = lambda count: None,
     progress: Progress = ignore,
 ) -> int:
-    """Write every row of `codes` as a PNG below the folder `out`; returns how many.
+    """Write every row of `codes` as a PNG into a folder or a .tar, `out`; returns how many.
 
     A picture is named like the file that its row came from, or by its row; `note` is told where
     names are too long and had to be shortened. All codes are checked first, and pictures appear in
     `out` only when all of them are decoded. `resume` continues a job that was interrupted, and
     calls `resumed`. Raises `VqtrtError` before any work if `out` cannot be written.
     """
-    check_folder(out)
+    check_files_out(out)
     check_codes(
         codes.codes, tokenizer.codebook_size, None, tokenizer.num_codebooks, name=str(codes.path)
     )
@@ -47,7 +45,7 @@ def decode_codes(
         "precision": tokenizer.engine.precision,
     }
 
-    def steps(writer: FolderWriter) -> Steps:
+    def steps(writer: FilesWriter) -> Steps:
         with ThreadPoolExecutor(workers or default_workers()) as pool:
             for start in range(0, rows, size):
                 batch = range(start, min(start + size, rows))
