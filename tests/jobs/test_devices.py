@@ -92,7 +92,7 @@ def test_a_signal_ends_the_processes(arguments, out, monkeypatch):
     def started(*arguments):
         workers.append(start(*arguments))
         if len(workers) == 2:
-            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
         return workers[-1]
 
     monkeypatch.setattr(devices, "_start", started)

@@ -33,6 +33,7 @@ from vqtrt.jobs.encode import (
 )
 from vqtrt.jobs.loop import Steps, ignore, run_steps
 from vqtrt.jobs.shards import run_shards
+from vqtrt.jobs.stages import Stages
 
 _NO_CODES = np.zeros(0, np.uint8)
 _AHEAD = 4
@@ -66,13 +67,13 @@ def encode_source(
         rate, stride = how.sample_rate, tokenizer.stride
         return ClipHeader(sample_rate=rate, stride=stride, preprocessing=preprocessing, **fields)
 
+    stages = Stages()
+
     def steps(source: AudioSource, writer: WritesClips, skip: int) -> Steps:
-        with closing(encoded_clips(tokenizer, source, options, skip=skip)) as clips:
-            for clip in clips:
-                if clip.error is not None:
-                    writer.reject(clip.item.name, str(clip.error))
-                else:
-                    writer.write([clip.item.name], [clip.item.label], [clip.codes], [clip.samples])
+        with closing(encoded_clips(tokenizer, source, options, stages, skip=skip)) as clips:
+            for clip in stages.each("engine", clips):
+                with stages.of("write"):
+                    _write(writer, clip)
                 yield writer.files_done
 
     parts = EncodeParts(
@@ -81,10 +82,18 @@ def encode_source(
         writer=ClipWriter,
         shard=ClipShard,
         read=lambda path: (len(codes := read_clip_codes(path)), codes.rejected),
+        stages=stages,
         steps=steps,
     )
     run = run_encode if out.suffix == ".npy" else run_shards
     return run(tokenizer, source, out, options, parts)
+
+
+def _write(writer: WritesClips, clip: "Encoded") -> None:
+    if clip.error is not None:
+        writer.reject(clip.item.name, str(clip.error))
+    else:
+        writer.write([clip.item.name], [clip.item.label], [clip.codes], [clip.samples])
 
 
 class Encoded(NamedTuple):
@@ -111,7 +120,7 @@ def encode_each(
     rejected = list[tuple[str, str]]()
 
     def steps() -> Steps:
-        with closing(encoded_clips(tokenizer, source, options)) as clips:
+        with closing(encoded_clips(tokenizer, source, options, Stages())) as clips:
             for done, clip in enumerate(clips, 1):
                 try:
                     if clip.error is not None:
@@ -129,7 +138,12 @@ def encode_each(
 
 
 def encoded_clips(
-    tokenizer: AudioTokenizer, source: AudioSource, options: EncodeOptions, *, skip: int = 0
+    tokenizer: AudioTokenizer,
+    source: AudioSource,
+    options: EncodeOptions,
+    stages: Stages,
+    *,
+    skip: int = 0,
 ) -> Generator[Encoded]:
     """All recordings of a source in its order, after its first `skip`, encoded.
 
@@ -143,10 +157,10 @@ def encoded_clips(
     begun: deque[_Begun] = deque()
 
     def recordings() -> Iterator[Iterator[Audio]]:
-        for clip in clips:
+        for clip in stages.each("read", clips):
             begun.append(one := _Begun(clip))
             if one.error is None:
-                yield one.blocks()
+                yield stages.each("read", one.blocks())
             if one.error is not None and on_error == "stop":
                 return
 

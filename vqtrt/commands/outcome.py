@@ -24,6 +24,22 @@ def tell_passed_over(kinds: Mapping[str, int], *, audio: bool) -> None:
     terminal.note(f"passed over {sum(kinds.values())} files: {in_words(kinds)}{mend}")
 
 
+_MEND = {
+    "read": "reading is the bottleneck: more --workers or a faster disk may help",
+    "engine": "the engine is the bottleneck: a larger --batch-size or a faster device may help",
+    "write": "writing is the bottleneck: a faster disk may help",
+}
+
+
+def tell_stages(shares: Mapping[str, float]) -> None:
+    """Say what the time was spent on, and what may help."""
+    from vqtrt.jobs.stages import bottleneck
+
+    if slowest := bottleneck(shares):
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        terminal.note(f"time: {parts}; {_MEND[slowest]}")
+
+
 def with_kinds(
     figures: dict[str, Any], source: object, as_json: bool, *, audio: bool
 ) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from vqtrt.commands.options import (
     given,
     refuse_other,
 )
-from vqtrt.commands.outcome import Written, skippable, tell_passed_over, with_kinds
+from vqtrt.commands.outcome import Written, skippable, tell_passed_over, tell_stages, with_kinds
 from vqtrt.commands.where import WhereOptions, on_devices, on_ray, tell_all
 from vqtrt.data.urls import public_url
 from vqtrt.errors import VqtrtError
@@ -76,6 +76,7 @@ def encode(
     """Encode images or recordings to codes."""
     from vqtrt.commands.bars import counting
     from vqtrt.data.selection import in_words
+    from vqtrt.jobs.stages import bottleneck
 
     more = given(shard_size=shard_size, format=form and form.value)
     _check_out(out, bool(more) or where.sharded)
@@ -104,6 +105,7 @@ def encode(
         if result.resumed_at:
             terminal.note(f"resumed after {result.resumed_at} files")
         terminal.note(f"wrote {result.rows} {items} to {result.out}{rejected}")
+        tell_stages(result.stages)
     if job.as_json:
         terminal.show(
             {
@@ -112,6 +114,8 @@ def encode(
                 "rejected": result.rejected,
                 "passed_over": result.passed_over,
                 "rejected_kinds": result.rejected_kinds,
+                "stages": result.stages,
+                "bottleneck": bottleneck(result.stages),
             },
             True,
         )

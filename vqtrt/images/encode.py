@@ -4,6 +4,7 @@ Images are read ahead in threads (`data/images/batches.py`) while the engine wor
 before. Memory holds a few batches, however many images there are.
 """
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -25,6 +26,7 @@ from vqtrt.jobs.encode import (
 )
 from vqtrt.jobs.loop import Steps
 from vqtrt.jobs.shards import run_shards
+from vqtrt.jobs.stages import Stages
 
 
 def encode_source(
@@ -53,17 +55,24 @@ def encode_source(
             **fields,
         )
 
+    stages = Stages()
+
     def steps(source: ImageSource, writer: WritesImages, skip: int) -> Steps:
-        for batch in read_batches(
+        batches = read_batches(
             source,
             size,
             batch_size=tokenizer.batch_size,
             workers=options["workers"],
             on_error=options.get("on_error", "stop"),
             skip=skip,
-        ):
-            _write(writer, batch, tokenizer.encode(batch.images) if batch.items else batch.images)
-            yield writer.files_done
+        )
+        with closing(batches):
+            for batch in stages.each("read", batches):
+                with stages.of("engine"):
+                    codes = tokenizer.encode(batch.images) if batch.items else batch.images
+                with stages.of("write"):
+                    _write(writer, batch, codes)
+                yield writer.files_done
 
     parts = EncodeParts(
         item="an image",
@@ -71,6 +80,7 @@ def encode_source(
         writer=CodesWriter,
         shard=ImageShard,
         read=lambda path: (len((codes := read_codes(path)).codes), codes.rejected),
+        stages=stages,
         steps=steps,
     )
     run = run_encode if out.suffix == ".npy" else run_shards

@@ -23,6 +23,7 @@ from vqtrt.formats.codes import Rejected
 from vqtrt.formats.codes_writer import ItemsWriter, check_codes_out, is_complete
 from vqtrt.formats.shards import Job, ShardFormat
 from vqtrt.jobs.loop import Progress, Steps, ignore, nothing_read, run_steps
+from vqtrt.jobs.stages import Stages
 from vqtrt.jobs.tokenizer import Tokenizer
 from vqtrt.version import __version__
 
@@ -85,6 +86,8 @@ class EncodeParts(Generic[W]):
     """Rows and rejected items of a codes file."""
     shard: Callable[[Path, Job, int], Any]
     """The writer of a shard of a folder."""
+    stages: Stages
+    """What `steps` counts its time with."""
     steps: Callable[[Any, Any, int], Steps]
     """Writes all items of a source after the first so many to a writer, or rejects them."""
 
@@ -102,6 +105,8 @@ class EncodeResult(NamedTuple):
     """Files of a folder that are no items, by kind: `{".json": 3, "system": 1}`."""
     rejected_kinds: Mapping[str, int] = {}
     """Items without codes by suffix and reason."""
+    stages: Mapping[str, float] = {}
+    """Shares of the time: `read`, `engine`, `write`."""
 
 
 def list_source(source: Source) -> Listing:
@@ -189,7 +194,8 @@ def _write_codes(
     def step_done(done: int, total: int) -> None:
         nonlocal committed
         if time.monotonic() - committed > _COMMIT_SECONDS:
-            writer.commit()
+            with parts.stages.of("write"):
+                writer.commit()
             committed = time.monotonic()
         progress(done, total)
 
@@ -197,11 +203,11 @@ def _write_codes(
         resumed_at = writer.files_done
         steps = parts.steps(source, writer, resumed_at)
         run_steps(steps, listing.items, step_done, first=resumed_at)
-        return _finish(writer, listing, resumed_at, options["root"], parts.item)
+        return _finish(writer, listing, resumed_at, options["root"], parts)
 
 
 def _finish(
-    writer: ItemsWriter[Any], listing: Listing, resumed_at: int, root: str, item: str
+    writer: W, listing: Listing, resumed_at: int, root: str, parts: EncodeParts[W]
 ) -> EncodeResult:
     total, rows = writer.files_done, writer.written
     if total != listing.items:
@@ -211,9 +217,12 @@ def _finish(
         )
     if not rows:
         writer.discard()
-        raise nothing_read(root, total, item)
+        raise nothing_read(root, total, parts.item)
     kinds = writer.rejected_kinds() if rows < total else {}
-    return EncodeResult(writer.finish(), rows, total - rows, resumed_at, listing.passed_over, kinds)
+    with parts.stages.of("write"):
+        out = writer.finish()
+    shares = parts.stages.shares()
+    return EncodeResult(out, rows, total - rows, resumed_at, listing.passed_over, kinds, shares)
 
 
 def require_outside(out: Path, source: object) -> None:

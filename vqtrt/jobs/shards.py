@@ -81,7 +81,8 @@ def run_shards(
             with closing(parts.steps(Listed(source, chosen), writer, 0)) as running:
                 for count in running:
                     yield done + count
-            writer.finish(content)
+            with parts.stages.of("write"):
+                writer.finish(content)
             kept, done = kept + 1, done + shard.items
 
     try:
@@ -98,7 +99,8 @@ def run_shards(
             raise nothing_read(options["root"], job.items, parts.item)
         write_index(out, job, made)
     kinds = reject_kinds(_rejects(out, job, own)) if rejected else {}
-    return EncodeResult(out, rows, rejected, first, passed_over(source), kinds)
+    shares = parts.stages.shares()
+    return EncodeResult(out, rows, rejected, first, passed_over(source), kinds, shares)
 
 
 def _job(
