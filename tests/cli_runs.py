@@ -1,5 +1,8 @@
 """What the commands are run on: pictures, and settings of a training of seconds."""
 
+import json
+from typing import Any
+
 TINY = [
     "model.hidden=8",
     "model.residual_blocks=1",
@@ -20,3 +23,13 @@ NAMES = ["a/1.png", "a/2.png", "b/1.png", "b/2.bmp", "c.png"]
 
 def settings(*more: str) -> list[str]:
     return [part for setting in [*TINY, *more] for part in ("--set", setting)]
+
+
+def encoded(out: str) -> dict[str, Any]:
+    """What `encode --json` printed, without the shares of its time, which add up to 1."""
+    told = json.loads(out)
+    shares = told.pop("stages")
+    assert list(shares) == ["read", "engine", "write"]
+    assert abs(sum(shares.values()) - 1) < 0.03
+    assert told.pop("bottleneck") == max(shares, key=shares.__getitem__)
+    return told

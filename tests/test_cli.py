@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runs import NAMES, settings
+from cli_runs import NAMES, encoded, settings
 from doubles import tree, vqtrt, write_pictures
 from PIL import Image
 
@@ -41,12 +41,14 @@ def test_encode_and_decode(capfd, run, pics):
     assert vqtrt("encode", pics, "--out", "codes.npy", "--json") == 0
     out, err = capfd.readouterr()
     nothing = {"rejected": 0, "passed_over": {}, "rejected_kinds": {}}
-    assert json.loads(out) == {"out": "codes.npy", "rows": 5} | nothing
-    assert err.splitlines() == [
+    assert encoded(out) == {"out": "codes.npy", "rows": 5} | nothing
+    *lines, time = err.splitlines()
+    assert lines == [
         "model: runs/tiny (newest under runs)",
         "engine: onnxruntime",
         "wrote 5 rows to codes.npy",
     ]
+    assert time.startswith("time: read ")
     codes = read_codes(Path("codes.npy"))
     assert list(codes.files) == sorted(NAMES)
     assert codes.codes.shape == (5, 4, 4)
@@ -211,7 +213,7 @@ def test_sidecars_are_counted_and_patterns_choose(
     over = {".json": 1, ".txt": 1, ".parquet": 1, "system": 2, "excluded": 1}
     rejected = {"rejected": 1, "rejected_kinds": {".png: no known image format": 1}}
     expected = {"out": "codes.npy", "rows": 3, "passed_over": over}
-    assert json.loads(out) == expected | rejected
+    assert encoded(out) == expected | rejected
     assert "passed over 6 files: 2 system, 1 .json, 1 .parquet, 1 .txt, 1 excluded" in err
     assert read_codes(Path("codes.npy")).files == ("a/1.png", "a/2.png", "c.png")
     # The same patterns for eval, and for training, which keeps them with the run.

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from cli_runs import encoded
 from cli_speech_runs import NAMES, copy_talk, refused, samples, wavs
 from doubles import tree, vqtrt
 
@@ -67,12 +68,14 @@ def test_encode_and_decode(capfd, conv, talk):
     assert vqtrt("encode", talk, "--out", "codes.npy", "--json") == 0
     out, err = capfd.readouterr()
     nothing = {"rejected": 0, "passed_over": {}, "rejected_kinds": {}}
-    assert json.loads(out) == {"out": "codes.npy", "rows": 4} | nothing
-    assert err.splitlines() == [
+    assert encoded(out) == {"out": "codes.npy", "rows": 4} | nothing
+    *lines, time = err.splitlines()
+    assert lines == [
         f"model: {conv} ($VQTRT_MODEL)",
         "engine: onnxruntime",
         "wrote 4 recordings to codes.npy",
     ]
+    assert time.startswith("time: read ")
     codes = read_clip_codes(Path("codes.npy"))
     assert list(codes.files) == NAMES
     assert codes.labels == (0, 0, 1, 1)
