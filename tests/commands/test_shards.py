@@ -109,6 +109,26 @@ def test_shards_of_parquet(capfd):
 
 
 @pytest.mark.usefixtures("pictures")
+def test_views(tiny_run, capfd):
+    assert vqtrt("plan", "pics", "-o", "planned", "--views", "flip") == 0
+    for out in ("planned", "codes", "codes.npy"):
+        assert vqtrt("encode", "pics", "-o", out, "--views", "flip") == 0
+    assert tree(Path("planned")) == tree(Path("codes"))
+    assert np.load("codes/shards/000000.npy").shape == (8, 2, 4, 4)
+    assert np.load("codes.npy").shape == (8, 2, 4, 4)
+    assert vqtrt("info", "codes") == 0
+    capfd.readouterr()
+    assert vqtrt("encode", "pics", "-o", "codes") == 1
+    assert "another preprocessing" in capfd.readouterr().err
+    for arguments in (
+        ("decode", "codes.npy", "-o", "back"),
+        ("train-prior", "--data", "codes.npy", "--set", "train.steps=1"),
+    ):
+        assert vqtrt(*arguments, "-m", tiny_run) == 1
+        assert "has 2 views of each image (flip)" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("pictures")
 def test_images_behind_a_url(tmp_path, capfd):
     with serving(write_files(tmp_path / "served")) as server:
         url = f"{server.url}/pics.tar?key=secret"

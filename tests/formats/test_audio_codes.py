@@ -7,7 +7,7 @@ import pytest
 from clip_codes_files import SAMPLES, STRIDE, clips, image_header, same, write
 
 from vqtrt.errors import VqtrtError
-from vqtrt.formats import codes as shared
+from vqtrt.formats import code_values
 from vqtrt.formats.audio_codes import (
     ClipCodes,
     check_clip_codes,
@@ -106,7 +106,7 @@ def test_the_first_bad_code_is_named(out: Path, monkeypatch: pytest.MonkeyPatch)
     flat[49], flat[60] = 600, 700
     bad = ClipCodes(out, flat, codes.offsets, codes.header, codes.files)
     for chunk in (1, 10, 1 << 20):
-        monkeypatch.setattr(shared, "CHUNK_BYTES", chunk)
+        monkeypatch.setattr(code_values, "CHUNK_BYTES", chunk)
         wanted = r"codes\.npy: clip 5 \(dir/00005\.wav\) holds 600 at 0, .* has 512 entries"
         with pytest.raises(VqtrtError, match=wanted):
             check_clip_codes(bad, 512)

@@ -9,8 +9,10 @@ import pytest
 from codes_files import values, write
 
 from vqtrt.errors import VqtrtError
+from vqtrt.formats import code_values
 from vqtrt.formats import codes as reader
-from vqtrt.formats.codes import check_codes, read_codes
+from vqtrt.formats.code_values import check_codes
+from vqtrt.formats.codes import read_codes
 
 
 @pytest.fixture
@@ -177,7 +179,7 @@ def test_check_codes_names_the_first_bad_value(monkeypatch: pytest.MonkeyPatch) 
     codes[3, 2, 5], codes[7, 0, 0] = 700, 900
     message = r"^codes.npy: row 3 at \(2, 5\) holds 700, .* has 512 entries \(0 to 511\)$"
     for chunk in (1, 100, 1 << 20):
-        monkeypatch.setattr(reader, "CHUNK_BYTES", chunk)
+        monkeypatch.setattr(code_values, "CHUNK_BYTES", chunk)
         with pytest.raises(VqtrtError, match=message):
             check_codes(codes, 512, (3, 7), 1)
     with pytest.raises(VqtrtError, match=r"^x: row 0 at \(0, 1, 1\) holds -1,"):

@@ -10,7 +10,7 @@ from vqtrt.data.audio.decode import Audio, bad_sample
 from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import ModelInfo, SpeechInfo
-from vqtrt.formats.codes import first_bad
+from vqtrt.formats.code_values import first_bad
 
 Clips = Sequence[NDArray[Any]]
 """Codes (t,) of clips, integers of any dtype."""

@@ -144,6 +144,19 @@ ShardSize = Annotated[
 ]
 
 
+class ViewsName(StrEnum):
+    """Several views of each image."""
+
+    FLIP = "flip"
+    TEN_CROP = "ten-crop"
+
+
+ViewsOption = Annotated[
+    ViewsName | None,
+    typer.Option("--views", help="Images: encode several views of each, as an axis of the row."),
+]
+
+
 class FormatName(StrEnum):
     """What the rows of shards are written as."""
 

@@ -20,6 +20,8 @@ from vqtrt.commands.options import (
     ShardSize,
     SoundOptions,
     Speaker,
+    ViewsName,
+    ViewsOption,
     Workers,
     expanded,
     given,
@@ -67,6 +69,7 @@ def encode(
     out: CodesOut,
     batch_size: BatchSize = None,
     options: DataOptions = DataOptions(),
+    views: ViewsOption = None,
     shard_size: ShardSize = None,
     form: Format = None,
     where: WhereOptions = WhereOptions(),
@@ -81,7 +84,7 @@ def encode(
     more = given(shard_size=shard_size, format=form and form.value)
     _check_out(out, bool(more) or where.sharded)
     where.check(use)
-    opener = partial(_opened, data, out, options, use, batch_size)
+    opener = partial(_opened, data, out, options, use, batch_size, views)
     if where.devices is not None or where.on is not None:
         if where.devices is not None:
             on_devices(where, out)
@@ -122,16 +125,26 @@ def encode(
 
 
 def _opened(
-    data: list[str], out: Path, options: DataOptions, use: ModelOptions, batch_size: int | None
+    data: list[str],
+    out: Path,
+    options: DataOptions,
+    use: ModelOptions,
+    batch_size: int | None,
+    views: ViewsName | None,
 ) -> "tuple[Engine, Callable[..., EncodeResult]]":
     """The model, and what encodes the data with it when it is given more of `EncodeOptions`."""
+    from vqtrt.data.images.views import with_views
     from vqtrt.formats.shards import indexes_of
 
     found, engine = use.open()
     options.require_fit(engine)
+    refuse_other(engine, images={"views": views}, audio={})
     twin = modality(engine)
     tokenizer = twin.open_tokenizer(engine, batch_size)
     source = twin.open_source(found, data, options, "all", indexes_of(out))
+    preprocessing = twin.preprocessing(tokenizer, options)
+    if views is not None:
+        preprocessing = with_views(preprocessing or tokenizer.preprocessing, views.value)
     run = partial(
         twin.encode_source,
         tokenizer,
@@ -139,7 +152,7 @@ def _opened(
         out,
         root=" ".join(map(public_url, data)),
         model=found,
-        preprocessing=twin.preprocessing(tokenizer, options),
+        preprocessing=preprocessing,
         **options.reading,
     )
     return engine, run
@@ -150,6 +163,7 @@ def plan(
     data: Paths,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of shards to begin.")],
     options: DataOptions = DataOptions(),
+    views: ViewsOption = None,
     shard_size: ShardSize = None,
     form: Format = None,
     use: ModelOptions = ModelOptions(),
@@ -161,7 +175,7 @@ def plan(
 
     _check_out(out, True)
     with waiting("listing"):
-        opened, run = _opened(data, out, options, use, None)
+        opened, run = _opened(data, out, options, use, None, views)
         result = run(plan=True, **given(shard_size=shard_size, format=form and form.value))
     tell_passed_over(result.passed_over, audio=opened.speech is not None)
     job = read_job(out)

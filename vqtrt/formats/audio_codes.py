@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from vqtrt.errors import VqtrtError
+from vqtrt.formats.code_values import first_bad
 from vqtrt.formats.codes import (
     Codes,
     Header,
     Numbers,
     Rejected,
     check_lists,
-    first_bad,
     images_codes,
     is_list,
     load_pair,

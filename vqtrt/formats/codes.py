@@ -16,10 +16,21 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from vqtrt.data.npy import open_npy
+from vqtrt.data.views import COUNTS, Views
 from vqtrt.errors import VqtrtError
+from vqtrt.formats.code_values import check_values, form
 from vqtrt.system.files import read_file
 from vqtrt.system.names import brief
 
@@ -28,7 +39,6 @@ MAX_JSON_BYTES = 4 << 30
 """Longest JSON that is read; less for few rows: see `json_limit`."""
 MAX_NAME_BYTES = 4096
 """Longest name of an item: no system opens a longer path."""
-CHUNK_BYTES = 16 << 20
 _DEEPEST = 6
 """Lists and objects of a codes file's JSON within each other, with some to spare."""
 
@@ -93,12 +103,21 @@ class CodesHeader(Header):
     """(h, w)."""
     image_size: tuple[PositiveInt, PositiveInt]
     """(H, W) in pixels."""
+    views: Views | None = None
+    """Views of each image (`data/images/views.py`), an axis of its row; None for the image."""
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Shape of one row: (h, w), or (h, w, C) for more than one codebook."""
+        """Shape of one row: (h, w), with C codebooks (h, w, C), with views before: (V, h, w)."""
         extra = (self.num_codebooks,) if self.num_codebooks > 1 else ()
-        return (*self.code_shape, *extra)
+        views = (COUNTS[self.views],) if self.views else ()
+        return (*views, *self.code_shape, *extra)
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files without views are what they were before there were any."""
+        known: dict[str, Any] = handler(self)
+        return known if self.views else {k: v for k, v in known.items() if k != "views"}
 
     def rows_of(self, numbers: Numbers) -> int | None:
         """One, of (label,)."""
@@ -162,13 +181,13 @@ def images_codes(path: Path, array: NDArray[Any], info: dict[str, Any] | None) -
     json_path = path.with_suffix(".json")
     if info is not None:
         require_kind(info, "image", json_path)
-    if array.ndim not in (3, 4):
+    if array.ndim not in (3, 4) and not (array.ndim == 5 and info and info.get("views")):
         raise VqtrtError(
             f"{path}: has shape {array.shape}, but codes are (N, h, w), or (N, h, w, C) for C "
             "codebooks; reshape them first"
         )
     if array.dtype.kind == "i":
-        _check_values(array, None, str(path))
+        check_values(array, None, str(path))
     if info is None:
         return Codes(path, array)
     rows, lists = info.pop("rows", None), take_lists(info, "files", "labels", "rejected")
@@ -180,75 +199,19 @@ def images_codes(path: Path, array: NDArray[Any], info: dict[str, Any] | None) -
         )
     if header.row_shape != array.shape[1:]:
         raise VqtrtError(
-            f"{json_path}: describes codes {_form(header.row_shape)}, but {path.name} has "
+            f"{json_path}: describes codes {form(header.row_shape)}, but {path.name} has "
             f"{array.shape}; bring the two files of one run together"
         )
     return Codes(path, array, header, *check_lists(lists, rows, header, json_path))
 
 
-def check_codes(
-    codes: NDArray[Any],
-    codebook_size: int,
-    code_shape: tuple[int, int] | None,
-    num_codebooks: int,
-    *,
-    name: str = "codes.npy",
-) -> None:
-    """Raise `VqtrtError` unless integer codes (N, h, w[, C]) fit a model; reads chunk by chunk.
-
-    `code_shape` is (h, w), or None if the model takes any. The first value outside 0 to
-    codebook_size - 1 is named with its row and place.
-    """
-    if codes.dtype.kind not in "iu":
-        raise VqtrtError(f"{name}: holds {codes.dtype}, but codes are integers; cast them first")
-    extra = (num_codebooks,) if num_codebooks > 1 else ()
-    fits = codes.ndim == 3 + len(extra) and codes.shape[3:] == extra and 0 not in codes.shape[1:]
-    if not fits or (code_shape is not None and codes.shape[1:3] != tuple(code_shape)):
+def require_one_view(codes: Codes) -> None:
+    """Raise `VqtrtError` for codes that have several views of each image."""
+    if codes.header is not None and codes.header.views:
         raise VqtrtError(
-            f"{name}: has shape {codes.shape}, but the model takes "
-            f"{_form((*(code_shape or ('h', 'w')), *extra))}; give the bundle that made these codes"
+            f"{codes.path}: has {COUNTS[codes.header.views]} views of each image "
+            f"({codes.header.views}), for trainers of other libraries; give codes without views"
         )
-    _check_values(codes, codebook_size, name)
-
-
-def _check_values(codes: NDArray[Any], codebook_size: int | None, name: str) -> None:
-    if bad := first_bad(codes, codebook_size):
-        place, value, reason = bad
-        row, *rest = place
-        raise VqtrtError(
-            f"{name}: row {row} at ({', '.join(map(str, rest))}) holds {value}, but {reason}"
-        )
-
-
-def first_bad(
-    codes: NDArray[Any], codebook_size: int | None
-) -> tuple[tuple[int, ...], int, str] | None:
-    """The first negative code, or the first that is codebook_size or more; reads chunk by chunk.
-
-    Its index, its value, and what is wrong with it.
-    """
-    limits = np.iinfo(codes.dtype)
-    if limits.min == 0 and (codebook_size is None or limits.max < codebook_size):
-        return None
-    top = limits.max if codebook_size is None else codebook_size - 1
-    for start, chunk in _chunks(codes):
-        if chunk.size and (int(chunk.min()) < 0 or int(chunk.max()) > top):
-            bad = (chunk < 0) | (chunk > top)
-            row, *place = (int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
-            value = int(chunk[(row, *place)])
-            if codebook_size is None:
-                return (start + row, *place), value, "codes are never negative"
-            reason = f"the codebook has {codebook_size} entries (0 to {top})"
-            return (start + row, *place), value, reason
-    return None
-
-
-def _chunks(codes: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Consecutive rows of about `CHUNK_BYTES`, each with the index of its first."""
-    row_bytes = max(1, int(np.prod(codes.shape[1:])) * codes.dtype.itemsize)
-    step = max(1, CHUNK_BYTES // row_bytes)
-    for start in range(0, len(codes), step):
-        yield start, codes[start : start + step]
 
 
 def load_pair(path: Path) -> tuple[NDArray[Any], dict[str, Any] | None]:
@@ -381,7 +344,3 @@ def _too_long(name: str) -> bool:
 def is_list(value: object, kind: type) -> bool:
     """Whether it is a list of exactly this type: True is not an int here."""
     return isinstance(value, list) and all(type(item) is kind for item in value)
-
-
-def _form(row_shape: tuple[Any, ...]) -> str:
-    return f"(N, {', '.join(map(str, row_shape))})"

@@ -7,7 +7,8 @@ from PIL import Image
 
 from vqtrt.data.images.source import Images
 from vqtrt.data.reading import default_workers
-from vqtrt.formats.codes import Codes, check_codes
+from vqtrt.formats.code_values import check_codes
+from vqtrt.formats.codes import Codes, require_one_view
 from vqtrt.formats.output_names import NameLimits, name_limits, output_names
 from vqtrt.images.tokenizer import ImageTokenizer
 from vqtrt.jobs.decode import FilesWriter, check_files_out, codes_sha256, write_files
@@ -33,6 +34,7 @@ def decode_codes(
     calls `resumed`. Raises `VqtrtError` before any work if `out` cannot be written.
     """
     check_files_out(out)
+    require_one_view(codes)
     check_codes(
         codes.codes, tokenizer.codebook_size, None, tokenizer.num_codebooks, name=str(codes.path)
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vqtrt.data.images.batches import Batch, read_batches
 from vqtrt.data.images.preprocessing import Preprocessing
 from vqtrt.data.images.source import ImageSource
+from vqtrt.data.images.views import ViewsPreprocessing
 from vqtrt.formats.codes import CodesHeader, read_codes
 from vqtrt.formats.codes_writer import CodesWriter, WritesImages
 from vqtrt.formats.shard_writer import ImageShard
@@ -52,6 +53,7 @@ def encode_source(
             code_shape=(height, width),
             image_size=(size.height, size.width),
             preprocessing=size.model_dump(mode="json"),
+            views=size.views if isinstance(size, ViewsPreprocessing) else None,
             **fields,
         )
 
@@ -69,7 +71,7 @@ def encode_source(
         with closing(batches):
             for batch in stages.each("read", batches):
                 with stages.of("engine"):
-                    codes = tokenizer.encode(batch.images) if batch.items else batch.images
+                    codes = _codes(tokenizer, batch)
                 with stages.of("write"):
                     _write(writer, batch, codes)
                 yield writer.files_done
@@ -85,6 +87,15 @@ def encode_source(
     )
     run = run_encode if out.suffix == ".npy" else run_shards
     return run(tokenizer, source, out, options, parts)
+
+
+def _codes(tokenizer: ImageTokenizer, batch: Batch) -> NDArray[Any]:
+    """The codes of a batch (n, h, w[, C]), or of several views (n, V, h, w[, C])."""
+    if not batch.items:
+        return batch.images
+    *items, height, width, channels = batch.images.shape
+    codes = tokenizer.encode(batch.images.reshape(-1, height, width, channels))
+    return codes.reshape(*items, *codes.shape[1:])
 
 
 def _write(writer: WritesImages, batch: Batch, codes: NDArray[Any]) -> None:

@@ -12,7 +12,7 @@ from vqtrt.engines.base import Engine
 from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import PriorInfo
-from vqtrt.formats.codes import check_codes
+from vqtrt.formats.code_values import check_codes
 from vqtrt.formats.sampling import SamplingParams
 from vqtrt.images.sampler import BatchSampler
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from vqtrt.engines.base import Engine
 from vqtrt.engines.priors import find_prior
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.codes import Codes, check_codes
+from vqtrt.formats.code_values import check_codes
+from vqtrt.formats.codes import Codes, require_one_view
 from vqtrt.formats.origin import require_origin
 from vqtrt.jobs.loop import Progress, Steps, ignore, run_steps
 from vqtrt.jobs.score import gains
@@ -34,6 +35,7 @@ def score_codes(
     info = find_prior(engine, prior)
     require_origin(codes.path, codes.header, engine.weights_sha256, "images")
     books = info.num_codebooks
+    require_one_view(codes)
     check_codes(codes.codes, info.codebook_size, None, books, name=str(codes.path))
     rows, height, width = codes.codes.shape[:3]
     if not rows:

@@ -16,7 +16,8 @@ from vqtrt.engines.base import Engine, Graph
 from vqtrt.engines.opened import Opened
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.bundle import of_images
-from vqtrt.formats.codes import check_codes, codes_dtype
+from vqtrt.formats.code_values import check_codes
+from vqtrt.formats.codes import codes_dtype
 from vqtrt.jobs.encode import EncodeResult
 from vqtrt.jobs.files import FileOptions, open_files, selection
 from vqtrt.jobs.tokenizer import Tokenizer

@@ -20,7 +20,7 @@ from vqtrt.data.source import Source
 from vqtrt.engines.choose import open_engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.audio_codes import ClipCodes, read_clip_codes
-from vqtrt.formats.codes import Codes, is_codes, read_codes
+from vqtrt.formats.codes import Codes, is_codes, read_codes, require_one_view
 from vqtrt.formats.codes_writer import partials
 from vqtrt.formats.origin import of_another
 from vqtrt.images import encode as image_encode
@@ -136,6 +136,7 @@ def _plan_images(config: PriorConfig, begin: _Begin) -> Planned:
         encode,
         sha256,
     )
+    require_one_view(codes)
     codebooks = ImageRun.open(begin.run).load_model().quantizer.entries()
     return Planned(fit_config(config, codes, sha256), begin.path, codes, tokenizer, codebooks)
 

@@ -71,7 +71,7 @@ class ArrayImages:
         image = self._array[item.key]
         shape = (*image.shape[:2], 3)
         result: Images = np.array(np.broadcast_to(image, shape), order="C", subok=False)
-        if preprocessing is None or shape[:2] == (preprocessing.height, preprocessing.width):
+        if preprocessing is None or shape == preprocessing.shape:
             return result
         try:
             return fit(Image.fromarray(result), preprocessing)

@@ -29,7 +29,7 @@ class Batch:
     items: list[Item]
     """One an image."""
     images: Images
-    """(n, H, W, 3) uint8; n may be 0 where every item was rejected."""
+    """(n, H, W, 3) uint8, or of several views (n, V, H, W, 3); n may be 0, if all are rejected."""
     rejected: list[tuple[Item, str]] = field(default_factory=list)
     """What could not be read, and why."""
     before: list[int] = field(default_factory=list)
@@ -90,7 +90,7 @@ class _Pending:
         workers: int,
     ) -> None:
         self.items = items
-        shape = (len(items), preprocessing.height, preprocessing.width, 3)
+        shape = (len(items), *preprocessing.shape)
         self.images = np.empty(shape, np.uint8)
         step = -(-len(items) // workers)
         self.tasks: list[Future[dict[int, str]]] = [

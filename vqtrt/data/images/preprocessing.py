@@ -38,6 +38,11 @@ class Preprocessing(BaseModel):
             raise ValueError(f"{self.height}x{self.width} pixels: {_MAX_PIXELS} at most")
         return self
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the result."""
+        return (self.height, self.width, 3)
+
     def with_size(self, text: str) -> "Preprocessing":
         """The same with another size, written `HxW`, or `128` for a square."""
         height, cross, width = text.lower().partition("x")
