@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from cli_speech_runs import copy_talk
-from doubles import FakeEngine, vqtrt, write_pictures
+from doubles import FakeEngine, tree, vqtrt, write_pictures
 from PIL import Image
 
 import vqtrt as package
@@ -88,6 +88,19 @@ def test_encode_files_of_images_writes_what_the_command_writes(tiny_run):
     with pytest.raises(package.ImageError):
         tokenizer.encode_files("a", "c.npy")
     assert tokenizer.encode_files("a", "c.npy", on_error="skip", workers=1).rejected == 1
+
+
+def test_encode_files_writes_shards(tiny_run):
+    tokenizer = package.load(tiny_run)
+    write_pictures(Path("a"), *(f"{n}.png" for n in range(5)))
+    for turn in (1, 0):
+        tokenizer.encode_files("a", "shards", shard_size=2, format="parquet", turn=(turn, 2))
+    assert (
+        vqtrt("encode", "a", "-m", tiny_run, "-o", "b", "--shard-size", 2, "--format", "parquet")
+        == 0
+    )
+    assert tree(Path("shards")) == tree(Path("b"))
+    assert len(package.open_codes("shards")) == 5
 
 
 def test_encode_files_of_audio_writes_what_the_command_writes(speech_data, tiny_speech):

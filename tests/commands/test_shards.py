@@ -109,6 +109,19 @@ def test_shards_of_parquet(capfd):
 
 
 @pytest.mark.usefixtures("pictures")
+def test_nothing_connects_to_a_network(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("connects")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(f"socket.socket.{name}", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    assert vqtrt("encode", "pics", "-o", "codes", "--shard-size", 3) == 0
+    assert vqtrt("merge", "codes", "--check", "--to", "codes.parquet") == 0
+    assert vqtrt("decode", "codes", "-o", "back.tar") == 0
+
+
+@pytest.mark.usefixtures("pictures")
 def test_views(tiny_run, capfd):
     assert vqtrt("plan", "pics", "-o", "planned", "--views", "flip") == 0
     for out in ("planned", "codes", "codes.npy"):

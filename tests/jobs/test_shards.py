@@ -357,3 +357,30 @@ def test_a_job_that_was_killed_before_it_began_can_be_run_again(whole, tmp_path)
     (out / f".job.json.01234567-{2**22 + 1}-89abcdef.partial").touch()
     encode_images(FakeSource(23, [4, 6]), out, on_error="skip", shard_size=5)
     assert {k: v for k, v in files(out).items() if not k.startswith(".")} == files(whole)
+
+
+def test_a_share_reads_its_own_items_alone(tmp_path):
+    encode_images(FakeSource(23), tmp_path / "out", shard_size=5, plan=True)
+    for turn in range(3):
+        read: list[int] = []
+        source = FakeSource(23, before=lambda item, read=read: read.append(item.key))
+        encode_images(source, tmp_path / "out", turn=(turn, 3))
+        shards = [n for n in range(5) if n % 3 == turn]
+        assert sorted(read) == [key for n in shards for key in range(5 * n, min(5 * n + 5, 23))]
+
+
+def test_numbers_are_asked_for_one_by_one(whole, tmp_path):
+    """Whoever hands them out sees that a shard is in place when the next one is asked for."""
+    out, seen = tmp_path / "out", []
+
+    def numbers():
+        for number in (3, 0, 4, 1, 2):
+            yield number
+            seen.append(set(done_shards(out, read_job(out))))
+
+    result = encode_images(
+        FakeSource(23, [4, 6]), out, on_error="skip", shard_size=5, numbers=numbers()
+    )
+    assert seen == [{3}, {0, 3}, {0, 3, 4}, {0, 1, 3, 4}, {0, 1, 2, 3, 4}]
+    assert (result.rows, result.rejected) == (21, 2)
+    assert files(out) == files(whole)

@@ -201,14 +201,15 @@ class AudioTokenizer(Tokenizer):
         speaker_pattern: str | None = None,
         **options: Unpack[FileOptions],
     ) -> EncodeResult:
-        """Encode folders and files to a codes file `out` (.npy, and a .json), as `vqtrt encode`.
+        """Encode folders and files to a codes file or a folder of shards, as `vqtrt encode`.
 
         Args:
             paths: What the command takes: folders of recordings, recordings; one or several.
-            out: Codes file to write, .npy.
+            out: Codes file to write, .npy, with a .json; or a folder for shards.
             speaker_pattern: Regular expression with a group `speaker`, searched in file names.
             options: As `vqtrt.jobs.files.FileOptions`: `preprocessing`, `include`, `exclude`,
-                `workers`, `on_error`, `resume`, `progress`.
+                `workers`, `on_error`, `resume`, `progress`; of shards `shard_size`, `format`,
+                `turn`.
 
         Raises `VqtrtError` or `AudioError` as the command.
         """

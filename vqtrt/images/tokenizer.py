@@ -127,14 +127,15 @@ class ImageTokenizer(Tokenizer):
         split: str = "all",
         **options: Unpack[FileOptions],
     ) -> EncodeResult:
-        """Encode folders and files to a codes file `out` (.npy, and a .json), as `vqtrt encode`.
+        """Encode folders and files to a codes file or a folder of shards, as `vqtrt encode`.
 
         Args:
             paths: What the command takes: folders, images, arrays, CIFAR, `shapes`; one or several.
-            out: Codes file to write, .npy.
+            out: Codes file to write, .npy, with a .json; or a folder for shards.
             split: Part of a data set that has parts: `train`, `test` or `all`.
             options: As `vqtrt.jobs.files.FileOptions`: `preprocessing`, `include`, `exclude`,
-                `workers`, `on_error`, `resume`, `progress`.
+                `workers`, `on_error`, `resume`, `progress`; of shards `shard_size`, `format`,
+                `turn`.
 
         Raises `VqtrtError` or `ImageError` as the command.
         """

@@ -9,10 +9,12 @@ from vqtrt.data.selection import Selection
 from vqtrt.data.several import expanded_paths, open_each
 from vqtrt.data.source import Source
 from vqtrt.data.urls import public_url
+from vqtrt.formats.shards import ShardFormat
 from vqtrt.jobs.encode import EncodeOptions
 from vqtrt.jobs.loop import Progress, ignore
 
 S = TypeVar("S", bound=Source)
+_OF_SHARDS = ("shard_size", "format", "turn")
 
 
 class FileOptions(TypedDict, total=False):
@@ -29,7 +31,13 @@ class FileOptions(TypedDict, total=False):
     on_error: OnError
     """`stop` at a file that cannot be read (the default), or `skip` it."""
     resume: bool
-    """Continue this job if it was interrupted."""
+    """Continue this job if it was interrupted; a folder of shards always is."""
+    shard_size: int
+    """Items per shard (default 10,000), if the output is a folder of shards."""
+    format: ShardFormat
+    """What the rows of shards are written as: `npy` (the default), or `parquet`."""
+    turn: tuple[int, int]
+    """(i, n): only shards i, i + n, i + 2n and so on."""
     progress: Progress
     """Called with the number of items done, and of all."""
 
@@ -52,4 +60,5 @@ def open_files(
         "resume": options.get("resume", False),
         "progress": options.get("progress", ignore),
     }
+    chosen |= {name: options[name] for name in _OF_SHARDS if name in options}  # type: ignore
     return open_each(expanded_paths(names), open_one), chosen
