@@ -106,12 +106,13 @@ def bucket(folder: Path) -> Iterator[str]:
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    system = s3fs.S3FileSystem()
-    system.mkdir("data")
+    s3fs.S3FileSystem.clear_instance_cache()  # which knows another server
+    system, name = s3fs.S3FileSystem(), f"data{port}"
+    system.mkdir(name)
     for path in folder.iterdir():
-        system.put_file(str(path), f"data/{path.name}")
+        system.put_file(str(path), f"{name}/{path.name}")
     try:
-        yield "s3://data"
+        yield f"s3://{name}"
     finally:
         server.stop()
 

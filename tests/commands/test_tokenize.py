@@ -1,6 +1,7 @@
 """`vqtrt encode PATH…` of several folders and files, of images and of audio."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from doubles import tree, vqtrt, write_pictures
 
 from vqtrt.formats.audio_codes import read_clip_codes
 from vqtrt.formats.codes import read_codes
+from vqtrt.system import interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +87,16 @@ def test_folders_and_a_file_of_audio(capfd, speech_data, tiny_speech, monkeypatc
     other = read_clip_codes(Path("other.npy"))
     assert other.files[0] == one.name
     np.testing.assert_array_equal(other.clip(0), codes.clip(0))
+
+
+def test_a_signal_that_a_library_turned_into_its_own_interrupt(monkeypatch, capfd):
+    """Ray, for one, raises a plain `KeyboardInterrupt` for any signal."""
+    write_pictures(Path("pics"), "1.png")
+
+    def interrupted(*_, **__):
+        monkeypatch.setattr(interrupts._State, "number", signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vqtrt.images.encode.read_batches", interrupted)
+    assert vqtrt("encode", "pics", "-o", "codes") == 128 + signal.SIGTERM
+    assert "interrupted by SIGTERM" in capfd.readouterr().err

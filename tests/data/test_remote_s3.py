@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import s3fs
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from remote_files import FILES, NAMES, write_files
 
@@ -25,18 +26,20 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     open_remote.cache_clear()
-    yield "s3://data/set"
+    # Servers of one process share their buckets, and s3fs keeps what it was opened with.
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield f"s3://data{port}/set"
     server.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_files_in_a_bucket_are_those_of_the_folder(s3, tmp_path):
-    import s3fs
-
     folder = write_files(tmp_path / "files")
-    system = s3fs.S3FileSystem(skip_instance_cache=True)
-    system.mkdir("data")
+    bucket = s3.split("/")[2]
+    system = s3fs.S3FileSystem()
+    system.mkdir(bucket)
     for name in FILES:
-        system.pipe_file(f"data/set/{name}", (folder / name).read_bytes())
+        system.pipe_file(f"{s3}/{name}", (folder / name).read_bytes())
     for name in FILES:
         far, near = open_images(f"{s3}/{name}"), open_images(folder / name)
         for one, other in zip(far.items(), near.items(), strict=True):
@@ -48,10 +51,10 @@ def test_files_in_a_bucket_are_those_of_the_folder(s3, tmp_path):
     assert expanded_paths([f"{s3}/p???.tar"]) == [urls[2]]
     source = open_each([urls[2], str(folder / "pics.tar")], open_images)
     assert [item.name for item in source.items()] == [
-        *(f"data/set/{name}" for name in NAMES),
+        *(f"{bucket}/set/{name}" for name in NAMES),
         *(f"{str(folder).lstrip('/')}/{name}" for name in NAMES),
     ]
     with pytest.raises(VqtrtError, match=r"none\.tar: no such file; check the URL"):
         open_images(f"{s3}/none.tar")
     with pytest.raises(VqtrtError, match=r"other: no such file; check the URL"):
-        expanded_paths(["s3://data/other"])
+        expanded_paths([f"s3://{bucket}/other"])

@@ -109,7 +109,8 @@ class Commands(TyperGroup):
             raise VqtrtError(missing(package)) from error
         except KeyboardInterrupt as error:
             # Typer would exit in silence, and drop where the work can go on.
-            number = getattr(error, "number", signal.SIGINT)
+            # Libraries that are interrupted may raise one of their own, without the number.
+            number = getattr(error, "number", interrupts.received() or signal.SIGINT)
             raise Interrupted(number, getattr(error, "__notes__", [])) from error
         except Exception as error:
             # Libraries that are interrupted while they are imported raise errors of their own.

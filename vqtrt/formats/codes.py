@@ -254,6 +254,13 @@ def _load_json(path: Path, most: int) -> dict[str, Any]:
         raise VqtrtError(f"{path}: not valid JSON; encode again, or remove it") from err
     if _nested(data, _DEEPEST):
         raise VqtrtError(f"{path}: nested deeper than a codes file is; encode again, or remove it")
+    take_version(data, path)
+    assert isinstance(data, dict)  # noqa: S101  (for mypy: a version came out of it)
+    return data
+
+
+def take_version(data: Any, path: Path) -> None:
+    """Take the version out of a JSON's object; `VqtrtError` if it is none that is known."""
     version = data.pop("format_version", None) if isinstance(data, dict) else None
     if type(version) is not int or version < 1:
         raise VqtrtError(f"{path}: not the JSON of a codes file; rename it or move it away")
@@ -262,8 +269,6 @@ def _load_json(path: Path, most: int) -> dict[str, Any]:
             f"{path}: written by a newer vqtrt (codes format {brief(version)}, known: "
             f"{FORMAT_VERSION}); upgrade vqtrt"
         )
-    assert isinstance(data, dict)  # noqa: S101  (for mypy: a version came out of it)
-    return data
 
 
 def _nested(data: Any, most: int) -> bool:
@@ -316,7 +321,9 @@ def check_lists(
     mend = "encode again, or remove the JSON"
     if not is_list(files, str) or len(files) != count:
         raise VqtrtError(f"{json_path}: 'files' is not a list of {count} names; {mend}")
-    if (row := next((row for row, name in enumerate(files) if _too_long(name)), None)) is not None:
+    if (
+        row := next((row for row, name in enumerate(files) if is_too_long(name)), None)
+    ) is not None:
         raise VqtrtError(
             f"{json_path}: the name of row {row} ({brief(files[row])}) is longer than "
             f"{MAX_NAME_BYTES} bytes; {mend}"
@@ -334,7 +341,7 @@ def check_lists(
     return tuple(files), tuple(labels), tuple(Rejected(**r) for r in rejected)
 
 
-def _too_long(name: str) -> bool:
+def is_too_long(name: str) -> bool:
     """Whether a name is longer than any that a file has."""
     if len(name) <= MAX_NAME_BYTES // 4:
         return False

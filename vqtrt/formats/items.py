@@ -7,6 +7,7 @@ from typing import Any
 from vqtrt.formats.audio_codes import ClipCodes, ClipHeader
 from vqtrt.formats.audio_codes import open_codes as open_file
 from vqtrt.formats.codes import Codes, CodesHeader
+from vqtrt.formats.long_codes import LongCodes, open_long
 from vqtrt.formats.shard_codes import Coded, ShardedCodes
 from vqtrt.formats.shards import is_sharded
 
@@ -52,7 +53,7 @@ class FileCodes:
             yield Coded(name, numbers[0], self[place], *numbers[2:])
 
 
-def open_codes(path: str | Path) -> FileCodes | ShardedCodes:
+def open_codes(path: str | Path) -> FileCodes | LongCodes | ShardedCodes:
     """Open codes: a codes file (.npy), or a folder of shards.
 
     Args:
@@ -62,10 +63,12 @@ def open_codes(path: str | Path) -> FileCodes | ShardedCodes:
         Codes with a length. Of images, `codes[i]` is (h, w[, C]) and `codes[a:b]` is
         (b − a, h, w[, C]); of audio they are (t,) and a list of these. `items(start)` goes through
         names and labels. Nothing is loaded before it is asked for, so a folder of any number of
-        shards costs no memory.
+        shards, or a file of any number of rows, costs no memory.
 
     Raises:
         VqtrtError: If there are no codes, or some of the shards are missing.
     """
     where = Path(path)
-    return ShardedCodes(where) if is_sharded(where) or where.is_dir() else FileCodes(where)
+    if is_sharded(where) or where.is_dir():
+        return ShardedCodes(where)
+    return open_long(where) or FileCodes(where)
