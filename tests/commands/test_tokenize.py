@@ -89,7 +89,7 @@ def test_folders_and_a_file_of_audio(capfd, speech_data, tiny_speech, monkeypatc
     np.testing.assert_array_equal(other.clip(0), codes.clip(0))
 
 
-def test_a_signal_that_a_library_turned_into_its_own_interrupt(monkeypatch, capfd):
+def test_a_signal_that_a_library_turned_into_its_own_interrupt(tiny_run, monkeypatch, capfd):
     """Ray, for one, raises a plain `KeyboardInterrupt` for any signal."""
     write_pictures(Path("pics"), "1.png")
 
@@ -98,5 +98,5 @@ def test_a_signal_that_a_library_turned_into_its_own_interrupt(monkeypatch, capf
         raise KeyboardInterrupt
 
     monkeypatch.setattr("vqtrt.images.encode.read_batches", interrupted)
-    assert vqtrt("encode", "pics", "-o", "codes") == 128 + signal.SIGTERM
+    assert vqtrt("encode", "pics", "-o", "codes", "-m", tiny_run) == 128 + signal.SIGTERM
     assert "interrupted by SIGTERM" in capfd.readouterr().err
