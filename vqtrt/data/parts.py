@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,23 +41,41 @@ def survey(items: Iterable[Item]) -> Survey:
     return Survey(count, digest.hexdigest())
 
 
+class Contents:
+    """A hash of items: their names, and what tells without reading that their bytes changed."""
+
+    def __init__(self, source: Source) -> None:
+        self._digest, self._stamp = hashlib.sha256(), stamps_of(source)
+        self.count = 0
+
+    def add(self, item: Item) -> None:
+        """Take note of the next item."""
+        self._digest.update(b"%s\0%s\0" % (self._stamp(item).encode(), os.fsencode(item.name)))
+        self.count += 1
+
+    @property
+    def sha256(self) -> str:
+        """Of all items so far."""
+        return self._digest.hexdigest()
+
+
 def content_sha256(source: Source, items: Iterable[Item]) -> str:
-    """Of the names of items, and of what tells without reading them that their bytes changed."""
-    digest, stamp = hashlib.sha256(), stamps_of(source)
+    """The hash of some items."""
+    contents = Contents(source)
     for item in items:
-        digest.update(b"%s\0%s\0" % (stamp(item).encode(), os.fsencode(item.name)))
-    return digest.hexdigest()
+        contents.add(item)
+    return contents.sha256
 
 
 class Listed:
     """Some items of a source as a source of their own."""
 
-    def __init__(self, source: Any, items: Sequence[Item]) -> None:
+    def __init__(self, source: Any, items: Iterable[Item]) -> None:
         self._source, self._items = source, items
         self.classes: tuple[str, ...] = source.classes
 
     def items(self) -> Iterator[Item]:
-        """Those items."""
+        """Those items; once, if they came from an iterator."""
         return iter(self._items)
 
     def read(self, item: Item, preprocessing: Any = None) -> Any:

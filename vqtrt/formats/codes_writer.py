@@ -127,6 +127,8 @@ class ItemsWriter(Generic[H]):
         self._json_partial = self.json_path.parent / f"{self.json_path.name}.partial"
         self._row_bytes = int(np.prod(header.row_shape)) * header.dtype.itemsize
         self._committed = _NOTHING
+        self.content: Callable[[], str] | None = None
+        """A hash of what the items so far were made of; each commit keeps it."""
         self._broken = self._closed = False
         check_codes_out(self.out)
         with self._reporting():
@@ -164,6 +166,11 @@ class ItemsWriter(Generic[H]):
         """Items so far, written or rejected; right after resuming, how many to skip."""
         return self._files
 
+    @property
+    def committed_content(self) -> str | None:
+        """What `content` gave at the last commit; None if nothing did."""
+        return self._committed.content_sha256
+
     def _append(
         self, names: Sequence[str], numbers: Sequence[Numbers], codes: NDArray[Any]
     ) -> None:
@@ -189,12 +196,17 @@ class ItemsWriter(Generic[H]):
         """Make all so far durable: a resumed run starts here. Costs two fsyncs."""
         if self._files == self._committed.files:
             return
-        line = json.dumps({"commit": self._rows, "files": self._files}) + "\n"
+        known: dict[str, Any] = {"commit": self._rows, "files": self._files}
+        if self.content is not None:
+            known["content"] = self.content()
+        line = json.dumps(known) + "\n"
         with self._reporting():
             self._data.sync()
             self._log.append(line.encode("ascii"))
             self._log.sync()
-            self._committed = Commit(self._rows, self._files, self._written, self._log.size)
+            self._committed = Commit(
+                self._rows, self._files, self._written, self._log.size, known.get("content")
+            )
 
     def rejected_kinds(self) -> dict[str, int]:
         """Items so far without a row, by kind, with those of the run that was resumed; commits."""
@@ -260,7 +272,7 @@ class ItemsWriter(Generic[H]):
                 space = self._data.size - len(head)
                 found = last_commit(self.journal, self.header, space // self._row_bytes)
         self._committed = found or _NOTHING
-        self._rows, self._files, self._written, end = self._committed
+        self._rows, self._files, self._written, end, _ = self._committed
         try:
             with self._reporting():
                 self._log.truncate(end)

@@ -2,7 +2,8 @@
 
 Notable: the first line is `{"header": …}`; then, in order, `[name, label]` an image, or `[name,
 label, codes, samples]` a clip; `{"reject": …, "reason": …}` an item without a row; and `{"commit":
-rows, "files": items}`, with the rows of the array so far. A commit counts only if every line before
+rows, "files": items, "content": sha256}`, with the rows of the array so far and a hash of what the
+items were made of, if the job tells. A commit counts only if every line before
 it is whole and adds up to its numbers: after a power cut, a file may hold anything past its last
 sync.
 """
@@ -32,6 +33,8 @@ class Commit(NamedTuple):
     """Items that have rows."""
     journal_bytes: int
     """The journal's length up to and with the commit's line."""
+    content_sha256: str | None = None
+    """Of what the items were made of, if the job told."""
 
 
 class Appender:
@@ -127,11 +130,18 @@ def last_commit(journal: Path, header: Header, rows_on_disk: int) -> Commit | No
             rows, files, written = rows + more, files + 1, written + 1
         elif isinstance(entry, dict) and "reject" in entry:
             files += 1
-        elif entry == {"commit": rows, "files": files} and rows <= rows_on_disk:
-            found = Commit(rows, files, written, end)
+        elif _is_commit(entry, rows, files) and rows <= rows_on_disk:
+            found = Commit(rows, files, written, end, entry.get("content"))
         else:
             break
     return found
+
+
+def _is_commit(entry: Any, rows: int, files: int) -> bool:
+    known = {"commit": rows, "files": files}
+    if isinstance(entry, dict) and type(entry.get("content")) is str:
+        known["content"] = entry["content"]
+    return bool(entry == known)
 
 
 def rows_of(entry: list[Any], header: Header) -> int | None:

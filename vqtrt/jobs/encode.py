@@ -6,17 +6,19 @@ when they are safe on disk, is decided here.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Required, TypedDict, TypeVar
 
 from vqtrt.config.location import ModelLocation
 from vqtrt.data.folder import folders, passed_over
-from vqtrt.data.parts import survey
+from vqtrt.data.parts import Contents, Listed, survey
 from vqtrt.data.reading import OnError
 from vqtrt.data.rejects import reject_kinds
-from vqtrt.data.source import Source
+from vqtrt.data.source import Item, Source
 from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError
 from vqtrt.formats.codes import Rejected
@@ -201,9 +203,39 @@ def _write_codes(
 
     with writer:
         resumed_at = writer.files_done
-        steps = parts.steps(source, writer, resumed_at)
+        walked = _keep_content(source, writer, options["root"])
+        steps = parts.steps(Listed(source, walked), writer, resumed_at)
         run_steps(steps, listing.items, step_done, first=resumed_at)
         return _finish(writer, listing, resumed_at, options["root"], parts)
+
+
+def _keep_content(source: Source, writer: W, root: str) -> Iterator[Item]:
+    """The items of a source, of which the writer's commits will have a hash.
+
+    Raises `VqtrtError` if those that are done already changed since.
+    """
+    first, pending, contents = writer.files_done, deque[Item](), Contents(source)
+    for item in islice(source.items(), first):
+        contents.add(item)
+    if writer.committed_content not in (None, contents.sha256):
+        raise VqtrtError(
+            f"{root}: some of the first {first} files changed since their codes were made; bring "
+            "them back, or start anew without --resume"
+        )
+
+    def content() -> str:
+        while contents.count < writer.files_done:
+            contents.add(pending.popleft())
+        return contents.sha256
+
+    def walked() -> Iterator[Item]:
+        for place, item in enumerate(source.items()):
+            if place >= first:
+                pending.append(item)
+            yield item
+
+    writer.content = content
+    return walked()
 
 
 def _finish(
