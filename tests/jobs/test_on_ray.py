@@ -145,6 +145,17 @@ def test_an_error_of_an_actor_is_the_error(tiny_bundle, cluster, tmp_path, monke
     assert json.loads(out) == {"out": "out", "rows": 19, "rejected": 1}
 
 
+def test_files_that_changed_since_are_an_error(tiny_bundle, cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(Path("pics"), *(f"{n:02}.png" for n in range(9)))
+    arguments = told(Path(), tiny_bundle)
+    assert vqtrt(*arguments, "-o", "out") == 0
+    write_pictures(Path("pics"), "05.png", size=(50, 50))
+    status, _, err = ended(start(arguments, "out", cluster))
+    assert status == 1
+    assert "files 5 to 5 changed since shard 5 of out was made of them" in err
+
+
 def test_recordings(tiny_speech, speech_data, cluster, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["encode", str(speech_data), "-m", str(tiny_speech), "--shard-size", "2"]

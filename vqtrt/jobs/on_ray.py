@@ -21,7 +21,7 @@ from typing import Any
 
 from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError, explain
-from vqtrt.formats.shards import Job, done_shards, read_job
+from vqtrt.formats.shards import Job, read_job
 from vqtrt.jobs.loop import Note, Progress
 from vqtrt.jobs.ray_cluster import RayOptions, connected, fitting
 from vqtrt.version import __version__
@@ -161,7 +161,7 @@ class _Pool:
         self._losses = Counter[int | None]()
 
     def run(self, plan: Mapping[str, Any]) -> None:
-        """Plan, then make all shards that are not there."""
+        """Plan, then go through all shards."""
         try:
             while not self._actors or self._actors[0].call is not None:
                 if not self._actors:
@@ -173,10 +173,9 @@ class _Pool:
                 self._ray.kill(actor.handle)
 
     def _make(self, job: Job) -> None:
-        there = done_shards(self._out, job)
-        self._todo.extend(shard.number for shard in job.shards if shard.number not in there)
-        done = sum(job.shards[number].items for number in there)
-        self._progress(done, job.items)
+        # Those that are there, too: an actor only compares them with the data.
+        self._todo.extend(range(len(job.shards)))
+        done = 0
         while working := len(self._todo) + sum(a.number is not None for a in self._actors):
             while len(self._actors) < min(self._size, working):
                 self._start(None)
