@@ -108,7 +108,7 @@ def test_a_server_that_dies_is_an_error_and_the_job_continues(served, tmp_path, 
     encode(source, out, shard_size=4, root="x", plan=True)
     remote._BLOCKS = remote._Blocks()
     served.dies_after = served.asked + 1
-    with pytest.raises(VqtrtError, match=rf"{name}: did not give bytes .* in 5 attempts"):
+    with pytest.raises(VqtrtError, match=rf"{name}: bytes .* could not be read in 5 attempts"):
         # `skip` is for images that are broken, not for servers.
         encode(source, out, root="x", on_error="skip")
     assert len(done_shards(out, read_job(out))) < 6
@@ -183,7 +183,7 @@ def test_a_server_without_ranges(served):
 
 def test_answers_that_end_too_early(served):
     served.short = True
-    with pytest.raises(VqtrtError, match=r"did not give bytes 0 to 4095 in 5 attempts \("):
+    with pytest.raises(VqtrtError, match=r"bytes 0 to 4095 could not be read in 5 attempts \("):
         open_images(f"{served.url}/pics.tar")
 
 

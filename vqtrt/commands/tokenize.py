@@ -40,8 +40,8 @@ Paths = Annotated[
     list[str],
     typer.Argument(
         metavar="PATH",
-        help="Folders of images or recordings, tars of them, or single files; or one .npy/.npz, "
-        "CIFAR, or `shapes`.",
+        help="Folders of images or recordings, tars or Parquet files of them (also URLs), or "
+        "single files; or one .npy/.npz, CIFAR, or `shapes`.",
     ),
 ]
 CodesOut = Annotated[
@@ -77,7 +77,7 @@ def encode(
     job: JobOptions = JobOptions(),
 ) -> None:
     """Encode images or recordings to codes."""
-    from vqtrt.commands.bars import counting
+    from vqtrt.commands.bars import counting, waiting
     from vqtrt.data.selection import in_words
     from vqtrt.jobs.stages import bottleneck
 
@@ -92,7 +92,8 @@ def encode(
             on_ray(where, out, opener, **more)
         tell_all(out, job.as_json)
         return
-    opened, run = opener()
+    with waiting("opening the data"):
+        opened, run = opener()
     more |= given(turn=where.turn)
     with counting("encoding") as counter, skippable():
         result = run(resume=job.resume, progress=counter, **more)

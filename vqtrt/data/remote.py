@@ -50,9 +50,11 @@ def remote_paths(url: str) -> list[str]:
         return [url]
     system, path = _file_system(url)
     if pattern:
-        found = _tried(public_url(url), "be listed", lambda: system.glob(path))
+        found = _tried(public_url(url), "could not be listed", lambda: system.glob(path))
     else:
-        found = _tried(public_url(url), "be listed", lambda: system.ls(path, detail=False))
+        found = _tried(
+            public_url(url), "could not be listed", lambda: system.ls(path, detail=False)
+        )
     names = sorted(str(name) for name in found if PurePosixPath(name).suffix in SUFFIXES)
     if not names:
         raise VqtrtError(
@@ -72,7 +74,7 @@ class RemoteFile:
         self.url, self.indexes = url, indexes
         self.name = path_in_url(url).name
         self._system, self._path = _file_system(url)
-        info = _tried(str(self), "be opened", lambda: self._system.info(self._path))
+        info = _tried(str(self), "could not be opened", lambda: self._system.info(self._path))
         size = info.get("size")
         if not isinstance(size, int) or info.get("type") == "directory":
             raise VqtrtError(f"{self}: the server does not tell its size; copy it to a disk first")
@@ -113,7 +115,7 @@ class RemoteFile:
                 raise OSError(f"{len(data)} bytes came")
             return data
 
-        return _tried(str(self), f"give bytes {start} to {stop - 1}", once)
+        return _tried(str(self), f"bytes {start} to {stop - 1} could not be read", once)
 
 
 class RemoteStream(io.RawIOBase):
@@ -233,7 +235,7 @@ def _limit(system: Any) -> dict[str, float]:
 
 
 def _tried(name: str, what: str, once: Callable[[], T]) -> T:
-    """What a request gives, tried a few times.
+    """What a request gives, tried a few times; `what` says that it failed.
 
     Raises `VqtrtError` for what another attempt cannot mend, and after the last attempt.
     """
@@ -251,8 +253,8 @@ def _tried(name: str, what: str, once: Callable[[], T]) -> T:
                 raise VqtrtError(f"{name}: {why}; check the URL and your credentials") from error
             last = error
     raise VqtrtError(
-        f"{name}: did not {what} in {_ATTEMPTS} attempts ({_reason(last)}); check the connection, "
-        "and run the same command again"
+        f"{name}: {what} in {_ATTEMPTS} attempts ({_reason(last)}); check the connection and your "
+        "credentials, and run the same command again"
     ) from last
 
 
@@ -270,5 +272,7 @@ def _is_final(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
     text = str(error).splitlines()
     return brief(f"{type(error).__name__}: {text[0]}" if text else type(error).__name__)
