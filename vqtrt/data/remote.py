@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -49,12 +49,8 @@ def remote_paths(url: str) -> list[str]:
     if len(where.parts) > 1 and where.suffix and not pattern and not url.endswith("/"):
         return [url]
     system, path = _file_system(url)
-    if pattern:
-        found = _tried(public_url(url), "could not be listed", lambda: system.glob(path))
-    else:
-        found = _tried(
-            public_url(url), "could not be listed", lambda: system.ls(path, detail=False)
-        )
+    names_of = system.glob if pattern else partial(system.ls, detail=False)
+    found = _tried(public_url(url), "could not be listed", lambda: names_of(path))
     names = sorted(str(name) for name in found if PurePosixPath(name).suffix in SUFFIXES)
     if not names:
         raise VqtrtError(
