@@ -71,6 +71,23 @@ def test_another_process_takes_over_from_one_that_is_killed(arguments, out, kill
     assert merge(out, check=True) == (20, 0)
 
 
+def test_a_process_that_stands_still_is_ended(arguments, out, monkeypatch):
+    monkeypatch.setattr(devices, "_STUCK", 4.0)
+    start, numbers = devices._start, itertools.count()
+
+    def started(*arguments):
+        worker = start(*arguments)
+        if next(numbers) == 0:
+            worker.process.send_signal(signal.SIGSTOP)
+        return worker
+
+    monkeypatch.setattr(devices, "_start", started)
+    notes, _ = run(arguments, out, "4", "7")
+    assert notes[0].startswith("device 4: its process stood still for 4 s")
+    assert notes[1:] == ["device 4: its process was ended by SIGKILL; another one makes its shards"]
+    assert merge(out, check=True) == (20, 0)
+
+
 def test_an_error_if_all_are_killed(arguments, out, killed):
     killed |= {0, 1}
     with pytest.raises(VqtrtError, match="processes of all devices were ended by signals"):

@@ -234,15 +234,19 @@ def damaged(folder: Path, number: int, what: str) -> VqtrtError:
     )
 
 
-def done_shards(folder: Path, job: Job) -> dict[int, ShardDone]:
-    """The shards that are there, by number; one of another job is not."""
+def shards_listed(folder: Path, job: Job) -> list[int]:
+    """The shards of which there is a .jsonl, by its name alone."""
     try:
         names = [path.name for path in (folder / SHARDS).iterdir()]
     except FileNotFoundError:
-        return {}
+        return []
     wanted = {f"{shard.number:06}.jsonl": shard.number for shard in job.shards}
-    numbers = sorted(wanted[name] for name in names if name in wanted)
-    found = {number: read_done(folder, number) for number in numbers}
+    return sorted(wanted[name] for name in names if name in wanted)
+
+
+def done_shards(folder: Path, job: Job) -> dict[int, ShardDone]:
+    """The shards that are there, by number; one of another job is not."""
+    found = {number: read_done(folder, number) for number in shards_listed(folder, job)}
     return {n: done for n, done in found.items() if done and done.job_sha256 == job.sha256}
 
 

@@ -2,7 +2,7 @@
 
 Notable: a process sees its device alone (CUDA_VISIBLE_DEVICES), so nothing else changes. One that a
 signal ends (out of memory, a fault of the GPU) is named, and the next process that is done takes
-over what it left; one that ends with an error ends the job.
+over what it left; one that ends with an error ends the job. One that stands still is ended.
 """
 
 import os
@@ -12,11 +12,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from vqtrt.errors import VqtrtError
-from vqtrt.formats.shards import done_shards, is_sharded, read_job
+from vqtrt.formats.shards import is_sharded, read_job, shards_listed
 from vqtrt.jobs.loop import Note, Progress
 from vqtrt.system.cores import usable_cores
 
@@ -26,17 +28,31 @@ _LOOK = 2.0
 """Seconds between two looks at the shards that are there."""
 _GRACE = 20
 """Seconds that a process has to end once it was asked to."""
+_STUCK = 900.0
+"""Seconds without any use of the CPU after which a process is ended."""
 _TAIL = 4000
 """Bytes of what a process said last."""
 
 
-class _Worker(NamedTuple):
+@dataclass(eq=False)
+class _Worker:
     """A process on a device."""
 
     device: str
     turn: int
     process: "subprocess.Popen[bytes]"
     log: IO[bytes]
+    used: int = -1
+    """CPU time, in ticks, when it was last looked at."""
+    since: float = 0.0
+    """When it had used as much first."""
+
+    def still_for(self) -> float:
+        """Seconds in which it has not used the CPU."""
+        used, now = _cpu_ticks(self.process.pid), time.monotonic()
+        if used != self.used:
+            self.used, self.since = used, now
+        return now - self.since
 
     def said(self) -> str:
         """The last line on standard error."""
@@ -103,6 +119,10 @@ def encode_on_devices(
                         f"device {worker.device}: its process was ended by "
                         f"{signal.Signals(-status).name}; another one makes its shards"
                     )
+            for worker in working:
+                if (still := worker.still_for()) > _STUCK:
+                    note(f"device {worker.device}: its process stood still for {still:.0f} s")
+                    worker.process.kill()
             if not working and waiting and not idle:
                 raise VqtrtError(
                     "the processes of all devices were ended by signals; what they made is kept, "
@@ -152,8 +172,18 @@ def _end(working: Sequence[_Worker]) -> None:
             worker.process.wait(_GRACE)
         except subprocess.TimeoutExpired:
             worker.process.kill()
-            worker.process.wait()
+            with suppress(subprocess.TimeoutExpired):  # storage may hold it beyond a kill
+                worker.process.wait(_GRACE)
         worker.log.close()
+
+
+def _cpu_ticks(pid: int) -> int:
+    """CPU time of a process so far; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])  # utime and stime of proc(5)
 
 
 def _tell(out: Path, progress: Progress) -> None:
@@ -161,5 +191,4 @@ def _tell(out: Path, progress: Progress) -> None:
     if not is_sharded(out):
         return
     job = read_job(out)
-    there = done_shards(out, job)
-    progress(sum(job.shards[number].items for number in there), job.items)
+    progress(sum(job.shards[number].items for number in shards_listed(out, job)), job.items)
