@@ -190,5 +190,6 @@ def test_shards_that_are_done_in_part(tmp_path):
         encode(FakeSource(23, [4]), tmp_path / "s", on_error="skip", shard_size=5, turn=(turn, 2))
         facts = describe(tmp_path / "s")
         assert (facts["what"], facts["kind"], facts["shards"]) == ("shards", "image", 5)
+        assert (facts["format"], facts["row_shape"]) == ("npy", [4, 4])
         assert (facts["missing"], facts["items"], facts["rejected"]) == (missing, 23, 1)
     assert facts["rows"] == 22

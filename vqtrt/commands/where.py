@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -105,7 +105,7 @@ def on_ray(
     where: WhereOptions,
     out: Path,
     opener: "Callable[[], tuple[Engine, Callable[..., object]]]",
-    **plan: int,
+    **plan: Any,
 ) -> None:
     """Make shards on a Ray cluster with what `opener` opens there."""
     from vqtrt.commands.bars import counting

@@ -204,6 +204,8 @@ def _shards(path: Path) -> dict[str, Any]:
         "shards": len(job.shards),
         "missing": len(job.shards) - len(done),
         "shard_size": job.shard_size,
+        "format": job.format,
+        "row_shape": list(job.header.row_shape),
         "items": job.items,
         "rows": sum(each.rows for each in done.values()),
         "codebook_size": job.header.codebook_size,
