@@ -156,6 +156,31 @@ def test_files_that_changed_since_are_an_error(tiny_bundle, cluster, tmp_path, m
     assert "files 5 to 5 changed since shard 5 of out was made of them" in err
 
 
+def test_a_node_that_cannot_load_vqtrt_is_an_error(arguments, tmp_path, monkeypatch):
+    """What Ray says of such a node differs from what it says of an actor that was killed."""
+    from ray.cluster_utils import Cluster
+
+    text = """import sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "vqtrt":
+            raise ModuleNotFoundError("no vqtrt here")
+sys.meta_path.insert(0, Finder())
+"""
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without/sitecustomize.py").write_text(text)
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path / "without"))
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        status, out, err = ended(start(arguments, "out", cluster))
+    finally:
+        cluster.shutdown()
+    assert (status, out) == (1, "")
+    assert "a node cannot load vqtrt (ModuleNotFoundError: no vqtrt here)" in err
+    assert "takes over" not in err
+
+
 def test_recordings(tiny_speech, speech_data, cluster, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["encode", str(speech_data), "-m", str(tiny_speech), "--shard-size", "2"]

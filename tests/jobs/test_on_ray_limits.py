@@ -1,8 +1,11 @@
 """Every wait for a Ray cluster has a limit: a stand-in for Ray whose actors do nothing, or die."""
 
 import os
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,6 +159,18 @@ def test_a_shard_that_kills_its_actors_is_named(out, monkeypatch):
         pool(FakeRay(behave), out)[0].run({})
 
 
+def test_a_node_without_vqtrt_is_an_error(out):
+    text = "The actor died because of an error raised in its creation task\nFile\nNo vqtrt here"
+
+    def behave(actor: int, method: str, argument: Any) -> Any:
+        return status(0) if method == "status" else RayError(text)
+
+    ray = FakeRay(behave)
+    with pytest.raises(VqtrtError, match=r"a node cannot load vqtrt \(No vqtrt here\)"):
+        pool(ray, out)[0].run({})
+    assert ray.killed == [1]
+
+
 def test_another_version_on_a_node_is_an_error(out):
     def behave(actor: int, method: str, argument: Any) -> Any:
         return ("0.0.0", 0) if method == "status" else NEVER
@@ -228,6 +243,15 @@ def test_an_address_where_nothing_answers(address, monkeypatch):
         connected(None)
 
 
+def test_an_address_where_something_else_answers(monkeypatch):
+    monkeypatch.setattr(ray_cluster, "_JOIN", 1.0)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())  # joining here would wait minutes
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(VqtrtError, match=f"{address} could not be joined within 1 s"):
+            connected(address)
+
+
 def test_telemetry_is_off_unless_the_user_wants_it(monkeypatch):
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     with pytest.raises(VqtrtError):
@@ -242,6 +266,7 @@ def test_telemetry_is_off_unless_the_user_wants_it(monkeypatch):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--on", "ray:"], "--on ray:: expected ray or ray:HOST:PORT"),
         (["--on", "dask"], "--on dask: expected ray or ray:HOST:PORT"),
         (["--on", "ray", "--shard", "0/2"], "--on ray: divides the shards itself"),
         (["--on", "ray", "--device", "1"], "--on ray: divides the shards itself"),

@@ -66,8 +66,8 @@ class WhereOptions:
                 "--devices: names the devices itself; leave --shard, --on and --device out"
             )
         if self.on is not None:
-            cluster = self.on.partition(":")[0]
-            if cluster != "ray":
+            cluster, colon, address = self.on.partition(":")
+            if cluster != "ray" or (colon and not address):
                 raise VqtrtError(f"--on {self.on}: expected ray or ray:HOST:PORT")
             if self.shard is not None or use.device:
                 raise VqtrtError("--on ray: divides the shards itself; leave --shard and --device")

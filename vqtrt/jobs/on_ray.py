@@ -119,6 +119,16 @@ def _told(error: Exception) -> str:
     return explain(error) if isinstance(error, VqtrtError | OSError | MemoryError) else repr(error)
 
 
+def _reason(lost: Exception) -> str:
+    """Why an actor is gone; raises `VqtrtError` if its node cannot make one at all."""
+    lines = str(lost).strip().splitlines() or [type(lost).__name__]
+    if "creation task" in lines[0]:  # the cause is the last line of a traceback
+        raise VqtrtError(
+            f"--on ray: a node cannot load vqtrt ({lines[-1]}); install the same on all nodes"
+        )
+    return lines[0]
+
+
 @dataclass(eq=False)
 class _Actor:
     """An actor as the pool sees it."""
@@ -202,7 +212,7 @@ class _Pool:
             try:
                 error = self._ray.get(call, timeout=_REPLY)
             except self._ray.exceptions.RayError as lost:
-                self._lose(actor, str(lost).splitlines()[0])
+                self._lose(actor, _reason(lost))
                 continue
             if error is not None:
                 raise VqtrtError(error)

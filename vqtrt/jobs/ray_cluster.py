@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 from vqtrt.errors import VqtrtError
@@ -14,6 +16,10 @@ from vqtrt.system.cores import usable_cores
 
 _CONNECT = 10.0
 """Seconds that the cluster may take to answer."""
+_JOIN = 60.0
+"""Seconds that joining the cluster may take."""
+_TRY = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"
+"""Joins a cluster; for `python -c`."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # telemetry
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # raylets' messages, which Ray prints on standard output
@@ -39,13 +45,14 @@ def connected(address: str | None) -> Any:
     """Ray, connected to a cluster."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    import ray
-
     own: dict[str, Any] = {"num_cpus": usable_cores(), "include_dashboard": False}
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
         own = {}
         _require_answer(address)
+        _require_joinable(address)
+    import ray
+
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
@@ -70,6 +77,30 @@ def _require_answer(address: str) -> None:
         raise VqtrtError(
             f"--on ray: no Ray cluster answers at {address} ({error}); give ray:HOST:PORT as "
             "`ray start --head` prints it, or ray for a new one on this machine"
+        ) from error
+
+
+def _require_joinable(address: str) -> None:
+    """Raise `VqtrtError` if joining takes too long.
+
+    Ray goes on trying for minutes if what answers is not the head of a cluster, or hangs. So a
+    process that can be ended tries first. If that one fails in time, Ray then fails here, too, and
+    says why.
+    """
+    try:
+        # -P: a ray.py in the folder of the command is not Ray.
+        subprocess.run(  # noqa: S603 - this Python, with an address that is no option
+            [sys.executable, "-P", "-c", _TRY, address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_JOIN,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise VqtrtError(
+            f"--on ray: the cluster at {address} could not be joined within {_JOIN:.0f} s; check "
+            "that it is the HOST:PORT that `ray start --head` prints, and that the head runs"
         ) from error
 
 
