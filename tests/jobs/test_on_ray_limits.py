@@ -103,8 +103,8 @@ def pool(ray: FakeRay, out: Path, size: int = 2) -> tuple[_Pool, list[str]]:
     def opener() -> Any:
         raise NotImplementedError
 
-    how = RayOptions()
-    return _Pool(ray, opener, out, how, size, notes.append, lambda *_: None), notes
+    how = RayOptions(actors=size)
+    return _Pool(ray, opener, out, how, notes.append, lambda *_: None), notes
 
 
 def status(done: int) -> tuple[str, int]:
@@ -179,7 +179,8 @@ def test_another_version_on_a_node_is_an_error(out):
         pool(FakeRay(behave), out)[0].run({})
 
 
-def test_a_worker_makes_the_shards_that_it_is_given(tmp_path):
+def test_a_worker_makes_the_shards_that_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     out = tmp_path / "out"
 
     def opener() -> Any:
@@ -188,9 +189,10 @@ def test_a_worker_makes_the_shards_that_it_is_given(tmp_path):
 
         return None, run
 
-    worker = _Worker(str(tmp_path), opener)
+    worker = _Worker(str(tmp_path), opener, True)
     here = Path.cwd()
     try:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
         assert worker.open({"shard_size": 2}) is None
         assert worker.make(2) is None
         assert set(done_shards(out, read_job(out))) == {2}
@@ -198,7 +200,8 @@ def test_a_worker_makes_the_shards_that_it_is_given(tmp_path):
         assert set(done_shards(out, read_job(out))) == {0, 2}
         assert worker.status() == status(4)
         assert "bad" in (worker.make(1) or "")
-        assert "no such" in str(_Worker(str(tmp_path / "none"), opener).open(None)).lower()
+        assert "no such" in str(_Worker(str(tmp_path / "none"), opener, False).open(None)).lower()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""  # without a GPU it sees none
     finally:
         os.chdir(here)
 
@@ -206,11 +209,12 @@ def test_a_worker_makes_the_shards_that_it_is_given(tmp_path):
 @pytest.mark.parametrize(
     ("nodes", "how", "actors"),
     [
-        ([{"CPU": 4.0}], RayOptions(), 3),
-        ([{"CPU": 4.0}, {"CPU": 4.0}], RayOptions(cpus=3), 2),
-        ([{"CPU": 4.0}], RayOptions(actors=2), 2),
-        ([{"CPU": 8.0, "GPU": 2.0}, {}], RayOptions(gpus=1), 2),
-        ([{"CPU": 8.0, "GPU": 1.0}], RayOptions(gpus=0.5, cpus=0.5), 2),
+        ([{"CPU": 4.0}], RayOptions(), (3, 0)),
+        ([{"CPU": 4.0}, {"CPU": 4.0}], RayOptions(cpus=3), (2, 0)),
+        ([{"CPU": 4.0}], RayOptions(actors=2), (2, 0)),
+        ([{"CPU": 8.0, "GPU": 2.0}, {}], RayOptions(), (2, 1)),
+        ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 2.0}], RayOptions(gpus=0), (9, 0)),
+        ([{"CPU": 8.0, "GPU": 1.0}], RayOptions(gpus=0.5, cpus=0.5), (2, 0.5)),
     ],
 )
 def test_what_fits(nodes, how, actors):

@@ -39,7 +39,8 @@ class WhereOptions:
         float | None, typer.Option(min=0.01, help="Ray: CPUs of each actor (default: 1).")
     ] = None
     gpus_per_actor: Annotated[
-        float | None, typer.Option(min=0, help="Ray: GPUs of each actor (default: 0).")
+        float | None,
+        typer.Option(min=0, help="Ray: GPUs of each actor (default: 1 if there are any)."),
     ] = None
 
     @property

@@ -64,8 +64,9 @@ def encode_on_ray(
     """
     ray = connected(how.address)
     try:
-        actors = fitting(ray, how)
-        _Pool(ray, opener, out, how, actors, note, progress).run(plan)
+        actors, gpus = fitting(ray, how)
+        how = how._replace(actors=actors, gpus=gpus)
+        _Pool(ray, opener, out, how, note, progress).run(plan)
     finally:
         ray.shutdown()
 
@@ -73,7 +74,9 @@ def encode_on_ray(
 class _Worker:
     """What an actor is: opens the model, then makes shards as their numbers come."""
 
-    def __init__(self, folder: str, opener: Opener) -> None:
+    def __init__(self, folder: str, opener: Opener, has_gpu: bool) -> None:
+        if not has_gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # all actors would share the first one
         self._folder, self._opener = folder, opener
         self._numbers: queue.Queue[int] = queue.Queue()
         self._answers: queue.Queue[str | None] = queue.Queue()
@@ -156,14 +159,14 @@ class _Pool:
         opener: Opener,
         out: Path,
         how: RayOptions,
-        size: int,
         note: Note,
         progress: Progress,
     ) -> None:
         self._ray, self._opener, self._out = ray, opener, out
-        self._size, self._note, self._progress = size, note, progress
+        self._size, self._note, self._progress = how.actors or 1, note, progress
+        self._gpus = how.gpus or 0
         self._class = ray.remote(_Worker).options(
-            num_cpus=how.cpus, num_gpus=how.gpus, max_concurrency=2, max_restarts=0
+            num_cpus=how.cpus, num_gpus=self._gpus, max_concurrency=2, max_restarts=0
         )
         self._actors: list[_Actor] = []
         self._started = 0
@@ -198,7 +201,7 @@ class _Pool:
             self._progress(done, job.items)
 
     def _start(self, plan: Mapping[str, Any] | None) -> None:
-        handle = self._class.remote(str(Path.cwd()), self._opener)
+        handle = self._class.remote(str(Path.cwd()), self._opener, self._gpus > 0)
         self._started += 1
         self._actors.append(_Actor(self._started, handle, handle.open.remote(plan)))
 

@@ -37,8 +37,8 @@ class RayOptions(NamedTuple):
     """How many; by default as many as fit and leave one CPU free."""
     cpus: float = 1
     """CPUs of each actor."""
-    gpus: float = 0
-    """GPUs of each actor."""
+    gpus: float | None = None
+    """GPUs of each actor; by default 1 if the cluster has any, else 0."""
 
 
 def connected(address: str | None) -> Any:
@@ -104,16 +104,20 @@ def _require_joinable(address: str) -> None:
         ) from error
 
 
-def fitting(ray: Any, how: RayOptions) -> int:
-    """How many actors to start; raises `VqtrtError` if the cluster is too small."""
+def fitting(ray: Any, how: RayOptions) -> tuple[int, float]:
+    """How many actors to start, and the GPUs of each.
+
+    Raises `VqtrtError` if the cluster is too small.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
-    places = sum(_places(node, how) for node in nodes)
+    each = float(gpus > 0) if how.gpus is None else how.gpus
+    places = sum(_places(node, how.cpus, each) for node in nodes)
     most = min(places, int((cpus - 1) // how.cpus))
     if most >= (how.actors or 1):
-        return how.actors or most
-    needs = f"{how.cpus:g} CPU" + (f" and {how.gpus:g} GPU" if how.gpus else "")
-    has = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if how.gpus else "")
+        return how.actors or most, each
+    needs = f"{how.cpus:g} CPU" + (f" and {each:g} GPU" if each else "")
+    has = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if each else "")
     hint = f"give --actors {most}" if most > 0 else "start more nodes, or give each actor less"
     raise VqtrtError(
         f"--on ray: {how.actors or 1} x {needs} do not fit on the cluster, which has {has} on "
@@ -121,7 +125,7 @@ def fitting(ray: Any, how: RayOptions) -> int:
     )
 
 
-def _places(node: dict[str, float], how: RayOptions) -> int:
+def _places(node: dict[str, float], cpus: float, gpus: float) -> int:
     """How many actors fit on a node."""
-    kinds = {"CPU": how.cpus, "GPU": how.gpus}
+    kinds = {"CPU": cpus, "GPU": gpus}
     return int(min(node.get(kind, 0) // each for kind, each in kinds.items() if each))
