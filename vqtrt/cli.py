@@ -4,7 +4,6 @@ Nothing heavy is imported here: `vqtrt --help` answers without numpy or torch.
 """
 
 import signal
-import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -21,6 +20,7 @@ from vqtrt.commands.tokenize import decode, encode, evaluate, merge, plan
 from vqtrt.commands.train import train, train_prior
 from vqtrt.errors import Interrupted, VqtrtError, explain
 from vqtrt.system import interrupts
+from vqtrt.system.ending import end
 from vqtrt.version import __version__
 
 app = typer.Typer(
@@ -75,20 +75,26 @@ def main() -> None:
 
     One that a signal ended has the exit status that a shell gives for it: 128 and the number.
     """
+    end(_status())
+
+
+def _status() -> int | str | None:
+    """Run a command; its exit status."""
     with interrupts.handled(), warnings_shown():
         try:
             app()
+            return 0
         except (Interrupted, KeyboardInterrupt) as error:
             # The second, if a signal comes while Typer puts its commands together.
             number = interrupts.received() or signal.SIGINT
             ended = error if isinstance(error, Interrupted) else Interrupted(number)
             if main_process():
                 fail(explain(ended))
-            sys.exit(ended.status)
+            return ended.status
         except (VqtrtError, MemoryError, OSError) as error:
             fail(explain(error))
-            sys.exit(1)
-        except SystemExit as end:
+            return 1
+        except SystemExit as ended_by:
             # Typer's own, if a signal came before the command began.
             came = interrupts.received()
-            sys.exit(Interrupted(came).status if came and end.code else end.code)
+            return Interrupted(came).status if came and ended_by.code else ended_by.code

@@ -43,6 +43,7 @@ class FakeRay:
         self.killed: list[int] = []
         self.started = 0
         self.nodes: Callable[[], Any] = lambda: []
+        self.shutdown: Callable[[], Any] = lambda: None
 
     def remote(self, _: type) -> "FakeRay":
         return self
@@ -254,6 +255,20 @@ def test_an_address_where_something_else_answers(monkeypatch):
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(VqtrtError, match=f"{address} could not be joined within 1 s"):
             connected(address)
+
+
+def test_a_head_that_does_not_answer_any_more_is_left(monkeypatch):
+    monkeypatch.setattr(ray_cluster, "_LEAVE", 0.05)
+    ended: list[bool] = []
+    monkeypatch.setattr(ray_cluster, "end_at_once", lambda: ended.append(True))
+    ray, hung, notes = FakeRay(lambda *_: None), threading.Event(), list[str]()
+    ray.shutdown = hung.wait
+    ray_cluster.leave(ray, notes.append)
+    hung.set()
+    assert ended == [True]
+    assert "the head of the Ray cluster has not answered" in notes[0]
+    ray_cluster.leave(ray, notes.append)
+    assert (len(ended), len(notes)) == (1, 1)
 
 
 def test_telemetry_is_off_unless_the_user_wants_it(monkeypatch):

@@ -23,7 +23,7 @@ from vqtrt.engines.base import Engine
 from vqtrt.errors import VqtrtError, explain
 from vqtrt.formats.shards import Job, read_job
 from vqtrt.jobs.loop import Note, Progress
-from vqtrt.jobs.ray_cluster import RayOptions, connected, fitting
+from vqtrt.jobs.ray_cluster import RayOptions, connected, fitting, leave
 from vqtrt.version import __version__
 
 Run = Callable[..., Any]
@@ -68,7 +68,7 @@ def encode_on_ray(
         how = how._replace(actors=actors, gpus=gpus)
         _Pool(ray, opener, out, how, note, progress).run(plan)
     finally:
-        ray.shutdown()
+        leave(ray, note)
 
 
 class _Worker:

@@ -9,15 +9,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vqtrt.errors import VqtrtError
 from vqtrt.system.cores import usable_cores
+from vqtrt.system.ending import end_at_once
 
 _CONNECT = 10.0
 """Seconds that the cluster may take to answer."""
 _JOIN = 60.0
 """Seconds that joining the cluster may take."""
+_LEAVE = 30.0
+"""Seconds that leaving the cluster may take."""
 _TRY = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"
 """Joins a cluster; for `python -c`."""
 QUIET = {
@@ -64,6 +69,16 @@ def connected(address: str | None) -> Any:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return ray
+
+
+def leave(ray: Any, note: Callable[[str], None]) -> None:
+    """Disconnect; says so if the head of the cluster does not answer any more."""
+    thread = threading.Thread(target=ray.shutdown, daemon=True)
+    thread.start()
+    thread.join(_LEAVE)
+    if thread.is_alive():
+        end_at_once()  # Ray would wait again when Python ends
+        note(f"the head of the Ray cluster has not answered for {_LEAVE:.0f} s; left it")
 
 
 def _require_answer(address: str) -> None:
