@@ -10,8 +10,7 @@ from vqtrt.system.ending import end
 
 @pytest.mark.parametrize("status", [0, 3, None, "text"])
 def test_it_ends_as_any_other(status):
-    with pytest.raises(SystemExit) as ended:
-        end(status)
+    ended = pytest.raises(SystemExit, end, status)
     assert ended.value.code == status
 
 
