@@ -8,10 +8,16 @@ import pytest
 from vqtrt.system.ending import end
 
 
+def code_of(status):
+    try:
+        end(status)
+    except SystemExit as ended:
+        return ended.code
+
+
 @pytest.mark.parametrize("status", [0, 3, None, "text"])
 def test_it_ends_as_any_other(status):
-    ended = pytest.raises(SystemExit, end, status)
-    assert ended.value.code == status
+    assert code_of(status) == status
 
 
 def test_at_once_skips_what_would_hang():
