@@ -5,7 +5,7 @@
 The script packs a folder of images into tars and a Parquet file, and encodes them from the disk,
 from a web server on this machine that waits before each answer, from one that fails every tenth
 request, from one that dies in the middle (the same command then goes on), and from S3, for which
-moto stands in. Codes, labels and names have to be those of the disk. Exits with status 1 if
+moto stands in. Codes, labels and names must be equal to those from the disk. Exits with status 1 if
 anything differs. Needs the extras `scale` and `dev`.
 """
 

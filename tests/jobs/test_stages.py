@@ -33,7 +33,7 @@ class Clock:
 
 
 def assert_broken(stages: Stages, clock: Clock) -> None:
-    """A stage that an error ends is counted, too."""
+    """A stage that an error ends is also counted."""
 
     def breaks() -> None:
         with stages.of("write"):

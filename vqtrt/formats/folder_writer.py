@@ -18,10 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from vqtrt.errors import VqtrtError, add_hint, unwritable
+from vqtrt.errors import VqtrtError, unwritable
 from vqtrt.formats.journal import Appender, whole_lines
+from vqtrt.formats.kept import KeepsFiles
 from vqtrt.system.atomic import check_folder, followed, sync_folder, sync_tree, write_text
 from vqtrt.system.interrupts import check, noted
 from vqtrt.version import __version__
@@ -65,7 +66,7 @@ def is_finished(out: Path, job: Mapping[str, Any], names: Sequence[str]) -> bool
     return True
 
 
-class FolderWriter:
+class FolderWriter(KeepsFiles):
     """Writes the files `names` (relative paths, all different) into the folder `out`.
 
     Use it as a context manager: leaving without `finish` keeps what was committed, or removes all.
@@ -178,19 +179,6 @@ class FolderWriter:
         except OSError as error:
             raise unwritable(self.out, error) from error
         return self.out
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        kept = self._leave()
-        hint = f"{kept} files are kept in {self.partial}; --resume continues"
-        if isinstance(error, OSError):
-            told = unwritable(self.out, error)
-            raise VqtrtError(f"{told}; {hint}") if kept else told from error
-        if not kept or error is None:
-            return
-        add_hint(error, hint)
 
     def _leave(self) -> int:
         """Stop; files that are kept, 0 after `finish`."""

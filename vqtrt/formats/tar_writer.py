@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from vqtrt.errors import VqtrtError, add_hint, unwritable
+from vqtrt.errors import unwritable
 from vqtrt.formats.folder_writer import described, require_same_job
 from vqtrt.formats.journal import Appender, whole_lines
+from vqtrt.formats.kept import KeepsFiles
 from vqtrt.system.atomic import check_file, followed, sync_folder
 from vqtrt.system.files import open_file
 from vqtrt.system.interrupts import check, noted
@@ -48,7 +49,7 @@ def is_finished_tar(out: Path, job: Mapping[str, Any], names: Sequence[str]) -> 
     return True
 
 
-class TarWriter:
+class TarWriter(KeepsFiles):
     """Writes the files `names` (relative paths, all different) into the tar `out`.
 
     It is used as `FolderWriter`; members come in the order of `wrote`. Raises `VqtrtError` if `out`
@@ -142,18 +143,6 @@ class TarWriter:
         except OSError as error:
             raise unwritable(self.out, error) from error
         return self.out
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        kept = self._leave()
-        hint = f"{kept} files are kept in {self.partial}; --resume continues"
-        if isinstance(error, OSError):
-            told = unwritable(self.out, error)
-            raise VqtrtError(f"{told}; {hint}") if kept else told from error
-        if kept and error is not None:
-            add_hint(error, hint)
 
     def _leave(self) -> int:
         """Stop; files that are kept, 0 after `finish`."""

@@ -99,8 +99,8 @@ def _require_joinable(address: str) -> None:
     """Raise `VqtrtError` if joining takes too long.
 
     Ray goes on trying for minutes if what answers is not the head of a cluster, or hangs. So a
-    process that can be ended tries first. If that one fails in time, Ray then fails here, too, and
-    says why.
+    process that can be ended tries first. If that one fails in time, Ray also fails here, and says
+    why.
     """
     try:
         # -P: a ray.py in the folder of the command is not Ray.

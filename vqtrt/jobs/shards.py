@@ -46,9 +46,9 @@ def run_shards(
     options: EncodeOptions,
     parts: EncodeParts[Any],
 ) -> EncodeResult:
-    """Write those of some shards that are not there yet; the counts are of all of these.
+    """Write the shards that are not there yet; the counts also include those that were.
 
-    They are those of `options["numbers"]` or `options["turn"]`, or all.
+    Which shards: `options["numbers"]` or `options["turn"]`; all by default.
 
     Raises `VqtrtError` if `out` holds something else or shards of another job, if the data changed
     since the job began, or if none of its items can be read.
