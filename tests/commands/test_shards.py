@@ -1,6 +1,7 @@
 """`vqtrt encode --out FOLDER`, `vqtrt plan` and `vqtrt merge`, of images and of audio."""
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def test_views(tiny_run, capfd):
     assert vqtrt("plan", "pics", "-o", "planned", "--views", "flip") == 0
     for out in ("planned", "codes", "codes.npy"):
         assert vqtrt("encode", "pics", "-o", out, "--views", "flip") == 0
+    shutil.rmtree("planned/plan")
     assert tree(Path("planned")) == tree(Path("codes"))
     assert np.load("codes/shards/000000.npy").shape == (8, 2, 4, 4)
     assert np.load("codes.npy").shape == (8, 2, 4, 4)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vqtrt.data.selection import Judge, Selection, add_kind, in_words
 from vqtrt.data.several import parts
+from vqtrt.data.source import Item
 from vqtrt.errors import VqtrtError
 from vqtrt.system.names import printable
 
@@ -67,6 +68,15 @@ class FileTree(Tree):
     def __init__(self, root: Path, selection: Selection | None, own: Callable[[str], str]) -> None:
         super().__init__(str(root), selection, own)
         self.root = Path(root)
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether `root` is a file."""
+        return self.root.is_file()
+
+    @abstractmethod
+    def items(self) -> Iterator[Item]:
+        """The files in order."""
 
     def paths(self) -> Iterator[str]:
         """Paths below the root of the items, depth first, each folder's entries by name."""

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from glob import glob
 from pathlib import Path, PurePath
@@ -130,11 +130,11 @@ class SeveralSources:
         for place in range(len(self.sources)):
             yield from self.items_of(place)
 
-    def items_of(self, place: int) -> Iterator[Item]:
-        """The items of one of the sources."""
+    def items_of(self, place: int, own: Iterable[Item] | None = None) -> Iterator[Item]:
+        """The items of one of the sources; `own` is what it lists, if that is known."""
         numbers = {name: index for index, name in enumerate(self.classes)}
         labels = [numbers[name] for name in self.sources[place].classes]
-        for item in self.sources[place].items():
+        for item in self.sources[place].items() if own is None else own:
             label = labels[item.label] if item.label >= 0 else -1
             yield Item(f"{self._prefixes[place]}{item.name}", label, (place, item))
 

@@ -56,6 +56,15 @@ class Stamped(Protocol):
         """Its size, for example."""
 
 
+@runtime_checkable
+class MaybeOneFile(Protocol):
+    """A source that may be a single file, such as a line of a list of files."""
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether it has one item, which is the file that the user named."""
+
+
 def stamps_of(source: object) -> Callable[[Item], str]:
     """What gives the stamps of a source's items; empty ones if it has none."""
     return source.stamp if isinstance(source, Stamped) else lambda item: ""

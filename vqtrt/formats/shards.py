@@ -4,7 +4,7 @@ codes/job.json              the header of the codes, the parts of the data, item
 codes/shards/000003.npy     the rows of a shard; or .parquet, with names and labels
 codes/shards/000003.jsonl   a line for each of its items, then one with its counts and hashes
 codes/index.json            the counts and hashes of all shards, once all are there
-codes/plan/                 the indexes of tars that are read over a network
+codes/plan/                 what `vqtrt plan` listed of folders; indexes of tars behind URLs
 
 Notable: what a shard holds follows from `job.json` alone, never from who made it. No file holds a
 time, a host, an engine or a process, and the .jsonl is renamed into place after the .npy, so that a

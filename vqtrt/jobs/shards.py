@@ -17,6 +17,7 @@ from vqtrt.data.parts import Listed, Part, content_sha256, parts_of, survey
 from vqtrt.data.rejects import reject_kinds
 from vqtrt.data.source import Item, Source
 from vqtrt.errors import VqtrtError, add_hint
+from vqtrt.formats.listing import listing_path, read_listing, write_listing
 from vqtrt.formats.shards import (
     SHARD_SIZE,
     Job,
@@ -57,6 +58,9 @@ def run_shards(
     places = parts_of(source, options["root"])
     job = _job(tokenizer, source, places, out, options, parts)
     if options.get("plan", False):
+        for number, place in enumerate(places):
+            if folder := place.folder:
+                write_listing(out, number, folder.items())
         return EncodeResult(out, 0, 0, 0, passed_over(source))
     make_shards_folder(out)
     before, own = done_shards(out, job), set[int]()
@@ -67,10 +71,11 @@ def run_shards(
         total = sum(job.shards[number].items for number in numbers)
         there = [number for number in numbers if number in before]
     first, kept = sum(job.shards[number].items for number in there), len(there)
+    shares = options.get("turn", (0, 1))[1] > 1 or "numbers" in options
 
     def steps() -> Steps:
         nonlocal kept
-        items, done = _Items(source, places, job, out, before), first
+        items, done = _Items(source, places, job, out, before, planned=shares), first
         for number in numbers:
             own.add(number)
             shard = job.shards[number]
@@ -99,8 +104,9 @@ def run_shards(
             raise nothing_read(options["root"], job.items, parts.item)
         write_index(out, job, made)
     kinds = reject_kinds(_rejects(out, job, own)) if rejected else {}
-    shares = parts.stages.shares()
-    return EncodeResult(out, rows, rejected, first, passed_over(source), kinds, shares)
+    # A share of the shards says nothing of other files, which only a walk would tell.
+    others = {} if shares else passed_over(source)
+    return EncodeResult(out, rows, rejected, first, others, kinds, parts.stages.shares())
 
 
 def _job(
@@ -168,9 +174,12 @@ class _Items:
         job: Job,
         out: Path,
         before: Mapping[int, ShardDone],
+        *,
+        planned: bool,
     ) -> None:
+        """`planned`: take the list of a folder from the plan, if it is there."""
         self._source, self._places, self._job = source, places, job
-        self._out, self._before = out, before
+        self._out, self._before, self._planned = out, before, planned
         self._part, self._at = -1, 0
         self._walk: Iterator[Item] = iter(())
 
@@ -180,15 +189,14 @@ class _Items:
         Raises `VqtrtError` if its part has other items than the job says, or if the shard was made
         of files of other sizes.
         """
-        place = self._places[shard.part]
         if shard.part != self._part or shard.start < self._at:
             part = self._job.parts[shard.part]
-            if survey(place.items()) != (part.items, part.sha256):
+            if survey(self._walk_of(shard.part)) != (part.items, part.sha256):
                 raise VqtrtError(
                     f"{part.name}: its list of files changed since {self._out} was begun; bring "
                     "them back, or name a new folder with --out"
                 )
-            self._part, self._at, self._walk = shard.part, 0, place.items()
+            self._part, self._at, self._walk = shard.part, 0, self._walk_of(shard.part)
         skip = shard.start - self._at
         self._at = shard.stop
         items = list(itertools.islice(self._walk, skip, skip + shard.items))
@@ -200,6 +208,12 @@ class _Items:
                 f"{lines_path(self._out, shard.number)} to encode them again"
             )
         return items
+
+    def _walk_of(self, part: int) -> Iterator[Item]:
+        place, listing = self._places[part], listing_path(self._out, part)
+        if self._planned and place.folder and listing.exists():
+            return place.items(read_listing(listing))
+        return place.items()
 
 
 def _rejects(folder: Path, job: Job, numbers: set[int]) -> Iterator[tuple[str, str]]:

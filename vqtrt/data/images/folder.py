@@ -84,6 +84,7 @@ class ImageFile:
     """One image file as a source. Raises nothing before it is read."""
 
     classes: tuple[str, ...] = ()
+    is_one_file = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
