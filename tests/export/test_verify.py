@@ -19,7 +19,7 @@ from vqtrt.export import verify as verify_module
 from vqtrt.export.code_agreement import AGREEMENTS, MARGIN, MARGINS
 from vqtrt.export.verify import BATCH_SIZES, verify
 from vqtrt.images.tokenizer import ImageTokenizer
-from vqtrt.models.image_graphs import normalize
+from vqtrt.models.heads import normalize
 from vqtrt.models.runs import ImageRun
 from vqtrt.models.weights import save_weights
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vqtrt.commands import terminal
+from vqtrt.commands.bits import refuse_with_bits, score_bits
 from vqtrt.commands.options import (
     BatchSize,
     Data,
@@ -292,6 +293,14 @@ def evaluate(
         str | None,
         typer.Option(help="Score this prior instead, in bits per code; takes codes files too."),
     ] = None,
+    bits_per_dim: Annotated[
+        bool,
+        typer.Option("--bits-per-dim", help="Measure the bound of log p(x) instead; needs torch."),
+    ] = False,
+    samples: Annotated[
+        int,
+        typer.Option(min=1, max=10_000, help="With --bits-per-dim: samples of a second bound."),
+    ] = 1,
     use: ModelOptions = ModelOptions(),
     as_json: Json = False,
 ) -> None:
@@ -300,6 +309,12 @@ def evaluate(
     from vqtrt.engines.priors import find_prior
     from vqtrt.jobs.score import score_data
 
+    if bits_per_dim:
+        refuse_with_bits({"--grid": grid, "--speaker": speaker, "--batch-size": batch_size})
+        terminal.show(score_bits(use, data, options, prior, samples), as_json)
+        return
+    if samples != 1:
+        raise VqtrtError("--samples: is for --bits-per-dim")
     found, opened = use.open()
     twin = modality(opened)
     options.require_fit(opened, speaker)

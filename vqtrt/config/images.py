@@ -27,6 +27,35 @@ from vqtrt.errors import VqtrtError
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
+class LikelihoodConfig(Settings):
+    """What the model says of pixels and latents, for likelihoods (paper, section 4.1)."""
+
+    head: Literal["mse", "gaussian", "categorical"] = "mse"
+    """`mse`: the decoder gives a value, and there is no likelihood. `categorical`: a softmax over
+    the 256 bytes for each channel of each pixel, as the authors have it. `gaussian`: a Gaussian
+    over the bytes, with a mean and a scale for each."""
+    latents: Literal["codes", "gaussian", "vimco"] = "codes"
+    """`codes`: the VQ-VAE. The baselines: `gaussian`, a continuous VAE; `vimco`, discrete latents
+    by a bound of several samples. Baselines are trained and evaluated, and have no bundle."""
+    gaussian_channels: int = Field(32, ge=1, le=4096)
+    """Latents at each position, for `latents: gaussian`."""
+    samples: int = Field(50, ge=2, le=1000)
+    """Samples of the bound that `latents: vimco` is trained with; 50 in the paper."""
+    positions: int | None = Field(None, ge=1)
+    """Random pixels of each image that train the head, for speed; None for all. `vimco` always
+    takes all."""
+    kl_warmup: float = Field(0.2, ge=0, le=1)
+    """Share of the steps in which the KL's weight rises from 0 to 1, for `latents: gaussian`."""
+
+    @model_validator(mode="after")
+    def _has_likelihood(self) -> "LikelihoodConfig":
+        if self.latents != "codes" and self.head == "mse":
+            raise ValueError(
+                f"latents {self.latents} need a likelihood; set head to categorical or gaussian"
+            )
+        return self
+
+
 class ModelConfig(Settings):
     """The image VQ-VAE (paper, section 4.1)."""
 
@@ -49,6 +78,8 @@ class ModelConfig(Settings):
     from their neighbours: easier for a prior, at some cost in reconstruction."""
     quantizer: QuantizerConfig = QuantizerConfig()
     """The codebook."""
+    likelihood: LikelihoodConfig = LikelihoodConfig()
+    """Likelihoods."""
 
     @property
     def stride(self) -> int:

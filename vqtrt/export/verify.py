@@ -24,7 +24,7 @@ from vqtrt.errors import VqtrtError
 from vqtrt.export.code_agreement import CodeAgreement
 from vqtrt.formats.bundle import Bundle, file_sha256
 from vqtrt.images.tokenizer import ImageTokenizer
-from vqtrt.models.image_graphs import normalize
+from vqtrt.models.heads import normalize
 
 HALF_PSNR_DB = 0.1
 """The largest change of the round trip's PSNR in half precision."""

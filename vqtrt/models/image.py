@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqtrt.config.images import ModelConfig
-from vqtrt.models.image_parts import Decoder, Encoder
+from vqtrt.models.heads import build_head
+from vqtrt.models.image_parts import Decoder, Encoder, feature_channels
 from vqtrt.models.quantize import build_quantizer
 
 
@@ -31,6 +32,7 @@ class VQVAE(nn.Module):
         self.encoder = Encoder(config)
         self.quantizer = build_quantizer(config.quantizer)
         self.decoder = Decoder(config)
+        self.head = build_head(config.likelihood, feature_channels(config))
 
     def forward(self, images: Tensor, variance: float) -> Losses:
         """Losses of a batch; `variance` is that of the data's pixels, on the scale of `images`."""
@@ -38,6 +40,10 @@ class VQVAE(nn.Module):
         vectors = self._hidden(quantized.vectors) if self.training else quantized.vectors
         error = F.mse_loss(self.decoder(vectors).float(), images) / variance
         return Losses(error + quantized.loss, error.detach(), quantized.perplexity)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images (N, 3, H, W) about [−0.5, 0.5] of codes (N, h, w, C)."""
+        return self.head.image(self.decoder(self.quantizer.lookup(codes)))
 
     def _hidden(self, vectors: Tensor) -> Tensor:
         """Vectors (N, C·D, h, w) with zeros at `code_dropout` of the positions.

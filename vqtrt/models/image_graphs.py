@@ -13,13 +13,9 @@ from torch import Tensor, nn
 
 from vqtrt.formats.bundle import TensorSpec
 from vqtrt.models.deployed import DeployedGraph, int32, multiple
+from vqtrt.models.heads import normalize
 from vqtrt.models.image import VQVAE
 from vqtrt.models.precision import in_dtype
-
-
-def normalize(images: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [−0.5, 0.5]."""
-    return images.to(torch.float32).permute(0, 3, 1, 2) * (1 / 255) - 0.5
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -66,13 +62,14 @@ class DecoderGraph(nn.Module):
         # TensorRT for RTX 1.7 compiles no transposed convolution in bf16.
         decoder = subpixel(model.decoder) if dtype == torch.bfloat16 else model.decoder
         self.decoder = in_dtype(decoder, dtype)
+        self.head = model.head
 
     def forward(self, codes: Tensor) -> Tensor:
         """The images of a batch of codes."""
         if self.quantizer.num_codebooks == 1:
             codes = codes[..., None]
         vectors = self.quantizer.lookup(codes.long()).permute(0, 3, 1, 2)
-        return to_bytes(self.decoder(vectors))
+        return to_bytes(self.head.image(self.decoder(vectors)))
 
 
 def image_graph(model: VQVAE, name: str, dtype: torch.dtype = torch.float32) -> DeployedGraph:

@@ -38,10 +38,18 @@ def latent_channels(config: ModelConfig) -> int:
     return config.quantizer.num_codebooks * config.quantizer.dim
 
 
-class Encoder(nn.Sequential):
-    """Images (N, 3, H, W) in [−0.5, 0.5] to vectors (N, C·D, H/stride, W/stride)."""
+def feature_channels(config: ModelConfig) -> int:
+    """Channels of what the decoder gives: the image itself, or what a head reads."""
+    return 3 if config.likelihood.head == "mse" else _widths(config)[0]
 
-    def __init__(self, config: ModelConfig) -> None:
+
+class Encoder(nn.Sequential):
+    """Images (N, 3, H, W) in [−0.5, 0.5] to vectors (N, C·D, H/stride, W/stride).
+
+    `latents` are the channels of the vectors, if not C·D.
+    """
+
+    def __init__(self, config: ModelConfig, latents: int | None = None) -> None:
         layers: list[nn.Module] = []
         channels = 3
         for width in _widths(config):
@@ -52,19 +60,24 @@ class Encoder(nn.Sequential):
         else:
             # The first block begins with a ReLU of its own.
             layers.pop()
-        super().__init__(*layers, *_blocks(config), nn.Conv2d(channels, latent_channels(config), 1))
+        count = latents or latent_channels(config)
+        super().__init__(*layers, *_blocks(config), nn.Conv2d(channels, count, 1))
 
 
 class Decoder(nn.Sequential):
-    """Vectors (N, C·D, h, w) to images (N, 3, h·stride, w·stride), about [−0.5, 0.5]."""
+    """Vectors (N, C·D, h, w) to images (N, 3, h·stride, w·stride), about [−0.5, 0.5].
 
-    def __init__(self, config: ModelConfig) -> None:
+    If the model has a head with a likelihood, to what that reads: `feature_channels`, and a ReLU.
+    `latents` are the channels of the vectors, if not C·D.
+    """
+
+    def __init__(self, config: ModelConfig, latents: int | None = None) -> None:
         layers: list[nn.Module] = [
-            nn.Conv2d(latent_channels(config), config.hidden, 3, padding=1),
+            nn.Conv2d(latents or latent_channels(config), config.hidden, 3, padding=1),
             *_blocks(config),
         ]
         channels = config.hidden
-        for width in reversed([3, *_widths(config)[:-1]]):
+        for width in reversed([feature_channels(config), *_widths(config)[:-1]]):
             layers += [nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
             channels = width
-        super().__init__(*layers[:-1])
+        super().__init__(*(layers[:-1] if config.likelihood.head == "mse" else layers))

@@ -15,6 +15,7 @@ from vqtrt.config.location import CONFIG, WEIGHTS
 from vqtrt.errors import VqtrtError
 from vqtrt.models.audio import SpeechVQVAE
 from vqtrt.models.image import VQVAE
+from vqtrt.models.image_likelihood import LikelihoodModel, build_likelihood_model
 from vqtrt.models.weights import load_weights
 
 C = TypeVar("C", bound=Config | SpeechConfig)
@@ -62,8 +63,29 @@ class ImageRun(TrainedRun[Config]):
         return load_config(path)
 
     def load_model(self) -> VQVAE:
-        """The trained model, in evaluation mode, on the CPU."""
+        """The trained model, in evaluation mode, on the CPU.
+
+        Raises `VqtrtError` for a baseline, which has no codes.
+        """
+        if (latents := self.config.model.likelihood.latents) != "codes":
+            raise VqtrtError(
+                f"{self.path} is a baseline without codes (model.likelihood.latents: {latents}); "
+                "`vqtrt eval --bits-per-dim` compares it with others"
+            )
         return self._loaded(VQVAE(self.config.model))
+
+    def load_likelihood(self) -> LikelihoodModel:
+        """The trained model as one with a likelihood, in evaluation mode, on the CPU.
+
+        Raises `VqtrtError` if its head has none.
+        """
+        if self.config.model.likelihood.head == "mse":
+            raise VqtrtError(
+                f"{self.path} has no likelihood: it was trained with model.likelihood.head: mse; "
+                "train one with `vqtrt train cifar10-likelihood-vqvae`, or set the head to "
+                "categorical"
+            )
+        return self._loaded(build_likelihood_model(self.config.model))
 
 
 class AudioRun(TrainedRun[SpeechConfig]):
