@@ -46,6 +46,7 @@ def train(
     options: TrainOptions = TrainOptions(),
 ) -> None:
     """Train a VQ-VAE on images or audio."""
+    from vqtrt.config.images import Config
     from vqtrt.training.start import plan
 
     overrides = options.overrides(path=data, speaker_pattern=speaker_pattern)
@@ -56,7 +57,9 @@ def train(
 
     with _training_bar() as bar, skippable():
         train_planned(config, path, bar, resume=options.resume)
-    _tell(f"trained {path}; next: vqtrt export {path}")
+    baseline = isinstance(config, Config) and config.model.likelihood.latents != "codes"
+    following = f"eval DATA --model {path} --bits-per-dim" if baseline else f"export {path}"
+    _tell(f"trained {path}; next: vqtrt {following}")
 
 
 @expanded
