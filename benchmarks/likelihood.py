@@ -76,7 +76,7 @@ def main() -> None:
     some = tenth(options.data / "test", options.work / "tenth.txt")
     pairs = [(kind, seed) for seed in range(options.seeds) for kind in KINDS]
     with ThreadPoolExecutor(options.jobs) as pool:
-        rows = list(pool.map(lambda pair: measured(*pair, options, some), pairs))
+        rows = list(pool.map(lambda pair: measured(pair[0], pair[1], options, some), pairs))
     heading(f"Bits per dimension on CIFAR-10, {options.scale:g} of the steps of the benchmark")
     print(
         "| model | seed | steps | seconds of a core | reconstruction | latents | bound, 1 sample "

@@ -42,7 +42,7 @@ def train(tmp_path, monkeypatch):
     return run
 
 
-def bits(capfd, *arguments: str) -> dict:
+def bits(capfd, *arguments: object) -> dict:
     capfd.readouterr()
     assert vqtrt("eval", IMAGES, "--bits-per-dim", "--json", *arguments) == 0
     return json.loads(capfd.readouterr().out)

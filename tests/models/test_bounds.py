@@ -22,9 +22,9 @@ class Toy:
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(3)
-        random = {"generator": generator, "dtype": torch.float64}
-        self.log_px = (2 * torch.randn(16, **random) - 3).requires_grad_()
-        self.logits = torch.randn(2, K, **random).requires_grad_()
+        noise = torch.randn(16 + 2 * K, generator=generator, dtype=torch.float64)
+        self.log_px = (2 * noise[:16] - 3).requires_grad_()
+        self.logits = noise[16:].reshape(2, K).clone().requires_grad_()
 
     def log_q(self) -> torch.Tensor:
         one, two = self.logits.log_softmax(-1)
