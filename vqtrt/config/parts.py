@@ -23,6 +23,9 @@ class QuantizerConfig(Settings):
     """C, codes at a position, each with a codebook of its own."""
     beta: float = Field(0.25, ge=0)
     """Weight of the commitment loss; results hardly vary from 0.1 to 2.0 (section 3.2)."""
+    estimator: Literal["straight-through", "rotation"] = "straight-through"
+    """How gradients pass the quantizer: `straight-through` (section 3.2), or `rotation`, the
+    rotation trick (arXiv 2410.06424), which needs vectors of at least two numbers."""
     decay: float = Field(0.99, gt=0, lt=1)
     """Decay of the moving averages (appendix A.1); step t, from 0, has (1 + t) / (10 + t) until
     that reaches it."""
@@ -34,6 +37,8 @@ class QuantizerConfig(Settings):
     @model_validator(mode="after")
     def _countable(self) -> "QuantizerConfig":
         check_counts(self.codebook_size, self.num_codebooks)
+        if self.estimator == "rotation" and self.dim == 1:
+            raise ValueError("estimator rotation needs dim of 2 or more: a number has no angle")
         return self
 
 

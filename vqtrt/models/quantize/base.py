@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from vqtrt.config.parts import QuantizerConfig
 from vqtrt.models.quantize.deployed import DeployedQuantizer, Nearest
 from vqtrt.models.quantize.distances import distance_terms, nearest_codes
+from vqtrt.models.quantize.estimators import ESTIMATORS
 
 
 class Quantized(NamedTuple):
     """What a quantizer makes of the encoder's output."""
 
     vectors: Tensor
-    """(N, C·D, h, w) float32, the chosen entries; gradients pass straight through to the input."""
+    """(N, C·D, h, w) float32, the chosen entries; gradients pass to the input by `estimator`."""
     codes: Tensor
     """(N, h, w, C) int64, 0 ≤ code < K."""
     loss: Tensor
@@ -62,7 +63,8 @@ class VectorQuantizer(nn.Module, ABC):
             quantized = self._gather(codes)
             commitment = F.mse_loss(flat, quantized.detach())
             loss = self.config.beta * commitment + self._learn(flat, codes, quantized)
-            vectors = self._join(flat + (quantized - flat).detach(), z.shape)
+            estimator = ESTIMATORS[self.config.estimator]
+            vectors = self._join(estimator(flat, quantized), z.shape)
         n, _, h, w = z.shape
         return Quantized(vectors, codes.T.reshape(n, h, w, -1), loss, self._perplexity(codes))
 
