@@ -53,7 +53,7 @@ def test_what_the_watcher_is_told(tmp_path, make_config, make_log):
     assert [call[0] for call in log.named("evaluated")] == [3, 4]
 
 
-@pytest.mark.parametrize("kind", ["ema", "gradient"])
+@pytest.mark.parametrize("kind", ["ema", "gradient", "cosine", "simvq"])
 def test_a_resumed_run_is_the_unbroken_one(tmp_path, make_config, make_log, kind):
     # Dead codes are restarted all the time: that randomness has to be repeated too.
     config = make_config(kind=kind, restart_below=0.7, decay=0.8, num_codebooks=2)

@@ -75,7 +75,7 @@ def torchrun(folder, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ema", "gradient"])
+@pytest.mark.parametrize("kind", ["ema", "gradient", "cosine", "simvq"])
 def test_two_processes_hold_the_same_codebook(tmp_path, make_config, make_log, kind):
     config = make_config(kind=kind, restart_below=0.7, decay=0.8)
     config = with_train(config, steps=8, log_every=4, evaluate_every=4, checkpoint_every=4)

@@ -13,8 +13,10 @@ from vqtrt.formats.bundle import MAX_CODES, check_counts
 class QuantizerConfig(Settings):
     """The codebook (paper, section 3)."""
 
-    kind: Literal["ema", "gradient"] = "ema"
-    """`gradient`: the codebook loss of equation 3. `ema`: moving averages, appendix A.1."""
+    kind: Literal["ema", "gradient", "cosine", "simvq"] = "ema"
+    """`gradient`: the codebook loss of equation 3. `ema`: moving averages, appendix A.1. `cosine`:
+    unit vectors and moving averages. `simvq`: a learned map of frozen random vectors, for large
+    codebooks."""
     codebook_size: int = Field(512, ge=2, le=MAX_CODES)
     """K, entries of a codebook."""
     dim: int = Field(64, ge=1, le=4096)

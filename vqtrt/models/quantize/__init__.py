@@ -2,12 +2,27 @@
 
 from vqtrt.config.parts import QuantizerConfig
 from vqtrt.models.quantize.base import Quantized, VectorQuantizer
+from vqtrt.models.quantize.cosine import CosineQuantizer
 from vqtrt.models.quantize.ema import EMAQuantizer
 from vqtrt.models.quantize.gradient import GradientQuantizer
+from vqtrt.models.quantize.simvq import SimVQQuantizer
 
-__all__ = ["EMAQuantizer", "GradientQuantizer", "Quantized", "VectorQuantizer", "build_quantizer"]
+__all__ = [
+    "CosineQuantizer",
+    "EMAQuantizer",
+    "GradientQuantizer",
+    "Quantized",
+    "SimVQQuantizer",
+    "VectorQuantizer",
+    "build_quantizer",
+]
 
-_KINDS: dict[str, type[VectorQuantizer]] = {"ema": EMAQuantizer, "gradient": GradientQuantizer}
+_KINDS: dict[str, type[VectorQuantizer]] = {
+    "ema": EMAQuantizer,
+    "gradient": GradientQuantizer,
+    "cosine": CosineQuantizer,
+    "simvq": SimVQQuantizer,
+}
 
 
 def build_quantizer(config: QuantizerConfig) -> VectorQuantizer:

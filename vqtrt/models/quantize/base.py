@@ -55,13 +55,17 @@ class VectorQuantizer(nn.Module, ABC):
     def _replace(self, mask: Tensor, vectors: Tensor, usage: Tensor) -> None:
         """Set the entries where mask (C, K) is true to vectors (C, K, D), used `usage` a step."""
 
+    def _commitment(self, z: Tensor, quantized: Tensor) -> Tensor:
+        """The loss that keeps z (C, M, D) near its entries, before it is weighted."""
+        return F.mse_loss(z, quantized)
+
     def forward(self, z: Tensor) -> Quantized:
         """Quantize the encoder's output z (N, C·D, h, w); in training mode also learn from it."""
         with torch.autocast(z.device.type, enabled=False):
             flat = self._split(z.float())
             codes = self._nearest(flat.detach())
             quantized = self._gather(codes)
-            commitment = F.mse_loss(flat, quantized.detach())
+            commitment = self._commitment(flat, quantized.detach())
             loss = self.config.beta * commitment + self._learn(flat, codes, quantized)
             estimator = ESTIMATORS[self.config.estimator]
             vectors = self._join(estimator(flat, quantized), z.shape)
