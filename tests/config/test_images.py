@@ -175,7 +175,7 @@ def test_set_without_key_or_value(text):
         ("train.steps=" + "[" * 5000, "is not a valid YAML value"),
         ("train.learning_rate=nan", "train.learning_rate: "),
         ("train.learning_rate=.inf", "train.learning_rate: "),
-        ("model.quantizer.kind=vq", "'ema' or 'gradient'"),
+        ("model.quantizer.kind=vq", "'ema', 'gradient', 'cosine' or 'simvq'"),
         ("model.quantizer=5", "model.quantizer: "),
         ("data.path.x=1", "'path' is a value, not a group of settings"),
         ("recipe=../out", "recipe: "),
