@@ -132,13 +132,7 @@ class ImageTask(FileImages):
         shown = []
         for images in self._read(self.items.held_out):
             codes = self.model.quantizer.encode(self.model.encoder(_to_device(images, device)))
-            decoded = (
-                to_bytes(
-                    self.model.head.image(self.model.decoder(self.model.quantizer.lookup(codes)))
-                )
-                .cpu()
-                .numpy()
-            )
+            decoded = to_bytes(self.model.decode(codes)).cpu().numpy()
             metrics.update(images, decoded)
             usage.update(codes.cpu().numpy())
             shown.append((images, decoded))
