@@ -105,7 +105,7 @@ class CategoricalHead(LikelihoodHead):
     def image(self, features: Tensor) -> Tensor:
         """The mean of the distribution: it has the smallest squared error."""
         # A sum, no matrix product: `vqtrt export` refuses those in float32 in graphs of fp16.
-        mean = (self(features).softmax(-1) * self.values).sum(-1)
+        mean: Tensor = (self(features).softmax(-1) * self.values).sum(-1)
         return mean.permute(0, 3, 1, 2) / 2
 
 
