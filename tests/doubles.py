@@ -127,6 +127,13 @@ def write_pictures(root: Path, *names: str, size: tuple[int, int] = (16, 16)) ->
     return root
 
 
+def shard_files(folder: str | Path) -> dict[str, bytes]:
+    """All files below a folder, by their paths; not those that only `vqtrt plan` writes."""
+    found = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
+    named = {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    return {name: named[name] for name in named if not name.startswith("plan/")}
+
+
 def huge_png(path: Path, side: int = 50_000) -> None:
     """A PNG of side x side pixels, if its header is believed."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles import shard_files as files
 from doubles import vqtrt, write_pictures
 
 from vqtrt.formats.shards import SHARDS
@@ -91,13 +92,6 @@ def workers() -> list[int]:
         if name.startswith(b"ray::_Worker") and place == Path.cwd():
             found.append(int(process.name))
     return found
-
-
-def files(folder: str | Path) -> dict[str, bytes]:
-    """All files below a folder, by their paths; not those that only `vqtrt plan` writes."""
-    found = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
-    named = {str(path.relative_to(folder)): path.read_bytes() for path in found}
-    return {name: named[name] for name in named if not name.startswith("plan/")}
 
 
 def test_two_actors_make_the_bytes_of_one_process(arguments, made, cluster):

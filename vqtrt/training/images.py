@@ -26,7 +26,7 @@ from vqtrt.training.loop import Figures, Task, Watcher
 from vqtrt.training.run_task import train_files
 from vqtrt.training.skipped import Skipped
 
-GRID_IMAGES = 32
+_GRID_IMAGES = 32
 _EVALUATION_BATCH = 100
 
 
@@ -99,6 +99,14 @@ class FileImages(Task):
             if batch.items:
                 yield batch.images
 
+    def _save_pairs(self, shown: list[tuple[Images, Images]], picture: Path) -> None:
+        """A grid of some originals over their reconstructions, from batches of both."""
+        if not shown:
+            raise self.skipped.nothing_left("all held-out images")
+        rows = sorted(spread(sum(len(images) for images, _ in shown), _GRID_IMAGES))
+        originals, decoded = (np.concatenate(part)[rows] for part in zip(*shown, strict=True))
+        save_png(picture, pairs_grid(originals, decoded))
+
 
 class ImageTask(FileImages):
     """The VQ-VAE with the mean squared error."""
@@ -136,11 +144,7 @@ class ImageTask(FileImages):
             metrics.update(images, decoded)
             usage.update(codes.cpu().numpy())
             shown.append((images, decoded))
-        if not shown:
-            raise self.skipped.nothing_left("all held-out images")
-        rows = sorted(spread(sum(len(images) for images, _ in shown), GRID_IMAGES))
-        originals, decoded = (np.concatenate(part)[rows] for part in zip(*shown, strict=True))
-        save_png(picture, pairs_grid(originals, decoded))
+        self._save_pairs(shown, picture)
         return metrics.result() | {"perplexity": usage.perplexity, "usage": usage.usage}
 
     def _variance(self) -> float:

@@ -4,18 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vqtrt.config.images import Config
-from vqtrt.data.grid import pairs_grid, save_png, spread
 from vqtrt.data.images.source import Images
 from vqtrt.metrics import ImageMetrics
 from vqtrt.models.image_graphs import to_bytes
 from vqtrt.models.image_likelihood import LikelihoodModel, LikelihoodVQVAE, build_likelihood_model
 from vqtrt.training.bits_per_dim import BoundMeans
-from vqtrt.training.images import GRID_IMAGES, FileImages
+from vqtrt.training.images import FileImages
 from vqtrt.training.loop import Figures
 
 
@@ -58,11 +56,7 @@ class LikelihoodTask(FileImages):
             decoded = to_bytes(self.model.reconstructed(batch)).cpu().numpy()
             metrics.update(images, decoded)
             shown.append((images, decoded))
-        if not shown:
-            raise self.skipped.nothing_left("all held-out images")
-        rows = sorted(spread(sum(len(images) for images, _ in shown), GRID_IMAGES))
-        originals, decoded = (np.concatenate(part)[rows] for part in zip(*shown, strict=True))
-        save_png(picture, pairs_grid(originals, decoded))
+        self._save_pairs(shown, picture)
         bits = means.result()
         names = ("bits_per_dim", "reconstruction_bits", "latent_bits")
         return {name: bits[name] for name in names} | metrics.result()
