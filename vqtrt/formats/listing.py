@@ -16,6 +16,8 @@ from vqtrt.formats.shards import PLAN
 from vqtrt.system.atomic import replacing_file
 from vqtrt.system.files import open_file
 
+_KEYS = (str, type(None))
+
 
 def listing_path(folder: Path, part: int) -> Path:
     """Where the list of a part is."""
@@ -47,6 +49,3 @@ def read_listing(path: Path) -> Iterator[Item]:
         raise VqtrtError(f"{path}: cannot be read ({error.strerror}); {hint}") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise VqtrtError(f"{path}: has a line that is no item; {hint}") from error
-
-
-_KEYS = (str, type(None))

@@ -87,8 +87,8 @@ class CategoricalHead(LikelihoodHead):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (N, H, W, 3, 256) float32."""
         h = features.float().permute(0, 2, 3, 1)
-        mean, log_precision = self.bell(h).unflatten(-1, (2, 3)).unbind(-2)
-        precision = (2 * (log_precision + _START_LOG_PRECISION).clamp(-5, 7)).exp()
+        mean, log_precision = _bell(self.bell, h)
+        precision = (2 * log_precision).exp()
         # −½ p (v − m)² without what is the same for all v.
         factors = torch.stack([-0.5 * precision, precision * mean], -1)
         bell = factors @ torch.stack([self.values**2, self.values])
@@ -120,8 +120,8 @@ class GaussianHead(LikelihoodHead):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (N, H, W, 3) on the scale of −1 to 1."""
         h = features.float().permute(0, 2, 3, 1)
-        mean, log_precision = self.bell(h).unflatten(-1, (2, 3)).unbind(-2)
-        return mean, (-(log_precision + _START_LOG_PRECISION).clamp(-5, 7)).exp()
+        mean, log_precision = _bell(self.bell, h)
+        return mean, (-log_precision).exp()
 
     def log_probs(self, features: Tensor, levels: Tensor) -> Tensor:
         """log p (N, H, W, 3) in nats of bytes `levels` (N, H, W, 3) uint8."""
@@ -142,6 +142,12 @@ class GaussianHead(LikelihoodHead):
         """The mean of the Gaussian."""
         mean: Tensor = self(features)[0]
         return mean.permute(0, 3, 1, 2) / 2
+
+
+def _bell(layer: nn.Linear, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and −log of the standard deviation (…, 3) of each channel from features (…, F)."""
+    mean, log_precision = layer(h).unflatten(-1, (2, 3)).unbind(-2)
+    return mean, (log_precision + _START_LOG_PRECISION).clamp(-5, 7)
 
 
 def build_head(config: LikelihoodConfig, channels: int) -> Head:

@@ -22,6 +22,7 @@ from vqtrt.models.bounds import (
 from vqtrt.models.heads import LikelihoodHead, bits_per_dim, build_head, normalize
 from vqtrt.models.image import VQVAE
 from vqtrt.models.image_parts import Decoder, Encoder, feature_channels
+from vqtrt.models.quantize.base import entries_of
 
 _START_LOG_SCALE = -2.0
 """Of the VAE's latents at first: little noise, so that the decoder has something to learn from."""
@@ -67,11 +68,9 @@ class LikelihoodVQVAE(VQVAE, LikelihoodModel):
 
     head: LikelihoodHead
 
-    def code_nats(self, images: Tensor) -> float:
-        """−log p(z) of the codes of an image (N, H, W, 3) under the uniform prior: N log K."""
-        quantizer, stride = self.config.quantizer, self.config.stride
-        codes = (images.shape[1] // stride) * (images.shape[2] // stride) * quantizer.num_codebooks
-        return codes * math.log(quantizer.codebook_size)
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes (N, h, w, C) int64."""
+        return self.quantizer.encode(self.encoder(normalize(images)))
 
     def forward(  # type: ignore[override]
         self, images: Tensor, kl_weight: float = 1.0
@@ -82,7 +81,7 @@ class LikelihoodVQVAE(VQVAE, LikelihoodModel):
             self._hidden(quantized.vectors) if self.training else quantized.vectors
         )
         log_p = self.head.estimated(features, images, self.config.likelihood.positions).mean()
-        cost = torch.full_like(log_p, self.code_nats(images))
+        cost = torch.full_like(log_p, _code_nats(self.config, images))
         return _losses(images, log_p, cost, log_p / images[0].numel() - quantized.loss)
 
     @torch.no_grad()
@@ -90,15 +89,14 @@ class LikelihoodVQVAE(VQVAE, LikelihoodModel):
         self, images: Tensor, samples: int, generator: torch.Generator | None = None
     ) -> Bound:
         """The bound with the uniform prior; `samples` changes nothing."""
-        codes = self.quantizer.encode(self.encoder(normalize(images)))
+        codes = self.encode(images)
         log_p = self.head.log_prob(self.decoder(self.quantizer.lookup(codes)), images)
-        cost = torch.full_like(log_p, self.code_nats(images))
+        cost = torch.full_like(log_p, _code_nats(self.config, images))
         return Bound(log_p - cost, log_p - cost, log_p, cost)
 
     def reconstructed(self, images: Tensor) -> Tensor:
         """From the codes."""
-        codes = self.quantizer.encode(self.encoder(normalize(images)))
-        return self.decode(codes)
+        return self.decode(self.encode(images))
 
 
 class VAE(LikelihoodModel):
@@ -179,8 +177,7 @@ class VIMCO(LikelihoodModel):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Entries (N, C·D, h, w) of codes (N, h, w, C)."""
-        entries = [book[codes[..., i]] for i, book in enumerate(self.codebook)]
-        return torch.cat(entries, -1).permute(0, 3, 1, 2)
+        return entries_of(self.codebook, codes)
 
     def log_p(self, codes: Tensor, images: Tensor) -> Tensor:
         """log p(x | z) (N,) float64 of codes (N, h, w, C)."""
@@ -204,10 +201,6 @@ class VIMCO(LikelihoodModel):
             ]
         return codes, torch.cat(log_p).reshape(samples, -1).T, chosen
 
-    def code_nats(self, log_q: Tensor) -> float:
-        """−log p(z) of all codes of an image under the uniform prior."""
-        return math.prod(log_q.shape[1:4]) * math.log(log_q.shape[-1])
-
     def forward(self, images: Tensor, kl_weight: float = 1.0) -> LikelihoodLosses:
         """The gradient of VIMCO, with one sample's decoder in memory.
 
@@ -217,7 +210,7 @@ class VIMCO(LikelihoodModel):
         samples = self.config.likelihood.samples
         log_q = self.log_q(images)
         codes, log_p, chosen = self.sampled(log_q, images, samples)
-        log_w = (log_p - self.code_nats(log_q) - chosen).detach()
+        log_w = (log_p - _code_nats(self.config, images) - chosen).detach()
         bound, weights = multi_sample_bound(log_w), log_w.softmax(-1)
         signal = bound[:, None] - leave_one_out(log_w) - weights
         which = torch.multinomial(weights, 1)[:, 0]
@@ -236,7 +229,7 @@ class VIMCO(LikelihoodModel):
         """The bounds from one sample and from all of them."""
         log_q = self.log_q(images)
         _, log_p, chosen = self.sampled(log_q, images, samples, generator)
-        log_w = log_p - self.code_nats(log_q) - chosen
+        log_w = log_p - _code_nats(self.config, images) - chosen
         return Bound(log_w[:, 0], multi_sample_bound(log_w), log_p[:, 0], log_p[:, 0] - log_w[:, 0])
 
     def reconstructed(self, images: Tensor) -> Tensor:
@@ -252,6 +245,13 @@ def build_likelihood_model(config: ModelConfig) -> LikelihoodModel:
         "vimco": VIMCO,
     }
     return kinds[config.likelihood.latents](config)
+
+
+def _code_nats(config: ModelConfig, images: Tensor) -> float:
+    """−log p(z) of all codes of an image (N, H, W, 3) under the uniform prior: N log K."""
+    height, width = images.shape[1] // config.stride, images.shape[2] // config.stride
+    count = height * width * config.quantizer.num_codebooks
+    return count * math.log(config.quantizer.codebook_size)
 
 
 def _head(config: ModelConfig) -> LikelihoodHead:

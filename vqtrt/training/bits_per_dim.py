@@ -27,7 +27,7 @@ from vqtrt.data.reading import OnError
 from vqtrt.errors import VqtrtError
 from vqtrt.jobs.loop import Progress, Steps, ignore, nothing_read, run_steps
 from vqtrt.models.bounds import Bound
-from vqtrt.models.heads import bits_per_dim, normalize
+from vqtrt.models.heads import bits_per_dim
 from vqtrt.models.image_likelihood import LikelihoodModel, LikelihoodVQVAE
 from vqtrt.models.runs import ImageRun
 from vqtrt.priors.pixelcnn import PixelCNN
@@ -155,8 +155,7 @@ def _prior_scorer(
     @torch.no_grad()
     def score(model: LikelihoodModel, levels: Tensor, labels: Tensor) -> Tensor:
         assert isinstance(model, LikelihoodVQVAE)  # noqa: S101 - the only one with codes
-        codes = model.quantizer.encode(model.encoder(normalize(levels)))
-        return code_nats(prior, codes, labels if conditional else None)
+        return code_nats(prior, model.encode(levels), labels if conditional else None)
 
     return score
 

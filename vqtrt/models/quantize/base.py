@@ -80,9 +80,7 @@ class VectorQuantizer(nn.Module, ABC):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Entries (N, C·D, h, w) for codes (N, h, w, C)."""
-        books = enumerate(self.codebook)
-        entries = [F.embedding(codes[..., i], book) for i, book in books]
-        return torch.cat(entries, -1).permute(0, 3, 1, 2)
+        return entries_of(self.codebook, codes)
 
     def entries(self) -> Tensor:
         """What the codes of each codebook stand for: (C, K, D) float32, without gradients."""
@@ -157,6 +155,12 @@ class VectorQuantizer(nn.Module, ABC):
         counts = torch.stack([torch.bincount(row, minlength=k) for row in codes]).float()
         p = counts / codes.shape[1]
         return torch.exp(torch.special.entr(p).sum(-1)).mean()
+
+
+def entries_of(codebook: Tensor, codes: Tensor) -> Tensor:
+    """Entries (N, C·D, h, w) of a codebook (C, K, D) for codes (N, h, w, C)."""
+    entries = [F.embedding(codes[..., i], book) for i, book in enumerate(codebook)]
+    return torch.cat(entries, -1).permute(0, 3, 1, 2)
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
